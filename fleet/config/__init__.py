@@ -1,0 +1,1 @@
+"""Settings: the environment parsed once into one typed object, and what Django makes of it."""

@@ -1,0 +1,1 @@
+"""Health of the web process, for load balancers and the supervisor."""

@@ -1,0 +1,1 @@
+"""The supervisor: `manage.py up` spawns the processes of an installation and does nothing else."""

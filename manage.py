@@ -1,0 +1,17 @@
+#!/usr/bin/env python
+"""The server's commands: `manage.py up` runs everything; each process of the fleet is a command of its own."""
+
+import os
+import sys
+
+
+def main() -> None:
+    """Hand the command line to Django."""
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "fleet.config.settings")
+    from django.core.management import execute_from_command_line
+
+    execute_from_command_line(sys.argv)
+
+
+if __name__ == "__main__":
+    main()
