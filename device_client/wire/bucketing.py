@@ -1,0 +1,45 @@
+"""Which bucket a device is in: the versioned hash that every assignment, plan notice and SQL twin shares.
+
+Bucket version 1 = the first 8 bytes (big-endian) of sha256("v1:<seed>:<device id>") scaled to [0, 1_000_000).
+Ranges are half-open. A device keeps its bucket through every phase of a rollout, so phases are nested.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Final
+
+from device_client.wire.errors import MalformedMessageError
+
+BUCKETS: Final = 1_000_000
+BUCKET_VERSION: Final = 1
+
+
+def bucket(seed: str, device_id: str) -> int:
+    """The device's bucket in [0, BUCKETS) under `seed`."""
+    head = hashlib.sha256(f"v1:{seed}:{device_id}".encode()).digest()[:8]
+    return int.from_bytes(head, "big") * BUCKETS >> 64
+
+
+@dataclass(frozen=True, order=True)
+class BucketRange:
+    """Buckets in [start, end)."""
+
+    start: int
+    end: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start <= self.end <= BUCKETS:
+            raise MalformedMessageError(f"expected 0 <= start <= end <= {BUCKETS}, got [{self.start}, {self.end})")
+
+    def __contains__(self, value: int) -> bool:
+        return self.start <= value < self.end
+
+
+def share_range(share: float) -> BucketRange:
+    """The treated range of a phase: [0, share) of all buckets, so that a larger share contains a smaller one."""
+    return BucketRange(0, round(share * BUCKETS))
+
+
+def control_range(share: float) -> BucketRange:
+    """The control range: the last `share` of all buckets, which the treated range reaches last."""
+    return BucketRange(BUCKETS - round(share * BUCKETS), BUCKETS)
