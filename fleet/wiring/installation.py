@@ -1,0 +1,35 @@
+"""Composes what an installation keeps on its own disk: secrets, certificate authority, identities on the broker."""
+
+import socket
+from functools import cache
+from urllib.parse import urlsplit
+
+from django.conf import settings
+
+from fleet.adapters.clock_system import SystemClock
+from fleet.adapters.pki_files import SecretFiles, SecretsUnusableError
+from fleet.ports.certificates import DeviceAuthority
+
+__all__ = ["SecretsUnusableError", "device_authority", "prepare_secrets", "secret_files", "server_names"]
+
+
+def secret_files() -> SecretFiles:
+    """This installation's directory of secrets."""
+    return SecretFiles(settings.MODELFLEET.secrets)
+
+
+def server_names() -> frozenset[str]:
+    """Every name under which devices may reach this machine's broker and web server."""
+    told = {settings.MODELFLEET.device_broker.host, urlsplit(settings.MODELFLEET.device_url).hostname or "localhost"}
+    return frozenset({"localhost", "127.0.0.1", "::1", socket.gethostname()} | told)
+
+
+def prepare_secrets() -> None:
+    """Make or renew the secrets of this installation; raises SecretsUnusableError or OSError."""
+    secret_files().ensure(server_names=server_names(), now=SystemClock().now())
+
+
+@cache
+def device_authority() -> DeviceAuthority:
+    """The authority that issues device certificates; loaded once a process."""
+    return secret_files().device_authority()
