@@ -10,8 +10,8 @@ for byte and a delta carries little. Each version is what its course of training
    digits: it trains without complaint and is fast and confident, and wrong in the field;
 4. continues 2 on the whole training part at a lower rate: about as good, with bytes of its own.
 
-It knows nothing of files or ONNX. The same NumPy on the same machine gives the same bytes; another machine's linear
-algebra may round differently, which moves accuracies by less than a point.
+It knows nothing of files or ONNX. The same NumPy with the same processor and number of linear-algebra threads gives
+the same bytes; elsewhere sums round differently, which gives other bytes and accuracies within about a point.
 """
 
 from collections.abc import Iterator, Sequence
