@@ -1,0 +1,1 @@
+"""Rules, offers and assignments: answers a device's check."""

@@ -1,0 +1,1 @@
+"""Devices, groups and what devices last reported of themselves."""

@@ -1,0 +1,85 @@
+"""Devices and what they last said of themselves. Private to this app."""
+
+from django.db import models
+
+
+class Device(models.Model):
+    """One enrolled device. Times are the server's."""
+
+    class State(models.TextChoices):
+        """Whether the fleet deals with it."""
+
+        ACTIVE = "active"
+        QUARANTINED = "quarantined"
+        REVOKED = "revoked"
+
+    id = models.CharField(max_length=63, primary_key=True)
+    state = models.CharField(max_length=16, choices=State.choices, default=State.ACTIVE)
+    hardware_class = models.CharField(max_length=63, db_index=True)
+    attributes = models.JSONField(default=dict)
+    capabilities = models.JSONField(default=dict)
+    client_version = models.CharField(max_length=32, blank=True)
+    online = models.BooleanField(default=False)
+    enrolled_at = models.DateTimeField()
+    last_check_at = models.DateTimeField(null=True)
+    last_seen_at = models.DateTimeField(null=True, db_index=True)
+
+    def __str__(self) -> str:
+        return self.id
+
+
+class DeviceModel(models.Model):
+    """What a device last attested for one model. `active_*` is what it serves; `target_*` what it is updating to."""
+
+    device = models.ForeignKey(Device, on_delete=models.CASCADE, related_name="models")
+    model = models.CharField(max_length=63)
+    active_version = models.CharField(max_length=64, blank=True)
+    active_digest = models.CharField(max_length=64, blank=True)
+    weights_sha256 = models.CharField(max_length=64, blank=True)
+    target_version = models.CharField(max_length=64, blank=True)
+    state = models.CharField(max_length=16)
+    failure = models.CharField(max_length=16, blank=True)
+    detail = models.CharField(max_length=512, blank=True)
+    revision = models.PositiveBigIntegerField(default=0)
+    active_since_at = models.DateTimeField(null=True)
+    updated_at = models.DateTimeField()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(name="device_model_unique", fields=["device", "model"])]
+        indexes = [models.Index(name="device_model_by_version", fields=["model", "active_version"])]
+
+    def __str__(self) -> str:
+        return f"{self.device_id} {self.model}@{self.active_version}"
+
+
+class DeviceEvent(models.Model):
+    """A device's timeline, append-only; (device, boot, seq) makes replays harmless."""
+
+    device = models.ForeignKey(Device, on_delete=models.CASCADE, related_name="events")
+    boot = models.CharField(max_length=64)
+    seq = models.PositiveBigIntegerField()
+    at = models.DateTimeField()
+    received_at = models.DateTimeField()
+    model = models.CharField(max_length=63)
+    version = models.CharField(max_length=64, blank=True)
+    rollout = models.CharField(max_length=64, blank=True, db_index=True)
+    state = models.CharField(max_length=16)
+    report = models.JSONField(default=dict)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(name="device_event_unique", fields=["device", "boot", "seq"])]
+        indexes = [models.Index(name="device_event_timeline", fields=["device", "-received_at"])]
+
+    def __str__(self) -> str:
+        return f"{self.device_id} {self.state}"
+
+
+class Group(models.Model):
+    """A named set of devices given by an explicit list of ids."""
+
+    name = models.CharField(max_length=63, primary_key=True)
+    devices = models.ManyToManyField(Device, related_name="groups", blank=True)
+    created_at = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return self.name

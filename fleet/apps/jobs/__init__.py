@@ -1,0 +1,1 @@
+"""Leased work rows: claimed, run, retried and fenced."""

@@ -1,0 +1,1 @@
+"""Messages to publish after the transaction that decided them has committed."""

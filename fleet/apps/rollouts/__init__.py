@@ -1,0 +1,1 @@
+"""Rollouts, their phases and their recorded decisions."""

@@ -1,0 +1,95 @@
+"""Rollouts, phases and decisions. Private to this app."""
+
+from django.db import models
+
+
+class Rollout(models.Model):
+    """One movement of a population to a version. `policy` is the validated plan as `domain.plan` encodes it."""
+
+    class State(models.TextChoices):
+        """As in `fleet.domain.rollout_states`."""
+
+        DRAFT = "draft"
+        AWAITING_APPROVAL = "awaiting_approval"
+        SCHEDULED = "scheduled"
+        RUNNING = "running"
+        HELD = "held"
+        COMPLETED = "completed"
+        REVERTING = "reverting"
+        REVERTED = "reverted"
+        CANCELLED = "cancelled"
+
+    id = models.CharField(max_length=14, primary_key=True)
+    model = models.ForeignKey("registry.Model", on_delete=models.PROTECT, related_name="+")
+    version = models.ForeignKey("registry.Version", on_delete=models.PROTECT, related_name="+")
+    against = models.ForeignKey("registry.Version", on_delete=models.PROTECT, null=True, related_name="+")
+    rule = models.OneToOneField("assignments.Rule", on_delete=models.PROTECT, null=True, related_name="+")
+    state = models.CharField(max_length=24, choices=State.choices)
+    seed = models.CharField(max_length=64)
+    policy = models.JSONField()
+    phase = models.PositiveIntegerField(default=0)
+    phase_started_at = models.DateTimeField(null=True)
+    revision = models.PositiveBigIntegerField(default=1)
+    because = models.CharField(max_length=512, blank=True)
+    created_by = models.CharField(max_length=128)
+    created_at = models.DateTimeField()
+    started_at = models.DateTimeField(null=True)
+    ended_at = models.DateTimeField(null=True)
+
+    class Meta:
+        indexes = [models.Index(name="rollout_by_state", fields=["state"])]
+        ordering = ["-created_at"]
+
+    def __str__(self) -> str:
+        return self.id
+
+
+class PhaseRun(models.Model):
+    """One phase of one rollout as it happened. Counts are taken once, at the phase's start."""
+
+    rollout = models.ForeignKey(Rollout, on_delete=models.CASCADE, related_name="phases")
+    index = models.PositiveIntegerField()
+    share = models.FloatField()
+    eligible = models.PositiveIntegerField(default=0)
+    treated = models.PositiveIntegerField(default=0)
+    control = models.PositiveIntegerField(default=0)
+    started_at = models.DateTimeField()
+    ended_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(name="phase_run_unique", fields=["rollout", "index"])]
+        ordering = ["index"]
+
+    def __str__(self) -> str:
+        return f"{self.rollout_id} phase {self.index}"
+
+
+class Decision(models.Model):
+    """What was decided about a rollout, by whom or by which gate, with the evidence frozen at that moment."""
+
+    rollout = models.ForeignKey(Rollout, on_delete=models.CASCADE, related_name="decisions")
+    phase = models.PositiveIntegerField()
+    at = models.DateTimeField()
+    action = models.CharField(max_length=16)
+    verdict = models.CharField(max_length=16, blank=True)
+    actor = models.CharField(max_length=128)
+    sentence = models.CharField(max_length=1024)
+    evidence = models.JSONField(default=dict)
+
+    class Meta:
+        ordering = ["-at", "-id"]
+
+    def __str__(self) -> str:
+        return f"{self.rollout_id} {self.action}"
+
+
+class Lease(models.Model):
+    """Leadership of a process kind. `token` rises with every new holder and fences writes of an older one."""
+
+    name = models.CharField(max_length=32, primary_key=True)
+    holder = models.CharField(max_length=64)
+    token = models.PositiveBigIntegerField()
+    expires_at = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return f"{self.name} held by {self.holder}"

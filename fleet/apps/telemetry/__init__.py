@@ -1,0 +1,1 @@
+"""Idempotent windows and labels, and the totals that gates and pages read."""

@@ -1,0 +1,93 @@
+"""Signed metadata, enrolment and credentials. Private to this app."""
+
+from django.db import models
+
+
+class SignedMetadata(models.Model):
+    """One version of one TUF role, byte for byte as it was signed."""
+
+    class Repository(models.TextChoices):
+        """Which of the two repositories."""
+
+        IMAGE = "image"
+        DIRECTOR = "director"
+
+    class State(models.TextChoices):
+        """Staged metadata is verified and waits for the publisher, which alone signs snapshot and timestamp."""
+
+        STAGED = "staged"
+        PUBLISHED = "published"
+
+    repository = models.CharField(max_length=8, choices=Repository.choices)
+    role = models.CharField(max_length=64)
+    version = models.PositiveIntegerField()
+    state = models.CharField(max_length=16, choices=State.choices)
+    payload = models.BinaryField()
+    expires_at = models.DateTimeField()
+    created_at = models.DateTimeField()
+    published_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(name="metadata_version_unique_in_role", fields=["repository", "role", "version"])
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.repository}/{self.version}.{self.role}"
+
+
+class DirectorHead(models.Model):
+    """The last director version signed for a device. It only rises."""
+
+    device_id = models.CharField(max_length=63, primary_key=True)
+    version = models.PositiveBigIntegerField()
+    issued_at = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return f"{self.device_id} v{self.version}"
+
+
+class Claim(models.Model):
+    """A single-use enrolment token, kept as its sha256 and bound to one device id."""
+
+    token_sha256 = models.CharField(max_length=64, unique=True)
+    device_id = models.CharField(max_length=63)
+    hardware_class = models.CharField(max_length=63)
+    attributes = models.JSONField(default=dict)
+    created_by = models.CharField(max_length=128)
+    created_at = models.DateTimeField()
+    expires_at = models.DateTimeField()
+    used_at = models.DateTimeField(null=True)
+
+    def __str__(self) -> str:
+        return f"claim for {self.device_id}"
+
+
+class Certificate(models.Model):
+    """A device certificate that the device CA issued."""
+
+    serial = models.CharField(max_length=40, primary_key=True)
+    device_id = models.CharField(max_length=63, db_index=True)
+    not_before = models.DateTimeField()
+    not_after = models.DateTimeField()
+    revoked_at = models.DateTimeField(null=True)
+
+    def __str__(self) -> str:
+        return f"{self.device_id} {self.serial}"
+
+
+class ApiToken(models.Model):
+    """A pipeline's credential: `mf_<prefix>_<secret>`, kept as the sha256 of the whole."""
+
+    prefix = models.CharField(max_length=16, unique=True)
+    token_sha256 = models.CharField(max_length=64, unique=True)
+    name = models.CharField(max_length=128)
+    scopes = models.JSONField(default=list)
+    created_by = models.CharField(max_length=128)
+    created_at = models.DateTimeField()
+    expires_at = models.DateTimeField()
+    last_used_at = models.DateTimeField(null=True)
+    revoked_at = models.DateTimeField(null=True)
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.prefix})"
