@@ -63,7 +63,7 @@ def start_postgres() -> PostgresForTests:
     Raises PostgresUnavailableError when there is no binary for this machine or it does not come up.
     """
     # A Unix socket's path may have 107 characters, which a long TMPDIR would use up.
-    directory = Path(tempfile.mkdtemp(prefix="mf-pg-", dir="/tmp" if len(tempfile.gettempdir()) > 60 else None))  # noqa: S108
+    directory = Path(tempfile.mkdtemp(prefix="mf-pg-", dir="/tmp" if len(tempfile.gettempdir()) > 60 else None))
     try:
         return _start_in(directory)
     except BaseException:
@@ -81,16 +81,10 @@ def _start_in(directory: Path) -> PostgresForTests:
         os.chown(directory, pwd.getpwnam(user).pw_uid, pwd.getpwnam(user).pw_gid)
     data = directory / "data"
     environment = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "HOME": str(directory), "TZ": "UTC"}
-    initdb = [
-        installation / "bin" / "initdb",
-        "--pgdata",
-        data,
-        "--username=postgres",
-        "--auth=trust",
-        "--encoding=UTF8",
-    ]
+    initdb = str(installation / "bin" / "initdb")
+    options = ["--username=postgres", "--auth=trust", "--encoding=UTF8", "--no-locale", "--no-sync"]
     made = subprocess.run(
-        [*initdb, "--no-sync", "--no-locale"], cwd="/", env=environment, user=user, capture_output=True, check=False
+        [initdb, f"--pgdata={data}", *options], cwd="/", env=environment, user=user, capture_output=True, check=False
     )
     if made.returncode != 0:
         raise PostgresUnavailableError(f"initdb failed: {made.stderr.decode(errors='replace').strip()[-500:]}")
@@ -98,7 +92,7 @@ def _start_in(directory: Path) -> PostgresForTests:
     settings = [part for name, value in SETTINGS.items() for part in ("-c", f"{name}={value}")]
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [installation / "bin" / "postgres", "-D", data, "-k", directory, *settings],
+            [str(installation / "bin" / "postgres"), "-D", str(data), "-k", str(directory), *settings],
             cwd="/",
             env=environment,
             user=user,
@@ -119,7 +113,7 @@ def _start_in(directory: Path) -> PostgresForTests:
 
 def _wait_until_ready(installation: Path, server: PostgresForTests, environment: Mapping[str, str], log: Path) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
-    ready = [installation / "bin" / "pg_isready", "-q", "-h", server.directory]
+    ready = [str(installation / "bin" / "pg_isready"), "-q", "-h", str(server.directory)]
     while subprocess.run(ready, env=environment, check=False).returncode != 0:
         if server.process.poll() is not None or time.monotonic() > deadline:
             tail = log.read_text(errors="replace").strip()[-500:]
@@ -145,7 +139,7 @@ def _installation() -> Path:
 
 
 def _reachable(path: Path, user: str) -> bool:
-    command = [path / "bin" / "postgres", "--version"]
+    command = [str(path / "bin" / "postgres"), "--version"]
     with contextlib.suppress(OSError):
         return subprocess.run(command, cwd="/", user=user, capture_output=True, check=False).returncode == 0
     return False
