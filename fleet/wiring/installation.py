@@ -6,11 +6,22 @@ from urllib.parse import urlsplit
 
 from django.conf import settings
 
+from fleet.adapters.broker_access import MosquittoAccessFiles
 from fleet.adapters.clock_system import SystemClock
 from fleet.adapters.pki_files import SecretFiles, SecretsUnusableError
+from fleet.ports.broker_access import BrokerAccess
 from fleet.ports.certificates import DeviceAuthority
+from fleet.ports.clock import Clock
 
-__all__ = ["SecretsUnusableError", "device_authority", "prepare_secrets", "secret_files", "server_names"]
+__all__ = [
+    "SecretsUnusableError",
+    "broker_access",
+    "device_authority",
+    "prepare_secrets",
+    "secret_files",
+    "server_names",
+    "system_clock",
+]
 
 
 def secret_files() -> SecretFiles:
@@ -24,12 +35,28 @@ def server_names() -> frozenset[str]:
     return frozenset({"localhost", "127.0.0.1", "::1", socket.gethostname()} | told)
 
 
+def system_clock() -> Clock:
+    """This machine's clock."""
+    return SystemClock()
+
+
 def prepare_secrets() -> None:
     """Make or renew the secrets of this installation; raises SecretsUnusableError or OSError."""
-    secret_files().ensure(server_names=server_names(), now=SystemClock().now())
+    now = SystemClock().now()
+    secret_files().ensure(server_names=server_names(), now=now)
+    _access_files().ensure(now)
 
 
 @cache
 def device_authority() -> DeviceAuthority:
     """The authority that issues device certificates; loaded once a process."""
     return secret_files().device_authority()
+
+
+def broker_access() -> BrokerAccess:
+    """What shuts devices out of the embedded broker."""
+    return _access_files()
+
+
+def _access_files() -> MosquittoAccessFiles:
+    return MosquittoAccessFiles(settings.MODELFLEET.home / "broker", device_authority())

@@ -1,0 +1,180 @@
+"""`manage.py up`: a whole installation on this machine, in one terminal."""
+
+import asyncio
+import fcntl
+import os
+import secrets
+import subprocess
+import sys
+from argparse import ArgumentParser
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.contrib.auth import get_user_model
+from django.core.management import get_commands
+from django.core.management.base import BaseCommand, CommandError
+from django.db import connections
+
+from fleet.entrypoints.up.addresses import (
+    LOOPBACK,
+    Addresses,
+    WantedPort,
+    any_free_port,
+    choose_ports,
+    own_network_address,
+    port_is_free,
+)
+from fleet.entrypoints.up.console import Console
+from fleet.entrypoints.up.errors import AlreadyRunningError, UpError
+from fleet.entrypoints.up.installation import WORKERS, Installation
+from fleet.entrypoints.up.mosquitto import find_mosquitto
+from fleet.entrypoints.up.session import Session
+from fleet.wiring.installation import system_clock
+
+FIRST_USER = "admin"
+
+
+class Command(BaseCommand):
+    """Prepares the installation, then hands it to the supervisor. Every failure is one line and exit status 1."""
+
+    help = "Run everything on this machine: broker, web, ingest, director, conductor, publisher, worker."
+    requires_system_checks = ()
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument(
+            "--lan",
+            nargs="?",
+            const="",
+            metavar="ADDRESS",
+            help="let devices of the local network join, under this address (default: the one of the default route)",
+        )
+        for name, purpose in (
+            ("port", "pages and REST"),
+            ("device-port", "broker, for devices"),
+            ("broker-port", "broker, for our own processes"),
+            ("device-web-port", "web server for devices, only with --lan"),
+        ):
+            parser.add_argument(f"--{name}", type=int, metavar="PORT", help=f"{purpose}; 0 takes any free port")
+
+    def handle(self, *_args: Any, **options: Any) -> None:
+        """Run until a signal."""
+        console = Console(everything=options["verbosity"] > 1)
+        try:
+            with _only_one(settings.MODELFLEET.home):
+                self._run(console, options)
+        except UpError as error:
+            raise CommandError(str(error)) from error
+        except OSError as error:
+            raise CommandError(f"{error.filename or settings.MODELFLEET.home}: {error.strerror}") from error
+        except KeyboardInterrupt:
+            raise CommandError("interrupted before everything was started", returncode=130) from None
+
+    def _run(self, console: Console, options: Mapping[str, Any]) -> None:
+        root = settings.BASE_DIR
+        home = settings.MODELFLEET.home
+        mosquitto = find_mosquitto(_tools_directory(root, home), console.say)
+        # Until every process has landed, the ones that exist.
+        workers = tuple(name for name in WORKERS if name in get_commands())
+        installation = Installation(root, home, _addresses(options, console), workers)
+        environment = installation.environment(os.environ)
+        _prepare(root, environment)
+        password = _create_first_user()
+
+        def on_ready() -> None:
+            for line in _welcome(installation, password, in_lan=options["lan"] is not None):
+                console.say(line)
+
+        console.say("starting ...")
+        session = Session(installation, console, system_clock().now)
+        asyncio.run(session.run(mosquitto, environment, on_ready))
+
+
+@contextmanager
+def _only_one(home: Path) -> Iterator[None]:
+    """Hold the home's lock, which the system releases however this process ends."""
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # "a", so that the pid of the one who holds the lock is not wiped out by the one who does not get it.
+    with (home / "up.lock").open("a+", encoding="ascii") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise AlreadyRunningError(f"another `up` (pid {lock.read().strip()}) already runs on {home}") from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+def _tools_directory(root: Path, home: Path) -> Path:
+    """Fetched tools are kept in the checkout, for all homes, unless it cannot be written."""
+    shared = root / "var" / "tools"
+    with suppress(OSError):
+        shared.mkdir(parents=True, exist_ok=True)
+        if os.access(shared, os.W_OK):
+            return shared
+    return home / "tools"
+
+
+def _addresses(options: Mapping[str, Any], console: Console) -> Addresses:
+    told = settings.MODELFLEET
+    in_lan = options["lan"] is not None
+    wanted = [
+        WantedPort("pages and REST", 8000, options["port"]),
+        WantedPort("broker for devices", told.device_broker.port, options["device_port"]),
+        WantedPort("broker for our own processes", told.broker.port, options["broker_port"]),
+    ]
+    if in_lan:
+        wanted.append(WantedPort("web server for devices", 8443, options["device_web_port"]))
+    ports = choose_ports(wanted, port_is_free, any_free_port, console.say)
+    own_url = f"http://{LOOPBACK}:{ports[0]}"
+    return Addresses(
+        web_port=ports[0],
+        device_port=ports[1],
+        internal_port=ports[2],
+        device_host=(options["lan"] or own_network_address()) if in_lan else told.device_broker.host,
+        device_web_port=ports[3] if in_lan else None,
+        # An operator who puts a proxy in front says so; otherwise the address follows from the port.
+        public_url=told.public_url if "MODELFLEET_PUBLIC_URL" in os.environ else own_url,
+    )
+
+
+def _prepare(root: Path, environment: Mapping[str, str]) -> None:
+    """In a process of its own: certificates name the addresses that were chosen, which this process was not told."""
+    command = [sys.executable, str(root / "manage.py"), "prepare", "--verbosity", "0", "--no-color"]
+    done = subprocess.run(command, cwd=root, env=dict(environment), stderr=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines()
+        raise UpError(lines[-1].removeprefix("CommandError: ") if lines else f"prepare ended with {done.returncode}")
+
+
+def _create_first_user() -> str | None:
+    """Make a first login if there is none, and return its password, which is kept nowhere else."""
+    users = get_user_model()
+    try:
+        if users.objects.exists():
+            return None
+        password = secrets.token_urlsafe(12)
+        users.objects.create_superuser(username=FIRST_USER, password=password)
+        return password
+    finally:
+        connections.close_all()
+
+
+def _welcome(installation: Installation, password: str | None, *, in_lan: bool) -> list[str]:
+    addresses = installation.addresses
+    lines = [
+        "",
+        "Modelfleet runs. Ctrl-C stops it.",
+        f"  pages     {addresses.public_url}",
+        f"  login     {FIRST_USER} / {password}   (shown once)" if password else "  login     as before",
+        f"  devices   {addresses.device_broker} (MQTT), {addresses.device_url} (HTTP)",
+        f"  logs      {installation.home / 'logs'}",
+        f"  next      modelfleet keys init DIR --server {addresses.public_url}",
+    ]
+    if in_lan:
+        lines.append("  join      modelfleet devices claim DEVICE prints the one command to run on a device")
+    return [*lines, ""]
