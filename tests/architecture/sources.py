@@ -23,7 +23,7 @@ def tree_of(path: Path) -> ast.Module:
 @cache
 def committed_files() -> tuple[Path, ...]:
     """What Git tracks, or would if everything were added now; files that were deleted are left out."""
-    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    command = ["git", "-c", "safe.directory=*", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout.decode()
     return tuple(sorted(path for name in filter(None, listed.split("\0")) if (path := ROOT / name).is_file()))
 

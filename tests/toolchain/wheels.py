@@ -61,7 +61,7 @@ def _build(source: Path, destination: Path) -> Path:
     """One wheel, built from a copy of what Git knows, so that stray files of a work tree cannot make it whole."""
     copy = destination.parent / f"source-{source.name}"
     listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "."],
+        ["git", "-c", "safe.directory=*", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "."],
         cwd=source, capture_output=True, check=True,
     ).stdout  # fmt: skip
     for name in filter(None, listed.decode().split("\0")):
