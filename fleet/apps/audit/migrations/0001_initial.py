@@ -4,26 +4,24 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
-    dependencies = [
-    ]
+    dependencies = []
 
     operations = [
         migrations.CreateModel(
-            name='Entry',
+            name="Entry",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('at', models.DateTimeField(db_index=True)),
-                ('actor', models.CharField(max_length=128)),
-                ('action', models.CharField(max_length=64)),
-                ('subject', models.CharField(db_index=True, max_length=128)),
-                ('detail', models.JSONField(default=dict)),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("at", models.DateTimeField(db_index=True)),
+                ("actor", models.CharField(max_length=128)),
+                ("action", models.CharField(max_length=64)),
+                ("subject", models.CharField(db_index=True, max_length=128)),
+                ("detail", models.JSONField(default=dict)),
             ],
             options={
-                'verbose_name_plural': 'entries',
-                'ordering': ['-at', '-id'],
+                "verbose_name_plural": "entries",
+                "ordering": ["-at", "-id"],
             },
         ),
     ]

@@ -4,26 +4,24 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
-    dependencies = [
-    ]
+    dependencies = []
 
     operations = [
         migrations.CreateModel(
-            name='Message',
+            name="Message",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('topic', models.CharField(max_length=255)),
-                ('payload', models.BinaryField()),
-                ('retain', models.BooleanField(default=False)),
-                ('created_at', models.DateTimeField()),
-                ('attempts', models.PositiveIntegerField(default=0)),
-                ('not_before_at', models.DateTimeField()),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("topic", models.CharField(max_length=255)),
+                ("payload", models.BinaryField()),
+                ("retain", models.BooleanField(default=False)),
+                ("created_at", models.DateTimeField()),
+                ("attempts", models.PositiveIntegerField(default=0)),
+                ("not_before_at", models.DateTimeField()),
             ],
             options={
-                'indexes': [models.Index(fields=['not_before_at', 'id'], name='outbox_order')],
+                "indexes": [models.Index(fields=["not_before_at", "id"], name="outbox_order")],
             },
         ),
     ]
