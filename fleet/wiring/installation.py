@@ -7,8 +7,10 @@ from urllib.parse import urlsplit
 from django.conf import settings
 
 from fleet.adapters.broker_access import MosquittoAccessFiles
+from fleet.adapters.broker_mqtt import BrokerIdentity, MqttBroker
 from fleet.adapters.clock_system import SystemClock
 from fleet.adapters.pki_files import SecretFiles, SecretsUnusableError
+from fleet.ports.broker import Broker
 from fleet.ports.broker_access import BrokerAccess
 from fleet.ports.certificates import DeviceAuthority
 from fleet.ports.clock import Clock
@@ -17,6 +19,7 @@ __all__ = [
     "SecretsUnusableError",
     "broker_access",
     "device_authority",
+    "internal_broker",
     "prepare_secrets",
     "secret_files",
     "server_names",
@@ -56,6 +59,26 @@ def device_authority() -> DeviceAuthority:
 def broker_access() -> BrokerAccess:
     """What shuts devices out of the embedded broker."""
     return _access_files()
+
+
+def internal_broker(identity: str, *, member: str = "1", session_s: int = 3600) -> Broker:
+    """A connection of one of our processes, as `_ingest`, `_director`, ...; not yet started.
+
+    `member` tells processes of the same identity apart; it must be the same after a restart, since what the broker keeps
+    for a process, it keeps for `<identity>-<member>`.
+    """
+    secrets = secret_files()
+    return MqttBroker(
+        host=settings.MODELFLEET.broker.host,
+        port=settings.MODELFLEET.broker.port,
+        identity=BrokerIdentity(
+            authority=secrets.path("internal_ca.crt"),
+            certificate=secrets.path(f"internal/{identity}.crt"),
+            key=secrets.path(f"internal/{identity}.key"),
+        ),
+        client_id=f"{identity}-{member}",
+        session_s=session_s,
+    )
 
 
 def _access_files() -> MosquittoAccessFiles:

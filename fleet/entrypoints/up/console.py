@@ -10,8 +10,8 @@ LOGS_KEPT: Final = 3
 
 _COLOURS: Final = (36, 35, 34, 32, 33, 96, 95, 94)
 # Our own processes write `<time> LEVEL process logger: message`, granian `[LEVEL] message`, mosquitto `<time>: Error: ...`.
-# Mosquitto's warnings stay in its log: at each start it has two about a configuration that is as it should be.
-_LEVEL: Final = re.compile(r"^(?:\S+Z (\w+) |\[(\w+)\] |\S+Z: (Error)\b)")
+# Warnings of these two stay in the log: at each start they have some about a configuration that is as it should be.
+_LEVEL: Final = re.compile(r"^(?:\S+Z (\w+) |\[(ERROR|CRITICAL)\] |\S+Z: (Error)\b)")
 _LOUD: Final = frozenset({"WARNING", "WARN", "ERROR", "CRITICAL"})
 
 
