@@ -1,0 +1,87 @@
+"""The published image repository through `tuf.ngclient`: what it returns is verified, or it raises.
+
+The directory keeps ngclient's own copy between runs, which is what makes a server that serves older metadata fail. All
+signature, version and expiry rules are ngclient's; nothing is parsed here before they held.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import httpx
+from tuf.api.exceptions import DownloadError, DownloadHTTPError, RepositoryError
+from tuf.api.metadata import Metadata, Targets
+from tuf.ngclient import Updater
+from tuf.ngclient.fetcher import FetcherInterface
+
+from fleet.adapters.release_server_http import open_client
+from fleet.ports.verified_roles import RepositoryUnavailableError, UnverifiableError, VerifiedRole
+
+NOT_FOUND: Final = 404
+
+
+class _HttpFetcher(FetcherInterface):
+    """ngclient's downloads over the same HTTP client, so that proxies and certificates are configured once."""
+
+    def __init__(self, client: httpx.Client) -> None:
+        self._client = client
+
+    def _fetch(self, url: str) -> Iterator[bytes]:
+        with self._client.stream("GET", url) as response:
+            if response.status_code != httpx.codes.OK:
+                raise DownloadHTTPError(f"{url} answered {response.status_code}", response.status_code)
+            yield from response.iter_bytes()
+
+
+class VerifiedRepository:
+    """Reads `<url>/N.<role>.json` into `directory`, starting from the trusted `root`."""
+
+    def __init__(self, url: str, root: bytes, directory: Path) -> None:
+        self._url = url
+        self._root = root
+        self._directory = directory
+        self._fetcher = _HttpFetcher(open_client(url))
+
+    def top_level(self) -> VerifiedRole:
+        self._refresh(None)
+        return self._stored(Targets.type)
+
+    def of_model(self, model: str) -> VerifiedRole | None:
+        self._refresh(model)
+        delegations = self._stored(Targets.type).content.delegations
+        if delegations is None or model not in (delegations.roles or {}):
+            return None
+        return self._stored(model)
+
+    def _refresh(self, model: str | None) -> None:
+        """Verify the top-level roles and, given a model, its role: ngclient loads it on the way to any of its paths."""
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            updater = Updater(
+                str(self._directory),
+                self._url,
+                fetcher=self._fetcher,
+                bootstrap=self._root,
+            )
+            updater.refresh()
+            if model is not None:
+                updater.get_targetinfo(f"models/{model}/0/none-none-none.json")
+        except DownloadHTTPError as error:
+            if error.status_code == NOT_FOUND:
+                raise RepositoryUnavailableError(
+                    f"{self._url}: nothing is published yet, or not this repository ({error})"
+                ) from error
+            raise RepositoryUnavailableError(str(error)) from error
+        except DownloadError as error:
+            raise RepositoryUnavailableError(f"{self._url}: {error.__cause__ or error}") from error
+        except RepositoryError as error:
+            raise UnverifiableError(
+                f"{self._url}: the published metadata does not verify against this key set: {error}"
+            ) from error
+
+    def _stored(self, role: str) -> VerifiedRole:
+        """What ngclient wrote after verifying it."""
+        payload = (self._directory / f"{role}.json").read_bytes()
+        metadata: Metadata[Targets] = Metadata.from_bytes(payload)
+        return VerifiedRole(role, metadata.signed, hashlib.sha256(payload).hexdigest())

@@ -1,0 +1,54 @@
+"""Composes what the pipeline command uses: the control plane over HTTP, key sets on disk, verified metadata, the clock."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+
+from securesystemslib.signer import Signer
+
+from fleet.adapters.clock_system import SystemClock
+from fleet.adapters.key_directory import KeyDirectory, generate_signers, write_key_set
+from fleet.adapters.release_server_http import HttpReleaseServer
+from fleet.adapters.verified_repository import VerifiedRepository
+from fleet.ports.key_sets import AnchorName, KeyName, KeySet
+from fleet.ports.release_server import ReleaseServer
+from fleet.ports.verified_roles import VerifiedRoles
+
+IMAGE_METADATA_PATH = "/image/metadata/"
+
+
+class NewKeys:
+    """Keys that exist in memory only, until `save` writes them together with what they signed."""
+
+    def __init__(self) -> None:
+        self._signers = generate_signers()
+
+    @property
+    def signers(self) -> Mapping[KeyName, Signer]:
+        """By name."""
+        return self._signers
+
+    def save(self, directory: Path, anchors: Mapping[AnchorName, bytes], passphrase: bytes | None) -> KeySet:
+        """Write them as a new key set. Raises KeySetUnusableError."""
+        return write_key_set(directory, self._signers, anchors, passphrase)
+
+
+def now() -> datetime:
+    """The time, in UTC."""
+    return SystemClock().now()
+
+
+def release_server(url: str, token: str) -> ReleaseServer:
+    """A control plane; `token` may be empty. Raises ServerUnreachableError for what is no address."""
+    return HttpReleaseServer(url, token)
+
+
+def key_set(directory: Path) -> KeySet:
+    """An existing key set."""
+    return KeyDirectory(directory)
+
+
+def verified_roles(url: str, directory: Path) -> VerifiedRoles:
+    """The image repository published by the server at `url`, trusted through the key set in `directory`."""
+    keys = KeyDirectory(directory)
+    return VerifiedRepository(f"{url}{IMAGE_METADATA_PATH}", keys.anchor(AnchorName.IMAGE_ROOT), keys.published)
