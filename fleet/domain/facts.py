@@ -1,0 +1,86 @@
+"""What the assignment of a device is decided from: the device as it described itself, and the rules of a model.
+
+Values only. Where they come from (a check, the tables of `devices`, `registry` and `assignments`) is the business of
+the service that puts them together.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from device_client.wire.bucketing import BUCKETS
+from device_client.wire.bundles import Manifest
+from device_client.wire.director import DevicePolicy
+from device_client.wire.messages import Capabilities, RunningModel
+
+
+@dataclass(frozen=True)
+class DeviceFacts:
+    """One device. `models` is what it says it runs, by model name; a model that it never ran may be absent."""
+
+    device_id: str
+    hardware_class: str
+    capabilities: Capabilities
+    groups: frozenset[str] = frozenset()
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    models: Mapping[str, RunningModel] = field(default_factory=dict)
+    is_active: bool = True  # enrolled, neither revoked nor quarantined
+
+
+@dataclass(frozen=True)
+class Build:
+    """One variant of a version: its manifest and the digest of the manifest's bytes."""
+
+    digest: str
+    manifest: Manifest
+
+    @property
+    def slug(self) -> str:
+        """`onnx-int8-any`."""
+        return self.manifest.variant.slug
+
+
+class RuleState(StrEnum):
+    """How a rule takes part in assignment."""
+
+    RUNNING = "running"
+    HELD = "held"  # keeps the devices that already run its version, takes no new ones
+    COMPLETED = "completed"  # a baseline
+    WITHDRAWN = "withdrawn"  # history
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule of one model. `source` is the id of the rollout that made it; `ended_at` orders completed rules.
+
+    Devices in buckets [0, treated_end) are treated, those in [control_start, BUCKETS) are the control. Empty filters
+    match every device. `starts_at` in the future makes the answer "later".
+    """
+
+    id: int
+    source: str
+    model: str
+    version: str
+    version_id: int
+    builds: tuple[Build, ...]
+    state: RuleState
+    seed: str
+    created_at: datetime
+    phase: int = 0
+    treated_end: int = 0
+    control_start: int = BUCKETS
+    hardware_classes: frozenset[str] = frozenset()
+    groups: frozenset[str] = frozenset()
+    priority: int = 0
+    starts_at: datetime | None = None
+    ended_at: datetime | None = None
+    device_policy: DevicePolicy = field(default_factory=DevicePolicy)
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    allow_delta: bool = True
+    jitter_s: float = 0.0
+
+    @property
+    def digests(self) -> frozenset[str]:
+        """The digests of all builds of the rule's version."""
+        return frozenset(build.digest for build in self.builds)
