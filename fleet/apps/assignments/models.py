@@ -10,7 +10,10 @@ BUCKETS = 1_000_000
 
 
 class Rule(models.Model):
-    """What a rollout asks of the devices that match it. `completed` rules are baselines; `withdrawn` ones are history."""
+    """What a rollout asks of the devices that match it. `completed` rules are baselines; `withdrawn` ones are history.
+
+    For `delta_wait_s` from the start of a phase, a device that could use a patch still being built is asked to wait.
+    """
 
     class State(models.TextChoices):
         """How the rule takes part in assignment."""
@@ -34,6 +37,7 @@ class Rule(models.Model):
     device_policy = models.JSONField(default=dict)
     parameters = models.JSONField(default=dict)
     allow_delta = models.BooleanField(default=True)
+    delta_wait_s = models.FloatField(default=30.0)
     jitter_s = models.FloatField(default=0.0)
     priority = models.IntegerField(default=0)
     created_at = models.DateTimeField()
@@ -63,7 +67,10 @@ class PlanRevision(models.Model):
 
 
 class Offer(models.Model):
-    """The first time that a rule was offered to a device, and what became of it. Intent to treat counts these."""
+    """The first time that a rule was offered to a device, and what became of it. Intent to treat counts these.
+
+    `outcome_boot` and `outcome_seq` are of the report that settled it, so that a late report changes nothing.
+    """
 
     class Outcome(models.TextChoices):
         """How the offer ended on the device."""
@@ -83,6 +90,8 @@ class Offer(models.Model):
     outcome = models.CharField(max_length=16, choices=Outcome.choices, default=Outcome.PENDING)
     failure = models.CharField(max_length=16, blank=True)
     outcome_at = models.DateTimeField(null=True)
+    outcome_boot = models.CharField(max_length=64, blank=True)
+    outcome_seq = models.PositiveBigIntegerField(default=0)
 
     class Meta:
         constraints = [models.UniqueConstraint(name="offer_once_per_device_and_rule", fields=["device", "rule"])]

@@ -4,7 +4,10 @@ from django.db import models
 
 
 class Device(models.Model):
-    """One enrolled device. Times are the server's."""
+    """One enrolled device. Times are the server's.
+
+    `attributes` were given at enrolment; `reported_attributes` are the device's own word and never override them.
+    """
 
     class State(models.TextChoices):
         """Whether the fleet deals with it."""
@@ -17,6 +20,7 @@ class Device(models.Model):
     state = models.CharField(max_length=16, choices=State.choices, default=State.ACTIVE)
     hardware_class = models.CharField(max_length=63, db_index=True)
     attributes = models.JSONField(default=dict)
+    reported_attributes = models.JSONField(default=dict)
     capabilities = models.JSONField(default=dict)
     client_version = models.CharField(max_length=32, blank=True)
     online = models.BooleanField(default=False)
@@ -29,7 +33,10 @@ class Device(models.Model):
 
 
 class DeviceModel(models.Model):
-    """What a device last attested for one model. `active_*` is what it serves; `target_*` what it is updating to."""
+    """What a device last attested for one model. `active_*` is what it serves; `target_*` what it is updating to.
+
+    `boot` and `seq` are of the newest report that was applied, so that a late one changes nothing.
+    """
 
     device = models.ForeignKey(Device, on_delete=models.CASCADE, related_name="models")
     model = models.CharField(max_length=63)
@@ -41,6 +48,10 @@ class DeviceModel(models.Model):
     failure = models.CharField(max_length=16, blank=True)
     detail = models.CharField(max_length=512, blank=True)
     revision = models.PositiveBigIntegerField(default=0)
+    contract = models.JSONField(null=True)
+    denied = models.JSONField(default=list)
+    boot = models.CharField(max_length=64, blank=True)
+    seq = models.PositiveBigIntegerField(default=0)
     active_since_at = models.DateTimeField(null=True)
     updated_at = models.DateTimeField()
 

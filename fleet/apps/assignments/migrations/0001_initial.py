@@ -5,98 +5,175 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
     dependencies = [
-        ('devices', '0001_initial'),
-        ('registry', '0001_initial'),
+        ("devices", "0001_initial"),
+        ("registry", "0001_initial"),
     ]
 
     operations = [
         migrations.CreateModel(
-            name='PlanRevision',
+            name="PlanRevision",
             fields=[
-                ('model', models.OneToOneField(on_delete=django.db.models.deletion.CASCADE, primary_key=True, related_name='+', serialize=False, to='registry.model')),
-                ('revision', models.PositiveBigIntegerField(default=0)),
+                (
+                    "model",
+                    models.OneToOneField(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        primary_key=True,
+                        related_name="+",
+                        serialize=False,
+                        to="registry.model",
+                    ),
+                ),
+                ("revision", models.PositiveBigIntegerField(default=0)),
             ],
         ),
         migrations.CreateModel(
-            name='Rule',
+            name="Rule",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('source', models.CharField(max_length=64, unique=True)),
-                ('state', models.CharField(choices=[('running', 'Running'), ('held', 'Held'), ('completed', 'Completed'), ('withdrawn', 'Withdrawn')], max_length=16)),
-                ('seed', models.CharField(max_length=64)),
-                ('phase', models.PositiveIntegerField(default=0)),
-                ('phase_started_at', models.DateTimeField(null=True)),
-                ('treated_end', models.PositiveIntegerField(default=0)),
-                ('control_start', models.PositiveIntegerField(default=1000000)),
-                ('hardware_classes', models.JSONField(default=list)),
-                ('groups', models.JSONField(default=list)),
-                ('device_policy', models.JSONField(default=dict)),
-                ('parameters', models.JSONField(default=dict)),
-                ('allow_delta', models.BooleanField(default=True)),
-                ('jitter_s', models.FloatField(default=0.0)),
-                ('priority', models.IntegerField(default=0)),
-                ('created_at', models.DateTimeField()),
-                ('ended_at', models.DateTimeField(null=True)),
-                ('model', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='+', to='registry.model')),
-                ('version', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='+', to='registry.version')),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("source", models.CharField(max_length=64, unique=True)),
+                (
+                    "state",
+                    models.CharField(
+                        choices=[
+                            ("running", "Running"),
+                            ("held", "Held"),
+                            ("completed", "Completed"),
+                            ("withdrawn", "Withdrawn"),
+                        ],
+                        max_length=16,
+                    ),
+                ),
+                ("seed", models.CharField(max_length=64)),
+                ("phase", models.PositiveIntegerField(default=0)),
+                ("phase_started_at", models.DateTimeField(null=True)),
+                ("treated_end", models.PositiveIntegerField(default=0)),
+                ("control_start", models.PositiveIntegerField(default=1000000)),
+                ("hardware_classes", models.JSONField(default=list)),
+                ("groups", models.JSONField(default=list)),
+                ("device_policy", models.JSONField(default=dict)),
+                ("parameters", models.JSONField(default=dict)),
+                ("allow_delta", models.BooleanField(default=True)),
+                ("delta_wait_s", models.FloatField(default=30.0)),
+                ("jitter_s", models.FloatField(default=0.0)),
+                ("priority", models.IntegerField(default=0)),
+                ("created_at", models.DateTimeField()),
+                ("ended_at", models.DateTimeField(null=True)),
+                (
+                    "model",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT, related_name="+", to="registry.model"
+                    ),
+                ),
+                (
+                    "version",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT, related_name="+", to="registry.version"
+                    ),
+                ),
             ],
         ),
         migrations.CreateModel(
-            name='Offer',
+            name="Offer",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('phase', models.PositiveIntegerField()),
-                ('bucket', models.PositiveIntegerField()),
-                ('hardware_class', models.CharField(max_length=63)),
-                ('digest', models.CharField(max_length=64)),
-                ('offered_at', models.DateTimeField()),
-                ('outcome', models.CharField(choices=[('pending', 'Pending'), ('committed', 'Committed'), ('failed', 'Failed'), ('rolled_back', 'Rolled Back')], default='pending', max_length=16)),
-                ('failure', models.CharField(blank=True, max_length=16)),
-                ('outcome_at', models.DateTimeField(null=True)),
-                ('device', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='+', to='devices.device')),
-                ('rule', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='offers', to='assignments.rule')),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("phase", models.PositiveIntegerField()),
+                ("bucket", models.PositiveIntegerField()),
+                ("hardware_class", models.CharField(max_length=63)),
+                ("digest", models.CharField(max_length=64)),
+                ("offered_at", models.DateTimeField()),
+                (
+                    "outcome",
+                    models.CharField(
+                        choices=[
+                            ("pending", "Pending"),
+                            ("committed", "Committed"),
+                            ("failed", "Failed"),
+                            ("rolled_back", "Rolled Back"),
+                        ],
+                        default="pending",
+                        max_length=16,
+                    ),
+                ),
+                ("failure", models.CharField(blank=True, max_length=16)),
+                ("outcome_at", models.DateTimeField(null=True)),
+                ("outcome_boot", models.CharField(blank=True, max_length=64)),
+                ("outcome_seq", models.PositiveBigIntegerField(default=0)),
+                (
+                    "device",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="+", to="devices.device"
+                    ),
+                ),
+                (
+                    "rule",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="offers", to="assignments.rule"
+                    ),
+                ),
             ],
         ),
         migrations.CreateModel(
-            name='Assignment',
+            name="Assignment",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('digest', models.CharField(blank=True, max_length=64)),
-                ('arm', models.CharField(max_length=16)),
-                ('phase', models.PositiveIntegerField(default=0)),
-                ('revision', models.PositiveBigIntegerField(default=1)),
-                ('decision', models.CharField(max_length=16)),
-                ('because', models.CharField(max_length=512)),
-                ('trace', models.JSONField(default=list)),
-                ('decided_at', models.DateTimeField()),
-                ('device', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='+', to='devices.device')),
-                ('model', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='+', to='registry.model')),
-                ('version', models.ForeignKey(null=True, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='registry.version')),
-                ('rule', models.ForeignKey(null=True, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='assignments.rule')),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("digest", models.CharField(blank=True, max_length=64)),
+                ("arm", models.CharField(max_length=16)),
+                ("phase", models.PositiveIntegerField(default=0)),
+                ("revision", models.PositiveBigIntegerField(default=1)),
+                ("decision", models.CharField(max_length=16)),
+                ("because", models.CharField(max_length=512)),
+                ("trace", models.JSONField(default=list)),
+                ("decided_at", models.DateTimeField()),
+                (
+                    "device",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="+", to="devices.device"
+                    ),
+                ),
+                (
+                    "model",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT, related_name="+", to="registry.model"
+                    ),
+                ),
+                (
+                    "version",
+                    models.ForeignKey(
+                        null=True, on_delete=django.db.models.deletion.PROTECT, related_name="+", to="registry.version"
+                    ),
+                ),
+                (
+                    "rule",
+                    models.ForeignKey(
+                        null=True, on_delete=django.db.models.deletion.PROTECT, related_name="+", to="assignments.rule"
+                    ),
+                ),
             ],
         ),
         migrations.AddIndex(
-            model_name='rule',
-            index=models.Index(fields=['model', 'state'], name='rule_active'),
+            model_name="rule",
+            index=models.Index(fields=["model", "state"], name="rule_active"),
         ),
         migrations.AddConstraint(
-            model_name='rule',
-            constraint=models.CheckConstraint(condition=models.Q(('treated_end__lte', 1000000), ('control_start__lte', 1000000)), name='rule_ranges_do_not_overlap'),
+            model_name="rule",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("treated_end__lte", 1000000), ("control_start__lte", 1000000)),
+                name="rule_ranges_do_not_overlap",
+            ),
         ),
         migrations.AddIndex(
-            model_name='offer',
-            index=models.Index(fields=['rule', 'phase', 'outcome'], name='offer_by_rule_phase'),
+            model_name="offer",
+            index=models.Index(fields=["rule", "phase", "outcome"], name="offer_by_rule_phase"),
         ),
         migrations.AddConstraint(
-            model_name='offer',
-            constraint=models.UniqueConstraint(fields=('device', 'rule'), name='offer_once_per_device_and_rule'),
+            model_name="offer",
+            constraint=models.UniqueConstraint(fields=("device", "rule"), name="offer_once_per_device_and_rule"),
         ),
         migrations.AddConstraint(
-            model_name='assignment',
-            constraint=models.UniqueConstraint(fields=('device', 'model'), name='assignment_unique_per_device_model'),
+            model_name="assignment",
+            constraint=models.UniqueConstraint(fields=("device", "model"), name="assignment_unique_per_device_model"),
         ),
     ]

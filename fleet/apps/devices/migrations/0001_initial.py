@@ -5,76 +5,96 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
-    dependencies = [
-    ]
+    dependencies = []
 
     operations = [
         migrations.CreateModel(
-            name='Device',
+            name="Device",
             fields=[
-                ('id', models.CharField(max_length=63, primary_key=True, serialize=False)),
-                ('state', models.CharField(choices=[('active', 'Active'), ('quarantined', 'Quarantined'), ('revoked', 'Revoked')], default='active', max_length=16)),
-                ('hardware_class', models.CharField(db_index=True, max_length=63)),
-                ('attributes', models.JSONField(default=dict)),
-                ('capabilities', models.JSONField(default=dict)),
-                ('client_version', models.CharField(blank=True, max_length=32)),
-                ('online', models.BooleanField(default=False)),
-                ('enrolled_at', models.DateTimeField()),
-                ('last_check_at', models.DateTimeField(null=True)),
-                ('last_seen_at', models.DateTimeField(db_index=True, null=True)),
+                ("id", models.CharField(max_length=63, primary_key=True, serialize=False)),
+                (
+                    "state",
+                    models.CharField(
+                        choices=[("active", "Active"), ("quarantined", "Quarantined"), ("revoked", "Revoked")],
+                        default="active",
+                        max_length=16,
+                    ),
+                ),
+                ("hardware_class", models.CharField(db_index=True, max_length=63)),
+                ("attributes", models.JSONField(default=dict)),
+                ("reported_attributes", models.JSONField(default=dict)),
+                ("capabilities", models.JSONField(default=dict)),
+                ("client_version", models.CharField(blank=True, max_length=32)),
+                ("online", models.BooleanField(default=False)),
+                ("enrolled_at", models.DateTimeField()),
+                ("last_check_at", models.DateTimeField(null=True)),
+                ("last_seen_at", models.DateTimeField(db_index=True, null=True)),
             ],
         ),
         migrations.CreateModel(
-            name='Group',
+            name="Group",
             fields=[
-                ('name', models.CharField(max_length=63, primary_key=True, serialize=False)),
-                ('created_at', models.DateTimeField()),
-                ('devices', models.ManyToManyField(blank=True, related_name='groups', to='devices.device')),
+                ("name", models.CharField(max_length=63, primary_key=True, serialize=False)),
+                ("created_at", models.DateTimeField()),
+                ("devices", models.ManyToManyField(blank=True, related_name="groups", to="devices.device")),
             ],
         ),
         migrations.CreateModel(
-            name='DeviceEvent',
+            name="DeviceEvent",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('boot', models.CharField(max_length=64)),
-                ('seq', models.PositiveBigIntegerField()),
-                ('at', models.DateTimeField()),
-                ('received_at', models.DateTimeField()),
-                ('model', models.CharField(max_length=63)),
-                ('version', models.CharField(blank=True, max_length=64)),
-                ('rollout', models.CharField(blank=True, db_index=True, max_length=64)),
-                ('state', models.CharField(max_length=16)),
-                ('report', models.JSONField(default=dict)),
-                ('device', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='events', to='devices.device')),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("boot", models.CharField(max_length=64)),
+                ("seq", models.PositiveBigIntegerField()),
+                ("at", models.DateTimeField()),
+                ("received_at", models.DateTimeField()),
+                ("model", models.CharField(max_length=63)),
+                ("version", models.CharField(blank=True, max_length=64)),
+                ("rollout", models.CharField(blank=True, db_index=True, max_length=64)),
+                ("state", models.CharField(max_length=16)),
+                ("report", models.JSONField(default=dict)),
+                (
+                    "device",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="events", to="devices.device"
+                    ),
+                ),
             ],
             options={
-                'indexes': [models.Index(fields=['device', '-received_at'], name='device_event_timeline')],
-                'constraints': [models.UniqueConstraint(fields=('device', 'boot', 'seq'), name='device_event_unique')],
+                "indexes": [models.Index(fields=["device", "-received_at"], name="device_event_timeline")],
+                "constraints": [models.UniqueConstraint(fields=("device", "boot", "seq"), name="device_event_unique")],
             },
         ),
         migrations.CreateModel(
-            name='DeviceModel',
+            name="DeviceModel",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('model', models.CharField(max_length=63)),
-                ('active_version', models.CharField(blank=True, max_length=64)),
-                ('active_digest', models.CharField(blank=True, max_length=64)),
-                ('weights_sha256', models.CharField(blank=True, max_length=64)),
-                ('target_version', models.CharField(blank=True, max_length=64)),
-                ('state', models.CharField(max_length=16)),
-                ('failure', models.CharField(blank=True, max_length=16)),
-                ('detail', models.CharField(blank=True, max_length=512)),
-                ('revision', models.PositiveBigIntegerField(default=0)),
-                ('active_since_at', models.DateTimeField(null=True)),
-                ('updated_at', models.DateTimeField()),
-                ('device', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='models', to='devices.device')),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("model", models.CharField(max_length=63)),
+                ("active_version", models.CharField(blank=True, max_length=64)),
+                ("active_digest", models.CharField(blank=True, max_length=64)),
+                ("weights_sha256", models.CharField(blank=True, max_length=64)),
+                ("target_version", models.CharField(blank=True, max_length=64)),
+                ("state", models.CharField(max_length=16)),
+                ("failure", models.CharField(blank=True, max_length=16)),
+                ("detail", models.CharField(blank=True, max_length=512)),
+                ("revision", models.PositiveBigIntegerField(default=0)),
+                ("contract", models.JSONField(null=True)),
+                ("denied", models.JSONField(default=list)),
+                ("boot", models.CharField(blank=True, max_length=64)),
+                ("seq", models.PositiveBigIntegerField(default=0)),
+                ("active_since_at", models.DateTimeField(null=True)),
+                ("updated_at", models.DateTimeField()),
+                (
+                    "device",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="models", to="devices.device"
+                    ),
+                ),
             ],
             options={
-                'indexes': [models.Index(fields=['model', 'active_version'], name='device_model_by_version')],
-                'constraints': [models.UniqueConstraint(fields=('device', 'model'), name='device_model_unique')],
+                "indexes": [models.Index(fields=["model", "active_version"], name="device_model_by_version")],
+                "constraints": [models.UniqueConstraint(fields=("device", "model"), name="device_model_unique")],
             },
         ),
     ]

@@ -1,0 +1,106 @@
+"""What `devices` tells others."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+
+@dataclass(frozen=True)
+class DeviceModelRecord:
+    """What a device last attested for one model. Empty strings: nothing yet."""
+
+    model: str
+    active_version: str
+    active_digest: str
+    weights_sha256: str
+    target_version: str
+    state: str
+    failure: str
+    detail: str
+    revision: int
+    active_since_at: datetime | None
+    updated_at: datetime
+
+
+@dataclass(frozen=True)
+class DeviceRecord:
+    """One device with what it last said of itself."""
+
+    id: str
+    state: str
+    hardware_class: str
+    attributes: Mapping[str, str]
+    capabilities: Mapping[str, object]
+    client_version: str
+    online: bool
+    enrolled_at: datetime
+    last_check_at: datetime | None
+    last_seen_at: datetime | None
+    groups: tuple[str, ...]
+    models: tuple[DeviceModelRecord, ...]
+
+
+@dataclass(frozen=True)
+class DeviceChoice:
+    """Which devices to list: all conditions that are given hold. `version` is what they attest for `model`."""
+
+    model: str = ""
+    version: str | None = None
+    hardware_class: str = ""
+    state: str = ""
+    online: bool | None = None
+    group: str = ""
+    search: str = ""
+
+
+@dataclass(frozen=True)
+class DeviceBrief:
+    """What consumers of messages need to know of a device. `is_active`: enrolled, not revoked, not quarantined."""
+
+    id: str
+    hardware_class: str
+    is_active: bool
+    groups: frozenset[str]
+
+
+@dataclass(frozen=True)
+class EventRecord:
+    """One line of a device's timeline. `report` is the report as it came."""
+
+    at: datetime
+    received_at: datetime
+    model: str
+    version: str
+    rollout: str
+    state: str
+    report: Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class RunningCount:
+    """How many active devices of one hardware class attest one version of a model. Empty version: none yet."""
+
+    version: str
+    hardware_class: str
+    count: int
+    online: int
+
+
+@dataclass(frozen=True)
+class PopulationMember:
+    """One active device as plans and gates count it."""
+
+    device_id: str
+    hardware_class: str
+    last_seen_at: datetime | None
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """What the network carried for the updates of one model, as devices reported it at the end of each update."""
+
+    version: str
+    transport: str
+    updates: int
+    bytes_received: int
+    bytes_total: int

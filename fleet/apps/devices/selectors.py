@@ -1,0 +1,222 @@
+"""Reads devices. Every function costs a constant number of queries."""
+
+from collections.abc import Collection, Iterator, Mapping
+from datetime import datetime
+from typing import Final
+
+from django.db.models import Case, Count, IntegerField, QuerySet, Sum, Value, When
+
+from fleet.apps.devices.models import Device, DeviceEvent, DeviceModel, Group
+from fleet.apps.devices.records import (
+    DeviceBrief,
+    DeviceChoice,
+    DeviceModelRecord,
+    DeviceRecord,
+    EventRecord,
+    PopulationMember,
+    RunningCount,
+    Transfer,
+)
+from fleet.domain.errors import NotFoundError
+
+EVERY_DEVICE: Final = DeviceChoice()
+
+
+def device(device_id: str) -> DeviceRecord:
+    """One device; raises `NotFoundError`."""
+    row = Device.objects.prefetch_related("models", "groups").filter(pk=device_id).first()
+    if row is None:
+        raise NotFoundError("device_unknown", f"no device {device_id!r:.80}")
+    return _record(row)
+
+
+def devices(*, choice: DeviceChoice = EVERY_DEVICE, after: str = "", limit: int = 100) -> tuple[DeviceRecord, ...]:
+    """At most `limit` of the chosen devices after the id `after`, in order of id."""
+    rows = _chosen(choice).order_by("pk").filter(pk__gt=after)
+    return tuple(_record(row) for row in rows.prefetch_related("models", "groups")[:limit])
+
+
+def count_devices(*, choice: DeviceChoice = EVERY_DEVICE) -> int:
+    """How many devices are chosen."""
+    return _chosen(choice).count()
+
+
+def hardware_classes() -> tuple[str, ...]:
+    """The classes that devices have, in order."""
+    return tuple(Device.objects.order_by("hardware_class").values_list("hardware_class", flat=True).distinct())
+
+
+def groups() -> Mapping[str, int]:
+    """The names of all groups and how many devices each holds."""
+    return dict(Group.objects.order_by("name").annotate(n=Count("devices")).values_list("name", "n"))
+
+
+def group_members(name: str) -> tuple[str, ...]:
+    """The ids of a group's devices; raises `NotFoundError`."""
+    if not Group.objects.filter(pk=name).exists():
+        raise NotFoundError("group_unknown", f"no group {name!r:.80}")
+    return tuple(Device.objects.filter(groups=name).order_by("pk").values_list("pk", flat=True))
+
+
+def briefs(device_ids: Collection[str]) -> Mapping[str, DeviceBrief]:
+    """What consumers need to know of these devices; unknown ids are absent."""
+    rows = list(Device.objects.filter(pk__in=device_ids).values_list("pk", "hardware_class", "state"))
+    member: dict[str, set[str]] = {}
+    through = Group.devices.through.objects.filter(device_id__in=[row[0] for row in rows])
+    for device_id, group in through.values_list("device_id", "group_id"):
+        member.setdefault(device_id, set()).add(group)
+    return {
+        device_id: DeviceBrief(
+            id=device_id,
+            hardware_class=hardware_class,
+            is_active=state == Device.State.ACTIVE,
+            groups=frozenset(member.get(device_id, ())),
+        )
+        for device_id, hardware_class, state in rows
+    }
+
+
+def running_counts(model: str) -> tuple[RunningCount, ...]:
+    """Active devices by the version that they attest for `model`, and hardware class."""
+    online = Case(When(device__online=True, then=Value(1)), default=Value(0), output_field=IntegerField())
+    rows = (
+        DeviceModel.objects.filter(model=model, device__state=Device.State.ACTIVE)
+        .values_list("active_version", "device__hardware_class")
+        .annotate(n=Count("id"), online=Sum(online))
+        .order_by("active_version", "device__hardware_class")
+    )
+    return tuple(RunningCount(version, hardware_class, n, up or 0) for version, hardware_class, n, up in rows)
+
+
+def weights_counts(model: str) -> Mapping[str, int]:
+    """How many active devices run each weights file of `model`, by its sha256: what deltas are worth building from."""
+    rows = (
+        DeviceModel.objects.filter(model=model, device__state=Device.State.ACTIVE)
+        .exclude(weights_sha256="")
+        .values_list("weights_sha256")
+        .annotate(n=Count("id"))
+    )
+    return dict(rows)
+
+
+def digest_counts(model: str) -> Mapping[str, int]:
+    """How many active devices attest each digest of `model`. The empty digest counts those that run nothing of ours."""
+    rows = (
+        DeviceModel.objects.filter(model=model, device__state=Device.State.ACTIVE)
+        .values_list("active_digest")
+        .annotate(n=Count("id"))
+    )
+    return dict(rows)
+
+
+def attested(model: str, device_ids: Collection[str]) -> Mapping[str, DeviceModelRecord]:
+    """What these devices last attested for `model`; those that never did are absent."""
+    rows = DeviceModel.objects.filter(model=model, device_id__in=device_ids)
+    return {row.device_id: _model_record(row) for row in rows}
+
+
+def population(model: str = "") -> Iterator[PopulationMember]:
+    """All active devices, or those that ask for `model`, streamed in order of id."""
+    rows = Device.objects.filter(state=Device.State.ACTIVE)
+    if model:
+        rows = rows.filter(models__model=model)
+    for device_id, hardware_class, seen_at in (
+        rows.order_by("pk").values_list("pk", "hardware_class", "last_seen_at").iterator(chunk_size=2_000)
+    ):
+        yield PopulationMember(device_id, hardware_class, seen_at)
+
+
+def last_seen(device_ids: Collection[str]) -> Mapping[str, datetime | None]:
+    """When each of these devices last gave a sign of life."""
+    return dict(Device.objects.filter(pk__in=device_ids).values_list("pk", "last_seen_at"))
+
+
+def timeline(device_id: str, limit: int = 100) -> tuple[EventRecord, ...]:
+    """The newest reports of a device, newest first."""
+    rows = DeviceEvent.objects.filter(device_id=device_id).order_by("-received_at", "-seq")[:limit]
+    return tuple(_event(row) for row in rows)
+
+
+def rollout_events(rollout: str, limit: int = 500) -> tuple[tuple[str, EventRecord], ...]:
+    """The newest reports about one rollout, each with its device's id."""
+    rows = DeviceEvent.objects.filter(rollout=rollout).order_by("-received_at", "-seq")[:limit]
+    return tuple((row.device_id, _event(row)) for row in rows)
+
+
+def transfers(model: str) -> tuple[Transfer, ...]:
+    """What finished updates of `model` took over the network, by version and transport."""
+    totals: dict[tuple[str, str], list[int]] = {}
+    for version, report in (
+        DeviceEvent.objects.filter(model=model, state__in=("committed", "rolled_back"))
+        .values_list("version", "report")
+        .iterator(chunk_size=2_000)
+    ):
+        total = totals.setdefault((version, str(report.get("transport", ""))), [0, 0, 0])
+        total[0] += 1
+        total[1] += int(report.get("bytes_received", 0))
+        total[2] += int(report.get("bytes_total", 0))
+    return tuple(Transfer(version, transport, *total) for (version, transport), total in sorted(totals.items()))
+
+
+def _chosen(choice: DeviceChoice) -> QuerySet[Device]:
+    rows = Device.objects.all()
+    if choice.model and choice.version is not None:
+        rows = rows.filter(models__model=choice.model, models__active_version=choice.version)
+    elif choice.model:
+        rows = rows.filter(models__model=choice.model)
+    if choice.hardware_class:
+        rows = rows.filter(hardware_class=choice.hardware_class)
+    if choice.state:
+        rows = rows.filter(state=choice.state)
+    if choice.group:
+        rows = rows.filter(groups=choice.group)
+    if choice.online is not None:
+        rows = rows.filter(online=choice.online)
+    if choice.search:
+        rows = rows.filter(pk__contains=choice.search)
+    return rows
+
+
+def _record(row: Device) -> DeviceRecord:
+    return DeviceRecord(
+        id=row.pk,
+        state=row.state,
+        hardware_class=row.hardware_class,
+        attributes={**row.reported_attributes, **row.attributes},
+        capabilities=row.capabilities,
+        client_version=row.client_version,
+        online=row.online,
+        enrolled_at=row.enrolled_at,
+        last_check_at=row.last_check_at,
+        last_seen_at=row.last_seen_at,
+        groups=tuple(sorted(group.pk for group in row.groups.all())),
+        models=tuple(_model_record(item) for item in sorted(row.models.all(), key=lambda item: item.model)),
+    )
+
+
+def _model_record(row: DeviceModel) -> DeviceModelRecord:
+    return DeviceModelRecord(
+        model=row.model,
+        active_version=row.active_version,
+        active_digest=row.active_digest,
+        weights_sha256=row.weights_sha256,
+        target_version=row.target_version,
+        state=row.state,
+        failure=row.failure,
+        detail=row.detail,
+        revision=row.revision,
+        active_since_at=row.active_since_at,
+        updated_at=row.updated_at,
+    )
+
+
+def _event(row: DeviceEvent) -> EventRecord:
+    return EventRecord(
+        at=row.at,
+        received_at=row.received_at,
+        model=row.model,
+        version=row.version,
+        rollout=row.rollout,
+        state=row.state,
+        report=row.report,
+    )

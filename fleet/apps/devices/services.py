@@ -1,0 +1,174 @@
+"""Writes what devices are and what they say. The caller has taken the device's id from an authenticated channel.
+
+Replays and late messages change nothing: a report counts once by (boot, seq), and only a newer one moves the device's
+present state. What a device says about itself never changes its hardware class, its state here or its attributes.
+"""
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime
+
+from django.db import IntegrityError, transaction
+from django.db.models import Q
+
+from device_client.wire.bundles import encode_contract
+from device_client.wire.messages import Check, RunningModel, StateReport
+from device_client.wire.names import parse_device_id
+from device_client.wire.states import UpdateState
+from fleet.apps.devices.models import Device, DeviceEvent, DeviceModel, Group
+from fleet.domain.errors import ForbiddenError, InvalidInputError, NotFoundError
+
+# In these states the device is on its way to `version`; in all others it has arrived or has given up.
+_UPDATING = frozenset(
+    {
+        UpdateState.ASSIGNED,
+        UpdateState.PREFLIGHT,
+        UpdateState.DOWNLOADING,
+        UpdateState.VERIFYING,
+        UpdateState.STAGED,
+        UpdateState.SELF_TESTING,
+        UpdateState.ACTIVATING,
+        UpdateState.PROBATION,
+    }
+)
+
+
+@transaction.atomic
+def enrol(*, device_id: str, hardware_class: str, attributes: Mapping[str, str], now: datetime) -> None:
+    """Make a device known, or renew what is known of one that enrols again. A revoked id stays revoked."""
+    row = Device.objects.select_for_update().filter(pk=device_id).first()
+    if row is None:
+        Device.objects.create(
+            id=parse_device_id(device_id), hardware_class=hardware_class, attributes=dict(attributes), enrolled_at=now
+        )
+        return
+    if row.state == Device.State.REVOKED:
+        raise ForbiddenError("device_revoked", f"device {device_id} was revoked; enrol it under another id")
+    row.hardware_class, row.attributes, row.enrolled_at = hardware_class, dict(attributes), now
+    row.save(update_fields=["hardware_class", "attributes", "enrolled_at"])
+
+
+def set_state(*, device_id: str, state: str, now: datetime) -> None:
+    """Quarantine, revoke or readmit a device. Shutting it out of the broker is `trust`'s part."""
+    if state not in Device.State.values:
+        raise InvalidInputError("device_state", f"expected one of {', '.join(Device.State.values)}, got {state!r:.40}")
+    changes: dict[str, object] = {"state": state}
+    if state == Device.State.REVOKED:
+        changes["online"] = False
+    if not Device.objects.filter(pk=device_id).update(**changes):
+        raise NotFoundError("device_unknown", f"no device {device_id!r:.80}, at {now.isoformat()}")
+
+
+@transaction.atomic
+def record_check(*, device_id: str, check: Check, now: datetime) -> None:
+    """Store what a device says in a check: its capabilities and, for each model, what it runs."""
+    Device.objects.filter(pk=device_id).update(
+        capabilities=check.capabilities.encode(),
+        reported_attributes=dict(check.attributes),
+        client_version=check.capabilities.client_version,
+        online=True,
+        last_check_at=now,
+        last_seen_at=now,
+    )
+    known = {row.model: row for row in DeviceModel.objects.select_for_update().filter(device_id=device_id)}
+    for running in sorted(check.models, key=lambda item: item.model):
+        row = known.get(running.model) or _device_model(device_id, running.model, now)
+        _apply_attestation(row, running, now)
+        row.save()
+
+
+def record_presence(*, device_id: str, online: bool, client_version: str, now: datetime) -> None:
+    """Store that a device came or, by its last will, went. Going is not a sign of life."""
+    changes: dict[str, object] = {"online": online}
+    if online:
+        changes["last_seen_at"] = now
+        if client_version:
+            changes["client_version"] = client_version
+    Device.objects.filter(pk=device_id).update(**changes)
+
+
+def touch(*, device_ids: Collection[str], now: datetime) -> None:
+    """These devices gave a sign of life."""
+    older = Q(last_seen_at__lt=now) | Q(last_seen_at=None)
+    Device.objects.filter(older, pk__in=device_ids).update(last_seen_at=now, online=True)
+
+
+def record_state(*, device_id: str, report: StateReport, now: datetime) -> bool:
+    """Add a report to the device's timeline and move its present state; False if this report was stored before.
+
+    Reports of one boot are ordered by `seq`, whatever order they arrive in. A new boot is a new life of the device's
+    outbox, which begins after the old one ended.
+    """
+    with transaction.atomic():
+        try:
+            with transaction.atomic():
+                DeviceEvent.objects.create(
+                    device_id=device_id,
+                    boot=report.key.boot,
+                    seq=report.key.seq,
+                    at=_moment(report.at, now),
+                    received_at=now,
+                    model=report.model,
+                    version=report.version,
+                    rollout=report.rollout,
+                    state=report.state.value,
+                    report=json.loads(report.encode()),
+                )
+        except IntegrityError:
+            return False
+        row = DeviceModel.objects.select_for_update().filter(device_id=device_id, model=report.model).first()
+        row = row or _device_model(device_id, report.model, now)
+        if row.boot == report.key.boot and report.key.seq <= row.seq:
+            return True
+        _apply_report(row, report, now)
+        row.save()
+        return True
+
+
+@transaction.atomic
+def set_group(*, name: str, device_ids: Sequence[str], now: datetime) -> int:
+    """Make the group `name` exactly these devices; returns how many it holds. Unknown ids are refused."""
+    wanted = set(device_ids)
+    found = list(Device.objects.filter(pk__in=wanted))
+    if missing := sorted(wanted - {row.pk for row in found}):
+        raise NotFoundError("device_unknown", f"expected enrolled devices, got {len(missing)} unknown: {missing[:5]}")
+    group, _ = Group.objects.get_or_create(name=name, defaults={"created_at": now})
+    group.devices.set(found)
+    return len(found)
+
+
+def _device_model(device_id: str, model: str, now: datetime) -> DeviceModel:
+    return DeviceModel(device_id=device_id, model=model, state=UpdateState.IDLE.value, updated_at=now)
+
+
+def _apply_attestation(row: DeviceModel, running: RunningModel, now: datetime) -> None:
+    if row.active_digest != running.digest or row.active_since_at is None:
+        row.active_since_at = now if running.digest else None
+    row.active_version, row.active_digest = running.version, running.digest
+    row.weights_sha256 = running.weights_sha256
+    row.state, row.revision = running.state.value, running.revision
+    row.contract = None if running.contract is None else encode_contract(running.contract)
+    row.denied = [{"digest": item.digest, "rollout": item.rollout} for item in running.denied]
+    row.updated_at = now
+
+
+def _apply_report(row: DeviceModel, report: StateReport, now: datetime) -> None:
+    if report.active_digest != row.active_digest:
+        row.active_since_at = now if report.active_digest else None
+        # A report does not name the weights; the next check does. Better no patch than one for other bytes.
+        row.weights_sha256 = ""
+    row.active_version, row.active_digest = report.active_version, report.active_digest
+    row.target_version = report.version if report.state in _UPDATING else ""
+    row.state, row.revision = report.state.value, report.revision
+    row.failure = "" if report.failure is None else report.failure.value
+    row.detail = report.detail
+    row.boot, row.seq = report.key.boot, report.key.seq
+    row.updated_at = now
+
+
+def _moment(seconds: int, now: datetime) -> datetime:
+    """The device's clock as a datetime; one that no calendar holds counts as `now`."""
+    try:
+        return datetime.fromtimestamp(seconds, tz=UTC)
+    except (OverflowError, ValueError, OSError):
+        return now
