@@ -136,7 +136,5 @@ class Witness:
             return
         self._written_at = now
         draft = self._path.with_suffix(".part")
-        draft.write_text(
-            json.dumps({"served": self._served, "failed": self._failed, "last_error": self._last_error})
-        )
+        draft.write_text(json.dumps({"served": self._served, "failed": self._failed, "last_error": self._last_error}))
         draft.replace(self._path)

@@ -1,0 +1,131 @@
+"""The demo's devices: real `modelfleet-device` processes, each with a state directory of its own."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from fleet.demo.control_plane import ROOT
+from fleet.demo.fleet_plan import MODEL, DemoDevice
+from fleet.demo.progress import StoryError
+
+APPLICATION: Final = "fleet.demo.camera:serve"
+STOP_WITHIN_S: Final = 15.0
+CORES: Final = os.cpu_count() or 2
+
+
+@dataclass(frozen=True)
+class Enrolment:
+    """What a claim gives an installer: where to go, with which token, trusting which anchors."""
+
+    server_url: str
+    token: str
+    pin: str
+
+
+class DeviceProcesses:
+    """Enrols, starts, kills and stops devices. Everything it stops, it started."""
+
+    def __init__(self, directory: Path, *, images_per_s: float, label_delay_s: float) -> None:
+        self._directory = directory
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._environment = {key: value for key, value in os.environ.items() if not key.startswith("MODELFLEET_")}
+        self._environment |= {
+            "DEMO_IMAGES_PER_S": str(images_per_s),
+            "DEMO_LABEL_DELAY_S": str(label_delay_s),
+            "PYTHONUNBUFFERED": "1",
+            # Sixteen devices share this machine's cores; real ones have their own.
+            "OMP_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",
+        }
+
+    def enrol_all(self, devices: Mapping[DemoDevice, Enrolment], bandwidth: Mapping[str, str]) -> None:
+        """Run `modelfleet-device enroll` for every device, as many at once as there are cores."""
+        shutil.rmtree(self._directory, ignore_errors=True)
+        with ThreadPoolExecutor(CORES) as pool:
+            list(pool.map(lambda device: self._enrol(device, devices[device], bandwidth.get(device.id)), devices))
+
+    def _enrol(self, device: DemoDevice, claim: Enrolment, bandwidth: str | None) -> None:
+        arguments = ["enroll", claim.server_url, "--token", claim.token, "--pin", claim.pin]
+        arguments += ["--state", str(self._state(device.id)), "--model", MODEL]
+        arguments += ["--hardware-class", device.hardware_class]
+        for precision in device.precisions:
+            arguments += ["--precision", precision]
+        if bandwidth is not None:
+            arguments += ["--bandwidth", bandwidth]
+        self._command(device.id, *arguments)
+
+    def start(self, device_id: str) -> None:
+        """Start the device's one process: the agent with the camera application in it."""
+        state = self._state(device_id)
+        with (state / "device.log").open("ab") as log:
+            self._running[device_id] = subprocess.Popen(
+                [*_COMMAND, "run", "--state", str(state), "--app", APPLICATION],
+                cwd=ROOT,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def kill(self, device_id: str) -> None:
+        """SIGKILL: the process gets no chance to tidy up."""
+        process = self._running.pop(device_id)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+    def status(self, device_id: str) -> Any:
+        """What `modelfleet-device status --json` reads from the device's journal."""
+        return json.loads(self._command(device_id, "status", "--state", str(self._state(device_id)), "--json"))
+
+    def witness(self, device_id: str) -> dict[str, Any]:
+        """The application's own counts."""
+        path = self._state(device_id) / "camera.json"
+        return dict(json.loads(path.read_text())) if path.exists() else {"served": 0, "failed": 0}
+
+    def ended(self) -> list[str]:
+        """Devices whose process has ended by itself: there should be none."""
+        return [device_id for device_id, process in self._running.items() if process.poll() is not None]
+
+    def log_tail(self, device_id: str) -> str:
+        """The last line that a device wrote, for a failure's report."""
+        lines = (self._state(device_id) / "device.log").read_text(errors="replace").strip().splitlines()
+        return lines[-1] if lines else "nothing"
+
+    def stop(self) -> None:
+        """Ask every device to stop, then make sure."""
+        for process in self._running.values():
+            process.terminate()
+        for process in self._running.values():
+            try:
+                process.wait(STOP_WITHIN_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self._running.clear()
+
+    def _state(self, device_id: str) -> Path:
+        return self._directory / device_id
+
+    def _command(self, device_id: str, *arguments: str) -> str:
+        done = subprocess.run(
+            [*_COMMAND, *arguments], cwd=ROOT, env=self._environment, capture_output=True, text=True, check=False
+        )
+        if done.returncode != 0:
+            words = (done.stderr or done.stdout).strip().splitlines()
+            raise StoryError(
+                f"{device_id}: modelfleet-device {arguments[0]} ended with {done.returncode}: "
+                f"{words[-1] if words else 'no words'}"
+            )
+        return done.stdout
+
+
+_COMMAND: Final = (sys.executable, "-m", "device_client")
