@@ -1,0 +1,333 @@
+"""The policy of a rollout: phases, gates, and how devices carry it out. Frozen; JSON in, JSON out.
+
+`RolloutPolicy.parse` refuses what it does not know: a gate with a misspelt threshold would be a gate that never closes.
+Whether a policy can work on a given fleet is `plan.validate`'s question, not this module's.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Final
+
+from device_client.wire.director import DevicePolicy
+from device_client.wire.errors import WireError
+from device_client.wire.fields import Fields
+from fleet.domain.errors import InvalidInputError
+from fleet.domain.presets import PRESETS
+
+MAX_PHASES: Final = 32
+MAX_NAMES: Final = 64
+MAX_PARAMETERS: Final = 100
+DAY_S: Final = 86_400.0
+YEAR_S: Final = 365 * DAY_S
+POINTS: Final = 100.0  # percentage points in a share
+
+
+class OnFail(StrEnum):
+    """What a failed gate does."""
+
+    REVERT = "revert"
+    HOLD = "hold"
+
+
+class Metric(StrEnum):
+    """Ratio metrics that devices are compared by. `slow` counts inferences above the policy's `slow_ms`."""
+
+    ACCURACY = "accuracy"
+    SLOW = "slow"
+    ERRORS = "errors"
+    NAN = "nan"
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One step: this share of the population is treated, for at least and at most so long."""
+
+    share: float
+    min_duration_s: float
+    deadline_s: float
+
+
+@dataclass(frozen=True)
+class RatioGate:
+    """A gate on a ratio metric: `margin` against the control, `limit` for the treated alone; shares in [0, 1].
+
+    `higher_is_better` tells the direction: accuracy must not fall below, the others must not rise above.
+    """
+
+    name: str
+    metric: Metric
+    higher_is_better: bool
+    margin: float | None
+    limit: float | None
+    min_per_device: int
+
+
+@dataclass(frozen=True)
+class Gates:
+    """Everything that can stop a phase. Installs and silence are always judged."""
+
+    install_max_share: float = 0.1
+    silence_max_share: float = 0.2
+    silence_grace_s: float = 900.0
+    min_installed_share: float = 0.8
+    ratios: tuple[RatioGate, ...] = ()
+
+    @property
+    def comparative(self) -> tuple[RatioGate, ...]:
+        """The gates that need a control."""
+        return tuple(gate for gate in self.ratios if gate.margin is not None)
+
+
+@dataclass(frozen=True)
+class RolloutPolicy:
+    """How one version reaches its population. Shares in [0, 1], durations in seconds."""
+
+    phases: tuple[Phase, ...]
+    preset: str = ""
+    control_share: float = 0.5
+    gates: Gates = field(default_factory=Gates)
+    alpha: float = 0.01
+    on_fail: OnFail = OnFail.REVERT
+    auto_advance: bool = True
+    hardware_classes: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    active_within_s: float = 7 * DAY_S
+    device: DevicePolicy = field(default_factory=DevicePolicy)
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    allow_delta: bool = True
+    delta_wait_s: float = 30.0
+    jitter_s: float = 0.0
+    priority: int = 0
+    revert_deadline_s: float = DAY_S
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether the phases come from a preset, and so may be fitted to the fleet's size."""
+        return bool(self.preset)
+
+    @classmethod
+    def parse(cls, value: object) -> "RolloutPolicy":
+        """Read a policy, or the name of a preset; raises `InvalidInputError` that names field, expected and got."""
+        document = _with_preset(value)
+        try:
+            return _policy(document)
+        except WireError as error:
+            raise InvalidInputError("policy_invalid", str(error)) from error
+
+    def encode(self) -> dict[str, object]:
+        """The JSON form; `parse` reads it back to an equal policy."""
+        return {
+            "preset": self.preset,
+            "phases": [
+                {"share": item.share, "min_duration_s": item.min_duration_s, "deadline_s": item.deadline_s}
+                for item in self.phases
+            ],
+            "control_share": self.control_share,
+            "gates": _encode_gates(self.gates, self.device.slow_ms),
+            "alpha": self.alpha,
+            "on_fail": self.on_fail.value,
+            "on_inconclusive": "hold",
+            "auto_advance": self.auto_advance,
+            "population": {
+                "hardware_classes": list(self.hardware_classes),
+                "groups": list(self.groups),
+                "active_within_s": self.active_within_s,
+            },
+            "device": self.device.encode(),
+            "parameters": dict(self.parameters),
+            "allow_delta": self.allow_delta,
+            "delta_wait_s": self.delta_wait_s,
+            "jitter_s": self.jitter_s,
+            "priority": self.priority,
+            "revert_deadline_s": self.revert_deadline_s,
+        }
+
+
+_KEYS: Final = frozenset(
+    {
+        *("preset", "phases", "control_share", "gates", "alpha", "on_fail", "on_inconclusive", "auto_advance"),
+        *("population", "device", "parameters", "allow_delta", "delta_wait_s", "jitter_s", "priority"),
+        "revert_deadline_s",
+    }
+)
+_PHASE_KEYS: Final = frozenset({"share", "min_duration_s", "deadline_s"})
+_POPULATION_KEYS: Final = frozenset({"hardware_classes", "groups", "active_within_s"})
+_DEVICE_KEYS: Final = frozenset(DevicePolicy.__dataclass_fields__)
+_GATE_KEYS: Final[Mapping[str, frozenset[str]]] = {
+    "accuracy": frozenset({"margin_points", "min_share", "min_labels_per_device"}),
+    "latency": frozenset({"slow_ms", "margin_points", "max_slow_share", "min_inferences_per_device"}),
+    "errors": frozenset({"margin_points", "max_share", "min_inferences_per_device"}),
+    "nan": frozenset({"margin_points", "max_share", "min_inferences_per_device"}),
+    "install_failures": frozenset({"max_share", "min_installed_share"}),
+    "silence": frozenset({"grace_s", "max_share"}),
+}
+_MIN_LABELS: Final = 20
+_MIN_INFERENCES: Final = 20
+
+
+def _with_preset(value: object) -> dict[str, object]:
+    """The document with what its preset says filled in. A gate given as null is taken out."""
+    document: object = {"preset": value} if isinstance(value, str) else value
+    if not isinstance(document, dict):
+        raise InvalidInputError("policy_invalid", f"policy: expected an object or a preset's name, got {value!r:.60}")
+    name = document.get("preset") or ""
+    if name and (not isinstance(name, str) or name not in PRESETS):
+        raise InvalidInputError(
+            "policy_invalid", f"policy.preset: expected one of {', '.join(sorted(PRESETS))}, got {name!r:.60}"
+        )
+    if not name and not document.get("phases"):
+        raise InvalidInputError("policy_invalid", "policy: expected phases or a preset, got neither")
+    merged: dict[str, object] = {**(PRESETS[name] if name else {}), **document}
+    gates, preset_gates = document.get("gates"), PRESETS[name].get("gates", {}) if name else {}
+    if isinstance(gates, dict) and isinstance(preset_gates, dict):
+        merged["gates"] = {
+            gate: settings for gate, settings in {**preset_gates, **gates}.items() if settings is not None
+        }
+    if document.get("phases") and name and document["phases"] != PRESETS[name]["phases"]:
+        merged["preset"] = ""  # own phases are meant as written and are not fitted
+    return merged
+
+
+def _known(value: object, keys: frozenset[str], where: str) -> Fields:
+    fields = Fields.of(value, where)
+    unknown = sorted(set(value) - keys) if isinstance(value, dict) else []
+    if unknown:
+        raise InvalidInputError(
+            "policy_invalid", f"{where}: expected only {', '.join(sorted(keys))}, got {', '.join(unknown)[:80]}"
+        )
+    return fields
+
+
+def _policy(document: dict[str, object]) -> RolloutPolicy:
+    fields = _known(document, _KEYS, "policy")
+    default = RolloutPolicy(phases=())
+    population = _known(document.get("population") or {}, _POPULATION_KEYS, "policy.population")
+    gates, slow_ms = _gates(document.get("gates") or {})
+    device_value = document.get("device") or {}
+    device = DevicePolicy.parse(_known(device_value, _DEVICE_KEYS, "policy.device"))
+    if slow_ms is not None:
+        if isinstance(device_value, dict) and device_value.get("slow_ms", slow_ms) != slow_ms:
+            raise InvalidInputError(
+                "policy_invalid",
+                f"policy.device.slow_ms: expected {slow_ms}, as in the latency gate, got {device.slow_ms}",
+            )
+        device = replace(device, slow_ms=slow_ms)
+    if fields.text("on_inconclusive", default="hold") != "hold":
+        raise InvalidInputError("policy_invalid", "policy.on_inconclusive: expected hold: no evidence is not a pass")
+    return RolloutPolicy(
+        phases=tuple(
+            _phase(item, f"policy.phases[{index}]") for index, item in enumerate(_list(document.get("phases")))
+        ),
+        preset=fields.text("preset", max_chars=32, default=""),
+        control_share=fields.number("control_share", maximum=1.0, default=default.control_share),
+        gates=gates,
+        alpha=fields.number("alpha", minimum=1e-6, maximum=0.2, default=default.alpha),
+        on_fail=_on_fail(fields),
+        auto_advance=fields.flag("auto_advance", default=default.auto_advance),
+        hardware_classes=population.texts("hardware_classes", max_items=MAX_NAMES, max_chars=63),
+        groups=population.texts("groups", max_items=MAX_NAMES, max_chars=63),
+        active_within_s=population.number(
+            "active_within_s", minimum=1, maximum=YEAR_S, default=default.active_within_s
+        ),
+        device=device,
+        parameters=fields.pairs("parameters", max_items=MAX_PARAMETERS),
+        allow_delta=fields.flag("allow_delta", default=default.allow_delta),
+        delta_wait_s=fields.number("delta_wait_s", maximum=DAY_S, default=default.delta_wait_s),
+        jitter_s=fields.number("jitter_s", maximum=DAY_S, default=default.jitter_s),
+        priority=fields.integer("priority", minimum=-1_000, maximum=1_000, default=default.priority),
+        revert_deadline_s=fields.number(
+            "revert_deadline_s", minimum=1, maximum=YEAR_S, default=default.revert_deadline_s
+        ),
+    )
+
+
+def _list(value: object) -> list[object]:
+    if not isinstance(value, list) or not 1 <= len(value) <= MAX_PHASES:
+        raise InvalidInputError(
+            "policy_invalid", f"policy.phases: expected 1 to {MAX_PHASES} phases, got {value!r:.60}"
+        )
+    return value
+
+
+def _phase(value: object, where: str) -> Phase:
+    fields = _known(value, _PHASE_KEYS, where)
+    return Phase(
+        share=fields.number("share", minimum=1e-6, maximum=1.0),
+        min_duration_s=fields.number("min_duration_s", maximum=YEAR_S, default=0.0),
+        deadline_s=fields.number("deadline_s", minimum=1, maximum=YEAR_S, default=7 * DAY_S),
+    )
+
+
+def _on_fail(fields: Fields) -> OnFail:
+    value = fields.text("on_fail", max_chars=16, default=OnFail.REVERT.value)
+    if value not in OnFail._value2member_map_:
+        raise InvalidInputError("policy_invalid", f"policy.on_fail: expected revert or hold, got {value!r}")
+    return OnFail(value)
+
+
+def _gates(value: object) -> tuple[Gates, float | None]:
+    """The gates, and the latency gate's threshold in milliseconds."""
+    every = _known(value, frozenset(_GATE_KEYS), "policy.gates")
+    settings = {name: _known(every.raw(name) or {}, keys, f"policy.gates.{name}") for name, keys in _GATE_KEYS.items()}
+    default = Gates()
+    installs, silence = settings["install_failures"], settings["silence"]
+    ratios: list[RatioGate] = []
+    slow_ms: float | None = None
+    for name, metric, limit_key, count_key, least in (
+        ("accuracy", Metric.ACCURACY, "min_share", "min_labels_per_device", _MIN_LABELS),
+        ("latency", Metric.SLOW, "max_slow_share", "min_inferences_per_device", _MIN_INFERENCES),
+        ("errors", Metric.ERRORS, "max_share", "min_inferences_per_device", _MIN_INFERENCES),
+        ("nan", Metric.NAN, "max_share", "min_inferences_per_device", _MIN_INFERENCES),
+    ):
+        if not every.has(name):
+            continue
+        fields = settings[name]
+        if name == "latency":
+            slow_ms = fields.number("slow_ms", minimum=0.001, maximum=1e7)
+        margin = fields.number("margin_points", maximum=POINTS) / POINTS if fields.has("margin_points") else None
+        limit = fields.number(limit_key, maximum=1.0) if fields.has(limit_key) else None
+        if margin is None and limit is None:
+            raise InvalidInputError(
+                "policy_invalid", f"policy.gates.{name}: expected margin_points or {limit_key}, got neither"
+            )
+        ratios.append(
+            RatioGate(
+                name=name,
+                metric=metric,
+                higher_is_better=metric is Metric.ACCURACY,
+                margin=margin,
+                limit=limit,
+                min_per_device=fields.integer(count_key, minimum=1, default=least),
+            )
+        )
+    gates = Gates(
+        install_max_share=installs.number("max_share", maximum=1.0, default=default.install_max_share),
+        min_installed_share=installs.number("min_installed_share", maximum=1.0, default=default.min_installed_share),
+        silence_max_share=silence.number("max_share", maximum=1.0, default=default.silence_max_share),
+        silence_grace_s=silence.number("grace_s", maximum=YEAR_S, default=default.silence_grace_s),
+        ratios=tuple(ratios),
+    )
+    return gates, slow_ms
+
+
+def _encode_gates(gates: Gates, slow_ms: float) -> dict[str, object]:
+    # A gate that is null stays out, also where the preset would bring it back.
+    encoded: dict[str, object] = {
+        **dict.fromkeys(_GATE_KEYS),
+        "install_failures": {"max_share": gates.install_max_share, "min_installed_share": gates.min_installed_share},
+        "silence": {"max_share": gates.silence_max_share, "grace_s": gates.silence_grace_s},
+    }
+    for gate in gates.ratios:
+        limit_key, count_key = {
+            "accuracy": ("min_share", "min_labels_per_device"),
+            "latency": ("max_slow_share", "min_inferences_per_device"),
+        }.get(gate.name, ("max_share", "min_inferences_per_device"))
+        settings: dict[str, object] = {"slow_ms": slow_ms} if gate.name == "latency" else {}
+        if gate.margin is not None:
+            settings["margin_points"] = round(gate.margin * POINTS, 9)
+        if gate.limit is not None:
+            settings[limit_key] = gate.limit
+        settings[count_key] = gate.min_per_device
+        encoded[gate.name] = settings
+    return encoded
