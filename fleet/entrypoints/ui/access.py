@@ -1,0 +1,57 @@
+"""Who may see and do what on the pages: everybody who is logged in reads; staff operate.
+
+Live fragments asked for after the session ended are answered with an instruction to reload, so that no login form is
+ever swapped into the middle of a page.
+"""
+
+from collections.abc import Callable
+from functools import wraps
+
+from django.contrib.auth.views import redirect_to_login
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
+
+View = Callable[..., HttpResponseBase]
+
+
+def is_live_request(request: HttpRequest) -> bool:
+    """Whether a page that is already open asks for its live part."""
+    return request.headers.get("HX-Request") == "true"
+
+
+def is_operator(request: HttpRequest) -> bool:
+    """Whether this person may change things."""
+    return request.user.is_active and request.user.is_staff
+
+
+def actor_of(request: HttpRequest) -> str:
+    """How this person is named in decisions and in the audit log."""
+    return f"user:{request.user.get_username()}"
+
+
+def reader(view: View) -> View:
+    """Serve whoever is logged in; send everybody else to the login page."""
+
+    @wraps(view)
+    def guarded(request: HttpRequest, *args: object, **named: object) -> HttpResponseBase:
+        if request.user.is_authenticated:
+            return view(request, *args, **named)
+        if is_live_request(request):
+            return HttpResponse(status=401, headers={"HX-Refresh": "true"})
+        return redirect_to_login(request.get_full_path())
+
+    return guarded
+
+
+def operator(view: View) -> View:
+    """Serve staff; refuse readers."""
+
+    @reader
+    @wraps(view)
+    def guarded(request: HttpRequest, *args: object, **named: object) -> HttpResponseBase:
+        if not is_operator(request):
+            raise PermissionDenied("Only operators may do this. Ask an administrator to make you staff.")
+        return view(request, *args, **named)
+
+    return guarded

@@ -1,0 +1,59 @@
+"""The pages' forms. They check shapes, so that a slip is told beside its field; what is allowed is for services to say."""
+
+from typing import Final
+
+from django import forms
+
+ATTRIBUTE_LINES: Final = 64
+HOUR_S: Final = 3_600
+
+
+class ClaimForm(forms.Form):
+    """Allow one device to enrol."""
+
+    LIFETIMES: Final = {str(HOUR_S): "1 hour", str(24 * HOUR_S): "1 day", str(7 * 24 * HOUR_S): "7 days"}
+
+    device_id = forms.CharField(
+        label="Device id",
+        max_length=63,
+        widget=forms.TextInput(attrs={"autocomplete": "off", "spellcheck": "false", "placeholder": "press-07"}),
+        help_text="Lower-case letters, digits and hyphens. It is the device's name for good.",
+    )
+    hardware_class = forms.CharField(
+        label="Hardware class",
+        max_length=63,
+        widget=forms.TextInput(attrs={"autocomplete": "off", "spellcheck": "false", "list": "known-classes"}),
+        help_text="Devices of one class are judged together: same board, same accelerator.",
+    )
+    attributes = forms.CharField(
+        label="Attributes",
+        required=False,
+        max_length=8_192,
+        widget=forms.Textarea(attrs={"rows": 3, "spellcheck": "false", "placeholder": "site=oslo\nline=3"}),
+        help_text="Optional: one name=value a line, for filters.",
+    )
+    expires_in_s = forms.TypedChoiceField(
+        label="Valid for", choices=list(LIFETIMES.items()), coerce=int, initial=str(24 * HOUR_S)
+    )
+
+    def clean_attributes(self) -> dict[str, str]:
+        """`name=value` lines as a mapping."""
+        lines = [line.strip() for line in str(self.cleaned_data["attributes"]).splitlines() if line.strip()]
+        if len(lines) > ATTRIBUTE_LINES:
+            raise forms.ValidationError(f"Expected at most {ATTRIBUTE_LINES} lines, got {len(lines)}.")
+        wrong = [line for line in lines if not line.partition("=")[0].strip() or "=" not in line]
+        if wrong:
+            raise forms.ValidationError(f"Expected name=value on every line, got “{wrong[0][:60]}”.")
+        pairs = [line.partition("=") for line in lines]
+        return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+class ActionForm(forms.Form):
+    """Why a person intervenes in a rollout, and which state of it they were looking at."""
+
+    reason = forms.CharField(
+        label="Reason",
+        max_length=300,
+        widget=forms.TextInput(attrs={"autocomplete": "off", "placeholder": "shown with the decision and in the audit"}),
+    )
+    revision = forms.IntegerField(min_value=0, widget=forms.HiddenInput())

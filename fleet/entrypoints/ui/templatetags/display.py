@@ -1,0 +1,108 @@
+"""How values are written in templates: icons, badges, times, sizes, shares, digests. It decides nothing."""
+
+from datetime import datetime
+from enum import Enum
+from typing import Any
+
+from django import template
+from django.template.context import Context
+from django.templatetags.static import static
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+
+from fleet.entrypoints.ui.wording import age_in_words, badge_for, bytes_in_words, span_in_words
+
+register = template.Library()
+NO_VALUE = "\N{EN DASH}"
+
+
+@register.simple_tag
+def icon(name: str) -> SafeString:
+    """A sign from icons.svg; decoration only, so hidden from screen readers."""
+    return format_html(
+        '<svg class="icon" aria-hidden="true" focusable="false"><use href="{}#{}"></use></svg>',
+        static("ui/icons.svg"),
+        name,
+    )
+
+
+@register.simple_tag
+def badge(word: object) -> SafeString:
+    """A state, verdict or outcome: sign, word and tone."""
+    text = str(word.value if isinstance(word, Enum) else word or "")
+    if not text:
+        return SafeString("")
+    shown = badge_for(text)
+    return format_html('<span class="badge {}">{}{}</span>', shown.tone, icon(shown.icon), shown.word)
+
+
+@register.simple_tag(takes_context=True)
+def ago(context: Context, at: datetime | None, empty: str = "never") -> SafeString:
+    """How long ago something was; the exact time on hovering; kept true by ui.js."""
+    if at is None:
+        return format_html('<span class="faint">{}</span>', empty)
+    return format_html(
+        '<time datetime="{}" title="{}" data-relative>{}</time>',
+        at.isoformat(timespec="seconds"),
+        f"{at:%Y-%m-%d %H:%M:%S} UTC",
+        age_in_words((context["now"] - at).total_seconds()),
+    )
+
+
+@register.filter
+def at_time(at: datetime | None) -> str:
+    """`2026-01-31 12:00:05 UTC`."""
+    return NO_VALUE if at is None else f"{at:%Y-%m-%d %H:%M:%S} UTC"
+
+
+@register.filter
+def sized(count: float | None) -> str:
+    """`4.5 MB`."""
+    return NO_VALUE if count is None else bytes_in_words(count)
+
+
+@register.filter
+def span(seconds: float | None) -> str:
+    """`7 min`."""
+    return NO_VALUE if seconds is None else span_in_words(seconds)
+
+
+@register.filter
+def counted(number: float | None) -> str:
+    """`12,345`."""
+    return NO_VALUE if number is None else f"{number:,.0f}"
+
+
+@register.filter
+def percent(share: float | None, digits: int = 0) -> str:
+    """0.256 as `25.6 %`."""
+    return NO_VALUE if share is None else f"{share * 100:.{digits}f}\N{NO-BREAK SPACE}%"
+
+
+@register.filter
+def milliseconds(value: float | None) -> str:
+    """`0.42 ms`, `12.3 ms`, `140 ms`."""
+    if value is None:
+        return NO_VALUE
+    digits = 2 if value < 1 else 1 if value < 100 else 0  # noqa: PLR2004 - three figures
+    return f"{value:.{digits}f}\N{NO-BREAK SPACE}ms"
+
+
+@register.simple_tag
+def digest(sha256: str | None, length: int = 12) -> SafeString:
+    """The head of a digest; the whole of it on hovering."""
+    if not sha256:
+        return format_html('<span class="faint">{}</span>', NO_VALUE)
+    return format_html('<span class="digest" title="{}">{}</span>', sha256, sha256[:length])
+
+
+@register.filter
+def spoken(word: object) -> str:
+    """`digest_mismatch` as `digest mismatch`."""
+    return str(word.value if isinstance(word, Enum) else word or "").replace("_", " ")
+
+
+@register.filter
+def or_none(value: Any) -> Any:
+    """The value, or a dash where there is none."""
+    return NO_VALUE if value in (None, "") else value

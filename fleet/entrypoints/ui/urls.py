@@ -1,0 +1,25 @@
+"""Routes of the pages."""
+
+from django.contrib.auth.views import LoginView, LogoutView
+from django.urls import path
+
+from fleet.entrypoints.ui.views import audit, devices, enrol, models, overview, rollouts
+
+app_name = "ui"
+
+urlpatterns = [
+    path("", overview.fleet, name="fleet"),
+    path("models", models.models, name="models"),
+    path("models/<str:name>", models.model, name="model"),
+    path("models/<str:name>/versions/<str:label>", models.version, name="version"),
+    path("rollouts", rollouts.rollouts, name="rollouts"),
+    path("rollouts/<str:rollout_id>", rollouts.cockpit, name="rollout"),
+    path("rollouts/<str:rollout_id>/decisions/<int:decision_id>", rollouts.decision, name="decision"),
+    path("rollouts/<str:rollout_id>/<str:action>", rollouts.act, name="act"),
+    path("devices", devices.devices, name="devices"),
+    path("devices/<str:device_id>", devices.device, name="device"),
+    path("enrol", enrol.enrol, name="enrol"),
+    path("audit", audit.audit, name="audit"),
+    path("login", LoginView.as_view(template_name="session/login.html", redirect_authenticated_user=True), name="login"),
+    path("logout", LogoutView.as_view(), name="logout"),
+]

@@ -1,0 +1,1 @@
+"""One module a section of the navigation. Parse, ask one thing or a few, render."""

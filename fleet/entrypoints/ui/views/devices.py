@@ -1,0 +1,79 @@
+"""Which devices are there, and why does one run what it runs?"""
+
+from typing import Final
+
+from django.http import Http404, HttpRequest, HttpResponse
+from django.views.decorators.http import require_safe
+
+from fleet.apps.assignments import selectors as assignments
+from fleet.apps.devices import selectors
+from fleet.apps.devices.records import DeviceChoice
+from fleet.domain.errors import NotFoundError
+from fleet.entrypoints.ui.access import reader
+from fleet.entrypoints.ui.page import moment, render_page
+from fleet.entrypoints.ui.queries import query, text
+
+PAGE_ROWS: Final = 50
+TIMELINE_ROWS: Final = 60
+STATES: Final = ("active", "quarantined", "revoked")
+CONNECTIONS: Final = {"online": True, "offline": False}
+NO_VERSION: Final = "none"
+"""Stands in an address for "attests no version at all"."""
+
+
+@reader
+@require_safe
+def devices(request: HttpRequest) -> HttpResponse:
+    """A filtered page of devices in order of id."""
+    chosen = {
+        "search": text(request, "search"),
+        "model": text(request, "model"),
+        "version": text(request, "version"),
+        "class": text(request, "class"),
+        "state": text(request, "state", among=STATES),
+        "connection": text(request, "connection", among=tuple(CONNECTIONS)),
+    }
+    after = text(request, "after")
+    choice = DeviceChoice(
+        model=chosen["model"],
+        version="" if chosen["version"] == NO_VERSION else chosen["version"] or None,
+        hardware_class=chosen["class"],
+        state=chosen["state"],
+        online=CONNECTIONS.get(chosen["connection"]),
+        search=chosen["search"],
+    )
+    rows = selectors.devices(choice=choice, after=after, limit=PAGE_ROWS + 1)
+    shown = rows[:PAGE_ROWS]
+    context = {
+        "devices": shown,
+        "total": selectors.count_devices(choice=choice),
+        "chosen": chosen,
+        "is_filtered": any(chosen.values()),
+        "classes": selectors.hardware_classes(),
+        "states": STATES,
+        "connections": tuple(CONNECTIONS),
+        "first": query(chosen) if after else "",
+        "next": query({**chosen, "after": shown[-1].id}) if len(rows) > PAGE_ROWS else "",
+    }
+    return render_page(request, "devices/list.html", context, section="devices", now=moment())
+
+
+@reader
+@require_safe
+def device(request: HttpRequest, device_id: str) -> HttpResponse:
+    """One device: what it attests, what it was told and why, what it went through."""
+    try:
+        record = selectors.device(device_id)
+    except NotFoundError as error:
+        raise Http404(error.message) from error
+    events = selectors.timeline(device_id, limit=TIMELINE_ROWS)
+    told = {item.model: item for item in assignments.assignments(device_id=device_id)}
+    context = {
+        "device": record,
+        "models": [(item, told.get(item.model)) for item in record.models],
+        "events": events,
+        "is_cut": len(events) == TIMELINE_ROWS,
+    }
+    return render_page(
+        request, "devices/device.html", context, section="devices", now=moment(), live="devices/device_live.html"
+    )
