@@ -102,6 +102,7 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "fleet.entrypoints.ui.content_security.ContentSecurityMiddleware",
 ]
 ROOT_URLCONF = "fleet.config.urls_devices" if MODELFLEET.devices_only else "fleet.config.urls"
 WSGI_APPLICATION = "fleet.config.wsgi.application"
@@ -129,9 +130,9 @@ AUTH_PASSWORD_VALIDATORS = [
     {"NAME": f"django.contrib.auth.password_validation.{name}"}
     for name in ("UserAttributeSimilarityValidator", "MinimumLengthValidator", "CommonPasswordValidator")
 ]
-LOGIN_URL = "/login/"
+LOGIN_URL = "/login"
 LOGIN_REDIRECT_URL = "/"
-LOGOUT_REDIRECT_URL = "/login/"
+LOGOUT_REDIRECT_URL = "/login"
 
 LANGUAGE_CODE = "en"
 TIME_ZONE = "UTC"
