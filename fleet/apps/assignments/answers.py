@@ -1,0 +1,277 @@
+"""The answer to a device's check, for every model that it asked about.
+
+Reads what the device said, decides by `fleet.domain.assign`, writes the first offer of a rule and the assignment where
+it changed, and says what is to be signed. It does not sign, and it never looks at the clock or at a blob's bytes.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from datetime import datetime, timedelta
+from typing import Final
+
+from django.db import IntegrityError, transaction
+
+from device_client.wire import names
+from device_client.wire.director import Answer, Arm, Assigned, Binding, Decision, DeltaOffer
+from device_client.wire.messages import Check, RunningModel
+from device_client.wire.states import UpdateState
+from fleet.apps.assignments.models import Assignment, Offer
+from fleet.apps.assignments.records import CheckAnswer, RuleRecord
+from fleet.apps.assignments.selectors import active_rules, device_policy, rule_record
+from fleet.apps.devices import selectors as devices
+from fleet.apps.registry import selectors as registry
+from fleet.apps.registry.records import DeltaRecord, VersionRecord
+from fleet.apps.trust.records import DirectorTarget
+from fleet.domain import assign as domain
+from fleet.domain.errors import ForbiddenError, NotFoundError
+from fleet.domain.facts import Build, DeviceFacts, Rule, RuleState
+
+PUBLISHED: Final = "published"
+POLL_INTERVAL_S: Final = 21_600  # six hours: when edits of groups and attributes take effect at the latest
+DELTA_POLL_SHARE: Final = 0.2  # of the wait for a patch: how soon a device that was asked to wait asks again
+MIN_DELTA_POLL_S: Final = 1.0
+MAX_BECAUSE_CHARS: Final = 512
+MAX_TRACE_STEPS: Final = 32
+
+_ARRIVED: Final = frozenset({UpdateState.IDLE, UpdateState.COMMITTED})
+
+
+def answer_check(*, device_id: str, check: Check, now: datetime) -> CheckAnswer:
+    """What this device is to be told. Raises `NotFoundError` or `ForbiddenError` for a device that gets no answer.
+
+    Models that the registry does not know get no answer either: a device may ask for what is yet to be created.
+    """
+    try:
+        return _answer(device_id, check, now)
+    except IntegrityError:
+        # Another director answered an earlier check of the same device for the first time, at this very moment.
+        return _answer(device_id, check, now)
+
+
+@transaction.atomic
+def _answer(device_id: str, check: Check, now: datetime) -> CheckAnswer:
+    facts = _facts(device_id, check)
+    answers: dict[str, Answer] = {}
+    targets: list[DirectorTarget] = []
+    tickets: list[str] = []
+    for running in sorted(check.models, key=lambda item: item.model):
+        try:
+            plan_key = registry.model(running.model).plan_key
+        except NotFoundError:
+            continue
+        versions = _Versions()
+        decided = domain.assign(facts, versions.rules(running.model), model=running.model, now=now)
+        patches, until = _patches(decided, running, check, versions, now)
+        if until is not None:
+            decided = _wait_for_patch(decided, until)
+        revision = _remember(facts, decided, running, now)
+        made, blobs = _targets(decided, revision, patches, versions)
+        targets += made
+        tickets += blobs
+        answers[running.model] = Answer(
+            decision=decided.decision,
+            because=decided.reason[:MAX_BECAUSE_CHARS],
+            plan_key=plan_key,
+            until=None if decided.until is None else int(decided.until.timestamp()),
+        )
+    binding = Binding(
+        nonce=check.nonce, issued_at=int(now.timestamp()), poll_interval_s=POLL_INTERVAL_S, answers=answers
+    )
+    return CheckAnswer(binding=binding, targets=tuple(targets), tickets_for=tuple(dict.fromkeys(tickets)))
+
+
+def _facts(device_id: str, check: Check) -> DeviceFacts:
+    brief = devices.briefs([device_id]).get(device_id)
+    if brief is None:
+        raise NotFoundError("device_unknown", f"no device {device_id!r:.80}")
+    if not brief.is_active:
+        raise ForbiddenError("device_not_active", f"device {device_id} is revoked or in quarantine")
+    return DeviceFacts(
+        device_id=device_id,
+        hardware_class=brief.hardware_class,
+        capabilities=check.capabilities,
+        groups=brief.groups,
+        attributes=dict(check.attributes),
+        models={running.model: running for running in check.models},
+    )
+
+
+class _Versions:
+    """The versions that this answer needs, each read once."""
+
+    def __init__(self) -> None:
+        self._read: dict[int, VersionRecord] = {}
+        self._waits: dict[int, tuple[datetime | None, float]] = {}
+
+    def rules(self, model: str) -> tuple[Rule, ...]:
+        """The rules of a model as the domain sees them."""
+        return tuple(self._rule(rule_record(row)) for row in active_rules(model) if row.state != RuleState.WITHDRAWN)
+
+    def _rule(self, record: RuleRecord) -> Rule:
+        version = self.of(record.version_id)
+        self._waits[record.id] = (record.phase_started_at, record.delta_wait_s)
+        return Rule(
+            id=record.id,
+            source=record.source,
+            model=record.model,
+            version=version.label,
+            version_id=record.version_id,
+            # A version that its pipeline has revoked can no longer be installed, so it is no build for anybody.
+            builds=tuple(Build(variant.digest, variant.manifest) for variant in version.variants)
+            if version.state == PUBLISHED
+            else (),
+            state=record.state,
+            seed=record.seed,
+            created_at=record.created_at,
+            phase=record.phase,
+            treated_end=record.treated_end,
+            control_start=record.control_start,
+            hardware_classes=frozenset(record.hardware_classes),
+            groups=frozenset(record.groups),
+            priority=record.priority,
+            ended_at=record.ended_at,
+            device_policy=device_policy(record.device_policy),
+            parameters=record.parameters,
+            allow_delta=record.allow_delta,
+            jitter_s=record.jitter_s,
+        )
+
+    def of(self, version_id: int) -> VersionRecord:
+        """A version by its row's id."""
+        if version_id not in self._read:
+            self._read[version_id] = registry.version_by_id(version_id)
+        return self._read[version_id]
+
+    def manifest_bytes(self, rule: Rule, build: Build) -> bytes:
+        """The signed bytes of a build's manifest."""
+        return next(v.manifest_bytes for v in self.of(rule.version_id).variants if v.digest == build.digest)
+
+    def patch_deadline(self, rule: Rule) -> datetime | None:
+        """Until when devices wait for a patch of this rule's present phase."""
+        began, wait_s = self._waits[rule.id]
+        return None if began is None else began + timedelta(seconds=wait_s)
+
+    def patch_poll(self, rule: Rule) -> timedelta:
+        """How soon a device that waits for a patch asks again."""
+        return timedelta(seconds=max(MIN_DELTA_POLL_S, DELTA_POLL_SHARE * self._waits[rule.id][1]))
+
+
+def _patches(
+    decided: domain.Assignment, running: RunningModel, check: Check, versions: _Versions, now: datetime
+) -> tuple[Sequence[DeltaRecord], datetime | None]:
+    """The patches that this device can use, and until when it should wait for one that is being built."""
+    rule, build = decided.rule, decided.build
+    if rule is None or build is None or not rule.allow_delta or running.digest == build.digest:
+        return (), None
+    old, new = running.weights_sha256, build.manifest.weights.sha256
+    if not old or old == new or not check.capabilities.codecs:
+        return (), None
+    ready = [delta for delta in registry.ready_deltas(old, new) if delta.codec in check.capabilities.codecs]
+    if ready:
+        return ready, None
+    deadline = versions.patch_deadline(rule)
+    if decided.arm is not Arm.TREATED or deadline is None or now >= deadline:
+        return (), None
+    if not set(registry.queued_delta_codecs(old, new)) & set(check.capabilities.codecs):
+        return (), None
+    return (), min(deadline, now + versions.patch_poll(rule))
+
+
+def _wait_for_patch(decided: domain.Assignment, until: datetime) -> domain.Assignment:
+    rule = decided.rule
+    subject = "" if rule is None else rule.source
+    sentence = "a patch from what this device runs is being built; asking again is cheaper than the whole file"
+    step = domain.Step(subject, "taken", sentence)
+    return domain.Assignment(
+        model=decided.model,
+        decision=Decision.LATER,
+        reason=sentence,
+        trace=(*decided.trace, step),
+        arm=decided.arm,
+        rule=rule,
+        bucket=decided.bucket,
+        until=until,
+    )
+
+
+def _remember(facts: DeviceFacts, decided: domain.Assignment, running: RunningModel, now: datetime) -> int:
+    """Store the offer and the assignment where they are new; returns the assignment's revision."""
+    rule, build = decided.rule, decided.build
+    _offer(facts, decided, running, now)
+    row = Assignment.objects.select_for_update().filter(device_id=facts.device_id, model_id=decided.model).first()
+    if row is None:
+        row = Assignment(device_id=facts.device_id, model_id=decided.model, revision=1, decided_at=now)
+        told_before = None
+    else:
+        told_before = (row.version_id, row.digest, row.rule_id)
+    if decided.decision is not Decision.LATER:
+        row.version_id = None if build is None or rule is None else rule.version_id
+        row.digest = "" if build is None else build.digest
+        row.rule_id = None if build is None or rule is None else rule.id
+    told_now = (row.version_id, row.digest, row.rule_id)
+    because = decided.reason[:MAX_BECAUSE_CHARS]
+    if told_before == told_now and (row.decision, row.because, row.phase) == (
+        decided.decision.value,
+        because,
+        decided.phase,
+    ):
+        return row.revision
+    if told_before is not None and told_before != told_now:
+        row.revision += 1
+    row.arm, row.phase, row.decision, row.because = decided.arm.value, decided.phase, decided.decision.value, because
+    row.trace = [asdict(step) for step in decided.trace[:MAX_TRACE_STEPS]]
+    row.decided_at = now
+    row.save()
+    return row.revision
+
+
+def _offer(facts: DeviceFacts, decided: domain.Assignment, running: RunningModel, now: datetime) -> None:
+    """Write the first offer of a rule; settle one whose version the device attests although its report is still away."""
+    rule, build = decided.rule, decided.build
+    if rule is None or build is None or decided.arm is not Arm.TREATED:
+        return
+    row, _ = Offer.objects.get_or_create(
+        device_id=facts.device_id,
+        rule_id=rule.id,
+        defaults={
+            "phase": rule.phase,
+            "bucket": decided.bucket or 0,
+            "hardware_class": facts.hardware_class,
+            "digest": build.digest,
+            "offered_at": now,
+        },
+    )
+    if row.outcome == Offer.Outcome.PENDING and running.digest == build.digest and running.state in _ARRIVED:
+        Offer.objects.filter(pk=row.pk, outcome=Offer.Outcome.PENDING).update(
+            outcome=Offer.Outcome.COMMITTED, outcome_at=now
+        )
+
+
+def _targets(
+    decided: domain.Assignment, revision: int, patches: Iterable[DeltaRecord], versions: _Versions
+) -> tuple[list[DirectorTarget], list[str]]:
+    """The director's targets for one answer, and the blobs that it takes to install it; nothing without a build."""
+    rule, build = decided.rule, decided.build
+    if rule is None or build is None:
+        return [], []
+    manifest = build.manifest
+    assigned = Assigned(
+        model=rule.model,
+        version=rule.version,
+        revision=revision,
+        rollout=rule.source,
+        arm=decided.arm,
+        phase=rule.phase,
+        reason=decided.reason[:MAX_BECAUSE_CHARS],
+        policy=rule.device_policy,
+        parameters=rule.parameters,
+    )
+    path = names.ManifestPath(rule.model, rule.version, manifest.variant)
+    targets = [DirectorTarget(str(path), len(versions.manifest_bytes(rule, build)), build.digest, assigned.encode())]
+    blobs = [build.digest, *(file.sha256 for file in manifest.files)]
+    for patch in patches:
+        offer = DeltaOffer(patch.old_sha256, patch.new_sha256, patch.codec)
+        target = names.delta_target(patch.old_sha256, patch.new_sha256, patch.codec)
+        targets.append(DirectorTarget(target, patch.patch_bytes, patch.patch_sha256, offer.encode()))
+        blobs.append(patch.patch_sha256)
+    return targets, blobs

@@ -1,0 +1,128 @@
+"""What `assignments` tells others."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from device_client.wire.bucketing import BUCKETS, BucketRange
+from device_client.wire.director import Binding
+from fleet.apps.trust.records import DirectorTarget
+from fleet.domain.assign import Step
+from fleet.domain.facts import RuleState
+
+
+@dataclass(frozen=True)
+class RuleRecord:
+    """A rule as it is stored. `source` is the id of the rollout that made it."""
+
+    id: int
+    source: str
+    model: str
+    version_id: int
+    state: RuleState
+    seed: str
+    phase: int
+    phase_started_at: datetime | None
+    treated_end: int
+    control_start: int
+    hardware_classes: tuple[str, ...]
+    groups: tuple[str, ...]
+    device_policy: Mapping[str, object]
+    parameters: Mapping[str, str]
+    allow_delta: bool
+    delta_wait_s: float
+    jitter_s: float
+    priority: int
+    created_at: datetime
+    ended_at: datetime | None
+
+
+@dataclass(frozen=True)
+class RuleView:
+    """A rule whose phase is being measured, as ingest sees it."""
+
+    id: int
+    model: str
+    version: str
+    seed: str
+    phase: int
+    phase_started_at: datetime
+    treated_end: int
+    control_start: int
+    hardware_classes: frozenset[str]
+    groups: frozenset[str]
+    slow_ms: float
+
+    @property
+    def treated(self) -> BucketRange:
+        """The buckets that get the rule's version."""
+        return BucketRange(0, self.treated_end)
+
+    @property
+    def control(self) -> BucketRange:
+        """The buckets that are compared with them; a bucket in both ranges is treated."""
+        return BucketRange(min(max(self.control_start, self.treated_end), BUCKETS), BUCKETS)
+
+    def covers(self, hardware_class: str, groups: frozenset[str]) -> bool:
+        """Whether a device of this class and these groups belongs to the rule's population."""
+        in_classes = not self.hardware_classes or hardware_class in self.hardware_classes
+        return in_classes and (not self.groups or bool(self.groups & groups))
+
+
+@dataclass(frozen=True)
+class OfferCounts:
+    """What became of a phase's offers on one hardware class. Intent to treat: everyone offered counts.
+
+    `silent` are those of `pending` that were offered longer ago than the grace and gave no sign of life within it.
+    """
+
+    hardware_class: str
+    offered: int
+    committed: int
+    failed: int
+    rolled_back: int
+    pending: int
+    silent: int
+
+
+@dataclass(frozen=True)
+class OfferRecord:
+    """One device's offer and what became of it."""
+
+    device_id: str
+    phase: int
+    bucket: int
+    hardware_class: str
+    digest: str
+    offered_at: datetime
+    outcome: str
+    failure: str
+    outcome_at: datetime | None
+
+
+@dataclass(frozen=True)
+class AssignmentRecord:
+    """What one device was last told for one model, and the steps that led to it."""
+
+    device_id: str
+    model: str
+    version: str
+    version_id: int | None
+    digest: str
+    rollout: str
+    arm: str
+    phase: int
+    revision: int
+    decision: str
+    because: str
+    trace: tuple[Step, ...]
+    decided_at: datetime
+
+
+@dataclass(frozen=True)
+class CheckAnswer:
+    """The answer to a check, ready to be signed. `tickets_for` are the blobs that the device will have to fetch."""
+
+    binding: Binding
+    targets: tuple[DirectorTarget, ...]
+    tickets_for: tuple[str, ...]

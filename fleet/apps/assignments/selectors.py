@@ -1,0 +1,193 @@
+"""Reads rules, offers and assignments. Every function costs a constant number of queries."""
+
+from collections.abc import Collection, Mapping
+from datetime import datetime, timedelta
+from typing import Final
+
+from django.db.models import Count, Q, QuerySet
+
+from device_client.wire.director import DevicePolicy
+from device_client.wire.errors import WireError
+from device_client.wire.fields import Fields
+from fleet.apps.assignments.models import Assignment, Offer, PlanRevision, Rule
+from fleet.apps.assignments.records import AssignmentRecord, OfferCounts, OfferRecord, RuleRecord, RuleView
+from fleet.domain.assign import Step
+from fleet.domain.errors import NotFoundError
+from fleet.domain.facts import RuleState
+
+# Older completed rules can still be the newest that matches a device (by class or group), but not for ever.
+BASELINES_PER_MODEL: Final = 20
+WITHDRAWN_PER_MODEL: Final = 1
+
+
+def rule(rule_id: int) -> RuleRecord:
+    """One rule; raises `NotFoundError`."""
+    row = Rule.objects.filter(pk=rule_id).first()
+    if row is None:
+        raise NotFoundError("rule_unknown", f"no rule {rule_id}")
+    return rule_record(row)
+
+
+def rules(model: str) -> tuple[RuleRecord, ...]:
+    """All rules of a model, the newest first."""
+    return tuple(rule_record(row) for row in Rule.objects.filter(model_id=model).order_by("-id"))
+
+
+def active_rules(model: str) -> tuple[Rule, ...]:
+    """The rows that take part in this model's assignments and plan notice. For this app only."""
+    rows = Rule.objects.filter(model_id=model)
+    ramping = rows.filter(state__in=[RuleState.RUNNING.value, RuleState.HELD.value])
+    completed = rows.filter(state=RuleState.COMPLETED.value).order_by("-ended_at", "-id")[:BASELINES_PER_MODEL]
+    withdrawn = rows.filter(state=RuleState.WITHDRAWN.value).order_by("-id")[:WITHDRAWN_PER_MODEL]
+    return (*ramping, *completed, *withdrawn)
+
+
+def active_rules_for_ingest() -> tuple[RuleView, ...]:
+    """Rules whose present phase is being measured: those running or held that have begun."""
+    rows = Rule.objects.filter(
+        state__in=[RuleState.RUNNING.value, RuleState.HELD.value], phase_started_at__isnull=False
+    ).select_related("version")
+    return tuple(
+        RuleView(
+            id=row.pk,
+            model=row.model_id,
+            version=row.version.label,
+            seed=row.seed,
+            phase=row.phase,
+            phase_started_at=row.phase_started_at,
+            treated_end=row.treated_end,
+            control_start=row.control_start,
+            hardware_classes=frozenset(row.hardware_classes),
+            groups=frozenset(row.groups),
+            slow_ms=device_policy(row.device_policy).slow_ms,
+        )
+        for row in rows
+        if row.phase_started_at is not None
+    )
+
+
+def offered_at(*, rule_ids: Collection[int], device_ids: Collection[str]) -> Mapping[tuple[int, str], datetime]:
+    """When these rules were first offered to these devices, by (rule, device); pairs without an offer are absent."""
+    rows = Offer.objects.filter(rule_id__in=rule_ids, device_id__in=device_ids)
+    return {(rule, device): at for rule, device, at in rows.values_list("rule_id", "device_id", "offered_at")}
+
+
+def offers(*, rule_id: int, phase: int, now: datetime, grace_s: float) -> tuple[OfferCounts, ...]:
+    """What became of the offers of one phase of a rule, per hardware class."""
+    return _counted(Offer.objects.filter(rule_id=rule_id, phase=phase), now, grace_s)
+
+
+def offers_up_to(*, rule_id: int, phase: int, now: datetime, grace_s: float) -> tuple[OfferCounts, ...]:
+    """What became of the offers of a rule in this phase and all before it, per hardware class."""
+    return _counted(Offer.objects.filter(rule_id=rule_id, phase__lte=phase), now, grace_s)
+
+
+def offer_records(*, rule_id: int, phase: int | None = None, limit: int = 1_000) -> tuple[OfferRecord, ...]:
+    """Single offers of a rule, in order of time: what the figures of `offers` are made of."""
+    rows = Offer.objects.filter(rule_id=rule_id).order_by("offered_at", "id")
+    if phase is not None:
+        rows = rows.filter(phase=phase)
+    return tuple(
+        OfferRecord(
+            device_id=row.device_id,
+            phase=row.phase,
+            bucket=row.bucket,
+            hardware_class=row.hardware_class,
+            digest=row.digest,
+            offered_at=row.offered_at,
+            outcome=row.outcome,
+            failure=row.failure,
+            outcome_at=row.outcome_at,
+        )
+        for row in rows[:limit]
+    )
+
+
+def assignment(*, device_id: str, model: str) -> AssignmentRecord | None:
+    """What a device was last told for a model, with every step of the decision; None if it never asked."""
+    found = assignments(device_id=device_id, model=model)
+    return found[0] if found else None
+
+
+def assignments(*, device_id: str, model: str = "") -> tuple[AssignmentRecord, ...]:
+    """What a device was last told, for each model that it asked about."""
+    rows = Assignment.objects.filter(device_id=device_id).select_related("version", "rule").order_by("model_id")
+    if model:
+        rows = rows.filter(model_id=model)
+    return tuple(
+        AssignmentRecord(
+            device_id=row.device_id,
+            model=row.model_id,
+            version="" if row.version is None else row.version.label,
+            version_id=row.version_id,
+            digest=row.digest,
+            rollout="" if row.rule is None else row.rule.source,
+            arm=row.arm,
+            phase=row.phase,
+            revision=row.revision,
+            decision=row.decision,
+            because=row.because,
+            trace=tuple(Step(**step) for step in row.trace),
+            decided_at=row.decided_at,
+        )
+        for row in rows
+    )
+
+
+def announced_models() -> tuple[str, ...]:
+    """The models that have a plan notice."""
+    return tuple(PlanRevision.objects.order_by("pk").values_list("pk", flat=True))
+
+
+def device_policy(value: Mapping[str, object]) -> DevicePolicy:
+    """A stored policy; the defaults where it holds nothing."""
+    try:
+        return DevicePolicy.parse(Fields(value, "device_policy"))
+    except WireError:
+        # `create_rule` is given what `domain.plan` has validated; a row that another release wrote may know more.
+        return DevicePolicy()
+
+
+def rule_record(row: Rule) -> RuleRecord:
+    """A row as a value. For this app only."""
+    return RuleRecord(
+        id=row.pk,
+        source=row.source,
+        model=row.model_id,
+        version_id=row.version_id,
+        state=RuleState(row.state),
+        seed=row.seed,
+        phase=row.phase,
+        phase_started_at=row.phase_started_at,
+        treated_end=row.treated_end,
+        control_start=row.control_start,
+        hardware_classes=tuple(row.hardware_classes),
+        groups=tuple(row.groups),
+        device_policy=row.device_policy,
+        parameters=row.parameters,
+        allow_delta=row.allow_delta,
+        delta_wait_s=row.delta_wait_s,
+        jitter_s=row.jitter_s,
+        priority=row.priority,
+        created_at=row.created_at,
+        ended_at=row.ended_at,
+    )
+
+
+def _counted(rows: QuerySet[Offer], now: datetime, grace_s: float) -> tuple[OfferCounts, ...]:
+    before = now - timedelta(seconds=grace_s)
+    unseen = Q(device__last_seen_at__isnull=True) | Q(device__last_seen_at__lt=before)
+    pending = Q(outcome=Offer.Outcome.PENDING)
+    found = (
+        rows.values("hardware_class")
+        .annotate(
+            offered=Count("id"),
+            committed=Count("id", filter=Q(outcome=Offer.Outcome.COMMITTED)),
+            failed=Count("id", filter=Q(outcome=Offer.Outcome.FAILED)),
+            rolled_back=Count("id", filter=Q(outcome=Offer.Outcome.ROLLED_BACK)),
+            pending=Count("id", filter=pending),
+            silent=Count("id", filter=pending & Q(offered_at__lt=before) & unseen),
+        )
+        .order_by("hardware_class")
+    )
+    return tuple(OfferCounts(**row) for row in found)

@@ -1,0 +1,161 @@
+"""Rules, and what devices are told because of them.
+
+A rule costs a constant number of statements and one notice, whatever the fleet's size. Rows about single devices are
+written only when a device asks (`answer_check`) or reports (`record_report`). The decision itself is
+`fleet.domain.assign`; signing is `trust`'s; fetching is by tickets that the caller adds.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Final
+
+from django.db import transaction
+from django.db.models import F
+
+from device_client.wire import topics
+from device_client.wire.bucketing import BUCKETS
+from device_client.wire.director import DevicePolicy
+from device_client.wire.errors import WireError
+from device_client.wire.fields import Fields
+from device_client.wire.messages import StateReport
+from device_client.wire.states import FailureCode, UpdateState
+from fleet.apps.assignments.answers import answer_check
+from fleet.apps.assignments.models import Offer, PlanRevision, Rule
+from fleet.apps.assignments.notices import plan_notice
+from fleet.apps.assignments.selectors import active_rules, rule_record
+from fleet.apps.outbox import services as outbox
+from fleet.apps.registry import selectors as registry
+from fleet.domain.errors import InvalidInputError, NotFoundError
+from fleet.domain.facts import RuleState
+
+__all__ = ["announce", "answer_check", "create_rule", "record_report", "set_rule"]
+
+# Failures after the swap: the device had served the version before it went back.
+_AFTER_SWAP: Final = frozenset({FailureCode.LOAD, FailureCode.PROBATION, FailureCode.CRASH_LOOP})
+
+
+@transaction.atomic
+def create_rule(
+    *,
+    source: str,
+    model: str,
+    version_id: int,
+    seed: str,
+    hardware_classes: Sequence[str],
+    groups: Sequence[str],
+    device_policy: Mapping[str, object],
+    parameters: Mapping[str, str],
+    allow_delta: bool,
+    jitter_s: float,
+    priority: int,
+    now: datetime,
+    delta_wait_s: float = 30.0,
+) -> int:
+    """Store a rule that touches nobody yet (held, phase 0, no range); returns its id. `set_rule` sets it going.
+
+    Raises `InvalidInputError` for a device policy that a device would not take.
+    """
+    try:
+        DevicePolicy.parse(Fields(device_policy, "device_policy"))
+    except WireError as error:
+        raise InvalidInputError("device_policy", str(error)) from error
+    row = Rule.objects.create(
+        source=source,
+        model_id=model,
+        version_id=version_id,
+        state=RuleState.HELD.value,
+        seed=seed,
+        hardware_classes=sorted(hardware_classes),
+        groups=sorted(groups),
+        device_policy=dict(device_policy),
+        parameters=dict(parameters),
+        allow_delta=allow_delta,
+        delta_wait_s=delta_wait_s,
+        jitter_s=jitter_s,
+        priority=priority,
+        created_at=now,
+    )
+    return row.pk
+
+
+@transaction.atomic
+def set_rule(
+    *,
+    rule_id: int,
+    state: RuleState | None = None,
+    phase: int | None = None,
+    treated_end: int | None = None,
+    control_start: int | None = None,
+    now: datetime,
+) -> None:
+    """Change a rule and tell the fleet: a new revision of the model's plan notice waits in the outbox.
+
+    A new phase begins `now`. Completed and withdrawn rules end `now`; a withdrawn one cannot come back.
+    """
+    row = Rule.objects.select_for_update().filter(pk=rule_id).first()
+    if row is None:
+        raise NotFoundError("rule_unknown", f"no rule {rule_id}")
+    if row.state == RuleState.WITHDRAWN and state not in (None, RuleState.WITHDRAWN):
+        raise InvalidInputError("rule_withdrawn", f"rule {rule_id} is withdrawn, got {state} for it")
+    if phase is not None and phase != row.phase:
+        row.phase, row.phase_started_at = phase, now
+    if treated_end is not None:
+        row.treated_end = treated_end
+    if control_start is not None:
+        row.control_start = control_start
+    if not 0 <= row.treated_end <= BUCKETS or not 0 <= row.control_start <= BUCKETS:
+        raise InvalidInputError(
+            "rule_range", f"expected ranges within 0..{BUCKETS}, got {row.treated_end} and {row.control_start}"
+        )
+    if state is not None and state.value != row.state:
+        row.state = state.value
+        if state in (RuleState.COMPLETED, RuleState.WITHDRAWN):
+            row.ended_at = now
+    if row.state == RuleState.RUNNING and row.phase_started_at is None:
+        row.phase_started_at = now
+    row.save()
+    _announce(row.model_id, now)
+
+
+@transaction.atomic
+def announce(*, model: str, now: datetime) -> None:
+    """Send the model's plan notice again, with a new revision: a broker may have lost its retained messages."""
+    _announce(model, now)
+
+
+@transaction.atomic
+def record_report(*, device_id: str, report: StateReport, now: datetime) -> None:
+    """Move the outcome of the offer that a report is about. Reports of one boot count in the order of their `seq`.
+
+    Call it for new reports only. A report that settles nothing, or is about no offer of ours, changes nothing.
+    """
+    outcome = _outcome(report)
+    if outcome is None or not report.rollout:
+        return
+    row = Offer.objects.select_for_update(of=("self",)).filter(device_id=device_id, rule__source=report.rollout).first()
+    if row is None or (row.outcome_boot == report.key.boot and report.key.seq <= row.outcome_seq):
+        return
+    row.outcome, row.outcome_at = outcome.value, now
+    row.failure = "" if report.failure is None else report.failure.value
+    row.outcome_boot, row.outcome_seq = report.key.boot, report.key.seq
+    row.save(update_fields=["outcome", "outcome_at", "failure", "outcome_boot", "outcome_seq"])
+
+
+def _outcome(report: StateReport) -> Offer.Outcome | None:
+    """What a report says of its offer, or None while the update goes on."""
+    if report.state is UpdateState.COMMITTED:
+        return Offer.Outcome.COMMITTED
+    if report.state is UpdateState.ROLLED_BACK:
+        served = report.failure is None or report.failure in _AFTER_SWAP
+        return Offer.Outcome.ROLLED_BACK if served else Offer.Outcome.FAILED
+    if report.state in (UpdateState.IDLE, UpdateState.HALTED) and report.failure is not None:
+        return Offer.Outcome.FAILED
+    return None
+
+
+def _announce(model: str, now: datetime) -> None:
+    PlanRevision.objects.get_or_create(model_id=model)
+    PlanRevision.objects.filter(pk=model).update(revision=F("revision") + 1)
+    revision = PlanRevision.objects.get(pk=model).revision
+    notice = plan_notice(revision, [rule_record(row) for row in active_rules(model)])
+    outbox.enqueue(topic=topics.plan(registry.model(model).plan_key), payload=notice.encode(), retain=True, now=now)
