@@ -42,7 +42,10 @@ class DeviceRecord:
 
 @dataclass(frozen=True)
 class DeviceChoice:
-    """Which devices to list: all conditions that are given hold. `version` is what they attest for `model`."""
+    """Which devices to list: all conditions that are given hold. `version` is what they attest for `model`.
+
+    `silent_since` chooses those that gave no sign of life since then.
+    """
 
     model: str = ""
     version: str | None = None
@@ -51,6 +54,7 @@ class DeviceChoice:
     online: bool | None = None
     group: str = ""
     search: str = ""
+    silent_since: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -78,12 +82,16 @@ class EventRecord:
 
 @dataclass(frozen=True)
 class RunningCount:
-    """How many active devices of one hardware class attest one version of a model. Empty version: none yet."""
+    """How many active devices of one hardware class attest one version of a model. Empty version: none yet.
+
+    `silent` of them gave no sign of life since the moment that the caller named.
+    """
 
     version: str
     hardware_class: str
     count: int
     online: int
+    silent: int = 0
 
 
 @dataclass(frozen=True)

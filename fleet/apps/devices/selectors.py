@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime
 from typing import Final
 
-from django.db.models import Case, Count, IntegerField, QuerySet, Sum, Value, When
+from django.db.models import Case, Count, IntegerField, Q, QuerySet, Sum, Value, When
 
 from fleet.apps.devices.models import Device, DeviceEvent, DeviceModel, Group
 from fleet.apps.devices.records import (
@@ -76,16 +76,17 @@ def briefs(device_ids: Collection[str]) -> Mapping[str, DeviceBrief]:
     }
 
 
-def running_counts(model: str) -> tuple[RunningCount, ...]:
+def running_counts(model: str, *, silent_since: datetime | None = None) -> tuple[RunningCount, ...]:
     """Active devices by the version that they attest for `model`, and hardware class."""
     online = Case(When(device__online=True, then=Value(1)), default=Value(0), output_field=IntegerField())
+    silent = Q(pk__in=[]) if silent_since is None else _silent("device__last_seen_at", silent_since)
     rows = (
         DeviceModel.objects.filter(model=model, device__state=Device.State.ACTIVE)
         .values_list("active_version", "device__hardware_class")
-        .annotate(n=Count("id"), online=Sum(online))
+        .annotate(n=Count("id"), online=Sum(online), silent=Count("id", filter=silent))
         .order_by("active_version", "device__hardware_class")
     )
-    return tuple(RunningCount(version, hardware_class, n, up or 0) for version, hardware_class, n, up in rows)
+    return tuple(RunningCount(version, hardware_class, n, up or 0, away) for version, hardware_class, n, up, away in rows)
 
 
 def weights_counts(model: str) -> Mapping[str, int]:
@@ -174,7 +175,14 @@ def _chosen(choice: DeviceChoice) -> QuerySet[Device]:
         rows = rows.filter(online=choice.online)
     if choice.search:
         rows = rows.filter(pk__contains=choice.search)
+    if choice.silent_since is not None:
+        rows = rows.filter(_silent("last_seen_at", choice.silent_since))
     return rows
+
+
+def _silent(column: str, since: datetime) -> Q:
+    """No sign of life since a moment, or never any."""
+    return Q(**{f"{column}__lt": since}) | Q(**{f"{column}__isnull": True})
 
 
 def _record(row: Device) -> DeviceRecord:
