@@ -17,6 +17,8 @@ from typing import Final
 from fleet.entrypoints.up.errors import BrokerMissingError
 
 OLDEST_SUPPORTED: Final = (2, 0)
+# Debian keeps daemons out of an ordinary user's PATH.
+SYSTEM_DIRECTORIES: Final = ("/usr/sbin", "/usr/local/sbin")
 _HOW_TO: Final = "install mosquitto 2.0 or newer (Debian: apt-get install mosquitto)"
 _APT_TIMEOUT_S: Final = 180
 
@@ -31,7 +33,7 @@ class Mosquitto:
 
 def find_mosquitto(tools: Path, say: Callable[[str], None]) -> Mosquitto:
     """The installed broker, else the one unpacked in `tools`, fetched now if need be; raises BrokerMissingError."""
-    installed = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+    installed = shutil.which("mosquitto", path=":".join((os.environ.get("PATH", ""), *SYSTEM_DIRECTORIES)))
     if installed:
         found = Mosquitto(Path(installed))
         if _version(found) >= OLDEST_SUPPORTED:

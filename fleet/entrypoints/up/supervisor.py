@@ -8,6 +8,7 @@ import asyncio
 import ctypes
 import os
 import signal
+import subprocess
 import sys
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -22,6 +23,9 @@ from fleet.entrypoints.up.errors import CrashLoopError
 _PR_SET_PDEATHSIG: Final = 1
 _LAST_WORDS: Final = 12
 _READ_BYTES: Final = 65_536
+# How often it is looked whether a process has ended. asyncio's own way waits for the end of its output too, which a
+# grandchild that lives on would delay for ever.
+_POLL_S: Final = 0.1
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,9 @@ class _Running:
     process: Process
     log: LogFile
     task: "asyncio.Task[None] | None" = None
-    child: asyncio.subprocess.Process | None = None
+    child: "subprocess.Popen[bytes] | None" = None
+    unfinished: bytes = b""
+    """The start of a line whose end was not yet written."""
     last_words: deque[str] = field(default_factory=lambda: deque(maxlen=_LAST_WORDS))
     log_failed: bool = False
 
@@ -85,14 +91,14 @@ class Supervisor:
         return {
             name: running.child.pid
             for name, running in self._running.items()
-            if running.child is not None and running.child.returncode is None
+            if running.child is not None and running.child.poll() is None
         }
 
     async def start(self, process: Process) -> None:
         """Start a process and keep it running; returns when it has been started. Raises OSError if it cannot be."""
         running = _Running(process, LogFile(self._logs / f"{process.name}.log"))
         self._running[process.name] = running
-        await self._spawn(running)
+        self._spawn(running)
         running.task = asyncio.create_task(self._keep_running(running), name=process.name)
 
     def signal(self, name: str, number: signal.Signals) -> None:
@@ -130,17 +136,17 @@ class Supervisor:
         if late:
             await asyncio.wait(late, timeout=2)
 
-    async def _spawn(self, running: _Running) -> None:
+    def _spawn(self, running: _Running) -> None:
         process = running.process
-        running.child = await asyncio.create_subprocess_exec(
-            *process.command,
+        running.child = subprocess.Popen(
+            process.command,
             env=dict(process.environment),
             cwd=process.directory,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=_end_with_parent(),
+            preexec_fn=_end_with_parent(),  # noqa: PLW1509 - what it does takes no lock
         )
         running.last_words.clear()
         self._on_change()
@@ -164,7 +170,7 @@ class Supervisor:
             self._on_change()
             await asyncio.sleep(delay_s)
             try:
-                await self._spawn(running)
+                self._spawn(running)
             except OSError as error:
                 self._console.event(name, f"cannot be started: {error.strerror}")
                 self._give_up(running, status, quick_crashes)
@@ -180,28 +186,46 @@ class Supervisor:
                 ),
             )
 
-    async def _follow(self, running: _Running, child: asyncio.subprocess.Process) -> int:
+    async def _follow(self, running: _Running, child: "subprocess.Popen[bytes]") -> int:
         """Pass on what a process writes until it ends; nothing of its family survives it. Returns its status."""
-        reader = asyncio.create_task(self._read(running, child))
-        status = await child.wait()
-        _kill_family(child.pid)
-        await reader
+        loop = asyncio.get_running_loop()
+        output = child.stdout.fileno() if child.stdout is not None else -1
+        os.set_blocking(output, False)
+        loop.add_reader(output, self._read, running, output)
+        try:
+            while (status := child.poll()) is None:  # noqa: ASYNC110 - nobody announces the end of a process
+                await asyncio.sleep(_POLL_S)
+        finally:
+            _kill_family(child.pid)
+            loop.remove_reader(output)
+            while self._read(running, output):
+                pass
+            self._finish_line(running)
+            if child.stdout is not None:
+                child.stdout.close()
         return status
 
-    async def _read(self, running: _Running, child: asyncio.subprocess.Process) -> None:
-        stream = child.stdout
-        if stream is None:
-            return
-        rest = b""
-        while chunk := await stream.read(_READ_BYTES):
-            *lines, rest = (rest + chunk).split(b"\n")
-            for line in lines:
-                self._write(running, line)
-            if len(rest) > _READ_BYTES:
-                self._write(running, rest)
-                rest = b""
-        if rest:
-            self._write(running, rest)
+    def _read(self, running: _Running, output: int) -> bool:
+        """Pass on what there is to read; False when there is nothing."""
+        try:
+            chunk = os.read(output, _READ_BYTES)
+        except BlockingIOError:
+            return False
+        if not chunk:
+            # It closed its output, and may yet run on.
+            asyncio.get_running_loop().remove_reader(output)
+            return False
+        *lines, running.unfinished = (running.unfinished + chunk).split(b"\n")
+        for line in lines:
+            self._write(running, line)
+        if len(running.unfinished) > _READ_BYTES:
+            self._finish_line(running)
+        return True
+
+    def _finish_line(self, running: _Running) -> None:
+        if running.unfinished:
+            self._write(running, running.unfinished)
+            running.unfinished = b""
 
     def _write(self, running: _Running, line: bytes) -> None:
         try:
