@@ -1,6 +1,6 @@
 """Routes of the whole server: pages, REST, devices, administration, health."""
 
-from importlib.util import find_spec
+import logging
 
 from django.contrib import admin
 from django.urls import URLPattern, URLResolver, include, path
@@ -15,5 +15,7 @@ for prefix, module in (
     ("", "fleet.entrypoints.device_api"),
     ("", "fleet.entrypoints.ui"),
 ):
-    if find_spec(module) and find_spec(f"{module}.urls"):
+    try:
         urlpatterns.append(path(prefix, include(f"{module}.urls")))
+    except ImportError:
+        logging.getLogger(__name__).warning("%s is not there yet", module, exc_info=True)
