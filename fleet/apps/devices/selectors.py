@@ -86,7 +86,9 @@ def running_counts(model: str, *, silent_since: datetime | None = None) -> tuple
         .annotate(n=Count("id"), online=Sum(online), silent=Count("id", filter=silent))
         .order_by("active_version", "device__hardware_class")
     )
-    return tuple(RunningCount(version, hardware_class, n, up or 0, away) for version, hardware_class, n, up, away in rows)
+    return tuple(
+        RunningCount(version, hardware_class, n, up or 0, away) for version, hardware_class, n, up, away in rows
+    )
 
 
 def weights_counts(model: str) -> Mapping[str, int]:

@@ -93,9 +93,10 @@ def touch(*, device_ids: Collection[str], now: datetime) -> None:
     Device.objects.filter(older, pk__in=device_ids).update(last_seen_at=now, online=True)
 
 
-def record_state(*, device_id: str, report: StateReport, now: datetime) -> bool:
+def record_state(*, device_id: str, report: StateReport, weights: Mapping[str, str], now: datetime) -> bool:
     """Add a report to the device's timeline and move its present state; False if this report was stored before.
 
+    `weights` names the weights file of each known digest, which a report does not.
     Reports of one boot are ordered by `seq`, whatever order they arrive in. A new boot is a new life of the device's
     outbox, which begins after the old one ended.
     """
@@ -120,7 +121,7 @@ def record_state(*, device_id: str, report: StateReport, now: datetime) -> bool:
         row = row or _device_model(device_id, report.model, now)
         if row.boot == report.key.boot and report.key.seq <= row.seq:
             return True
-        _apply_report(row, report, now)
+        _apply_report(row, report, weights, now)
         row.save()
         return True
 
@@ -152,11 +153,10 @@ def _apply_attestation(row: DeviceModel, running: RunningModel, now: datetime) -
     row.updated_at = now
 
 
-def _apply_report(row: DeviceModel, report: StateReport, now: datetime) -> None:
+def _apply_report(row: DeviceModel, report: StateReport, weights: Mapping[str, str], now: datetime) -> None:
     if report.active_digest != row.active_digest:
         row.active_since_at = now if report.active_digest else None
-        # A report does not name the weights; the next check does. Better no patch than one for other bytes.
-        row.weights_sha256 = ""
+        row.weights_sha256 = weights.get(report.active_digest, "")
     row.active_version, row.active_digest = report.active_version, report.active_digest
     row.target_version = report.version if report.state in _UPDATING else ""
     row.state, row.revision = report.state.value, report.revision

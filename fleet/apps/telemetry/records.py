@@ -1,0 +1,102 @@
+"""What `telemetry` takes and tells."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from device_client.wire.messages import LabelBatch, Presence, StateReport, TelemetryWindow
+
+
+@dataclass(frozen=True, order=True)
+class DurableKey:
+    """Names a message that is stored and that its device may forget."""
+
+    device_id: str
+    boot: str
+    seq: int
+
+
+@dataclass(frozen=True)
+class Incoming:
+    """A parsed message. `device_id` is from the topic, which the broker has authorised."""
+
+    device_id: str
+    message: StateReport | TelemetryWindow | LabelBatch | Presence
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A message that is refused for good. `kind` is the topic's last part, `code` names the reason."""
+
+    kind: str
+    code: str
+    device_id: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class DroppedCount:
+    """How often messages of a kind were refused for a reason, and the last one."""
+
+    kind: str
+    code: str
+    count: int
+    last_device_id: str
+    last_detail: str
+    last_at: datetime
+
+
+@dataclass(frozen=True)
+class GateRow:
+    """One device's total of one ratio metric on one side of a phase: what a gate reads."""
+
+    device_id: str
+    hardware_class: str
+    side: str
+    metric: str
+    numerator: float
+    denominator: float
+
+
+@dataclass(frozen=True)
+class VersionSummary:
+    """Totals of one version on one hardware class, or on all of them (empty class). For display, never for a verdict.
+
+    Latencies in milliseconds; None where nothing was measured.
+    """
+
+    version: str
+    hardware_class: str
+    n: int
+    errors: int
+    nan: int
+    p50_ms: float | None
+    p95_ms: float | None
+    mean_ms: float | None
+    labels: int
+    correct: int
+    devices: int
+
+    @property
+    def accuracy(self) -> float | None:
+        """The share of labels that agree, or None without labels."""
+        return self.correct / self.labels if self.labels else None
+
+
+@dataclass(frozen=True)
+class WindowRecord:
+    """One stored window of one device."""
+
+    started_at: datetime
+    duration_s: float
+    version: str
+    route: str
+    n: int
+    errors: int
+    nan: int
+    p50_ms: float | None
+    p95_ms: float | None
+    rss_bytes: int
+    during_update: bool
+    clock_trusted: bool
+    metrics: Mapping[str, object]

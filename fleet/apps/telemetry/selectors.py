@@ -1,0 +1,106 @@
+"""Reads what devices measured. Every function costs a constant number of queries."""
+
+from collections.abc import Iterable
+
+from django.db.models import Count, Sum
+
+from device_client.wire.sketch import LatencySketch
+from fleet.apps.telemetry.models import DroppedMessage, GateTotal, LabelCredit, VersionTotal, Window
+from fleet.apps.telemetry.records import DroppedCount, GateRow, VersionSummary, WindowRecord
+
+
+def gate_totals(*, rule_id: int, phase: int) -> tuple[GateRow, ...]:
+    """Every device's totals in one phase of a rule, both sides."""
+    rows = GateTotal.objects.filter(rule_id=rule_id, phase=phase).order_by("device_id", "side", "metric")
+    return tuple(
+        GateRow(*row)
+        for row in rows.values_list("device_id", "hardware_class", "side", "metric", "numerator", "denominator")
+    )
+
+
+def version_summary(model: str) -> tuple[VersionSummary, ...]:
+    """Totals of each version of `model` on each hardware class. `devices` is left at 0 here."""
+    rows = VersionTotal.objects.filter(model=model).order_by("version", "hardware_class")
+    return tuple(_summary(row.version, row.hardware_class, [row], devices=0) for row in rows)
+
+
+def version_overall(model: str) -> tuple[VersionSummary, ...]:
+    """Totals of each version of `model` over all hardware classes, with the number of devices that reported."""
+    rows: dict[str, list[VersionTotal]] = {}
+    for row in VersionTotal.objects.filter(model=model).order_by("version", "hardware_class"):
+        rows.setdefault(row.version, []).append(row)
+    reporting = dict(
+        Window.objects.filter(model=model, n__gt=0).values_list("version").annotate(n=Count("device_id", distinct=True))
+    )
+    return tuple(_summary(version, "", found, devices=reporting.get(version, 0)) for version, found in rows.items())
+
+
+def failed_inferences(model: str = "") -> int:
+    """How many inferences failed, of one model or of all."""
+    rows = VersionTotal.objects.filter(model=model) if model else VersionTotal.objects.all()
+    return int(rows.aggregate(n=Sum("errors"))["n"] or 0)
+
+
+def device_windows(*, device_id: str, model: str = "", limit: int = 200) -> tuple[WindowRecord, ...]:
+    """The newest windows of a device, newest first."""
+    rows = Window.objects.filter(device_id=device_id).order_by("-started_at")
+    if model:
+        rows = rows.filter(model=model)
+    return tuple(_window(row) for row in rows[:limit])
+
+
+def device_labels(*, device_id: str, model: str) -> tuple[int, int]:
+    """How many labels of a device there are for a model, and how many of them are correct."""
+    rows = LabelCredit.objects.filter(device_id=device_id, model=model)
+    return rows.count(), rows.filter(correct=True).count()
+
+
+def dropped() -> tuple[DroppedCount, ...]:
+    """Refused messages by kind and reason."""
+    return tuple(
+        DroppedCount(row.kind, row.code, row.count, row.last_device_id, row.last_detail, row.last_at)
+        for row in DroppedMessage.objects.order_by("kind", "code")
+    )
+
+
+def _summary(version: str, hardware_class: str, rows: Iterable[VersionTotal], *, devices: int) -> VersionSummary:
+    latency = LatencySketch()
+    n = errors = nan = labels = correct = 0
+    latency_sum_ms = 0.0
+    for row in rows:
+        latency.merge(LatencySketch.decode(bytes(row.latency)))
+        n, errors, nan = n + row.n, errors + row.errors, nan + row.nan
+        labels, correct = labels + row.labels, correct + row.correct
+        latency_sum_ms += row.latency_sum_ms
+    return VersionSummary(
+        version=version,
+        hardware_class=hardware_class,
+        n=n,
+        errors=errors,
+        nan=nan,
+        p50_ms=latency.quantile(0.5),
+        p95_ms=latency.quantile(0.95),
+        mean_ms=latency_sum_ms / latency.total if latency.total else None,
+        labels=labels,
+        correct=correct,
+        devices=devices,
+    )
+
+
+def _window(row: Window) -> WindowRecord:
+    latency = LatencySketch.decode(bytes(row.latency))
+    return WindowRecord(
+        started_at=row.started_at,
+        duration_s=row.duration_s,
+        version=row.version,
+        route=row.route,
+        n=row.n,
+        errors=row.errors,
+        nan=row.nan,
+        p50_ms=latency.quantile(0.5),
+        p95_ms=latency.quantile(0.95),
+        rss_bytes=row.rss_bytes,
+        during_update=row.during_update,
+        clock_trusted=row.clock_trusted,
+        metrics=row.metrics,
+    )

@@ -1,0 +1,341 @@
+"""Stores what devices measured and report: once and only once, whatever is replayed and in whatever order it comes.
+
+Rows first, then totals for the rows that were new, in one transaction; only then may a device be told to forget.
+Totals are sums, so the order of messages does not matter to them. A message that the wire contract refuses never comes
+here; it is only counted.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+
+from django.db import transaction
+
+from device_client.wire.errors import WireError
+from device_client.wire.messages import Label, LabelBatch, MessageKey, Presence, StateReport, TelemetryWindow
+from device_client.wire.predictions import PredictionId
+from device_client.wire.sketch import LatencySketch
+from fleet.apps.assignments import selectors as rules
+from fleet.apps.assignments import services as assignments
+from fleet.apps.devices import selectors as devices
+from fleet.apps.devices import services as device_services
+from fleet.apps.devices.records import DeviceBrief
+from fleet.apps.registry import selectors as registry
+from fleet.apps.telemetry.additive import add_up, insert_new
+from fleet.apps.telemetry.crediting import Credit, Creditor, Moment, Subject, summed
+from fleet.apps.telemetry.models import DroppedMessage, GateTotal, LabelCredit, VersionTotal, Window
+from fleet.apps.telemetry.records import Dropped, DurableKey, Incoming
+
+_WINDOW_KEY = ("device_id", "boot", "seq")
+_LABEL_KEY = ("prediction", "source")
+
+
+@transaction.atomic
+def take_in(*, messages: Sequence[Incoming], now: datetime) -> tuple[DurableKey, ...]:
+    """Store a batch of messages of any kind; returns the keys that are durable once this has returned.
+
+    Messages of unknown, revoked or quarantined devices are dropped and counted. Either the whole batch is stored or,
+    when this raises, nothing of it.
+    """
+    known = devices.briefs({item.device_id for item in messages})
+    accepted = [item for item in messages if item.device_id in known and known[item.device_id].is_active]
+    refused = [item for item in messages if item.device_id not in known or not known[item.device_id].is_active]
+    durable: list[DurableKey] = []
+    reports = [(item.device_id, item.message) for item in accepted if isinstance(item.message, StateReport)]
+    weights = registry.weights_by_digest({report.active_digest for _, report in reports if report.active_digest})
+    for device_id, report in reports:
+        if device_services.record_state(device_id=device_id, report=report, weights=weights, now=now):
+            assignments.record_report(device_id=device_id, report=report, now=now)
+        durable.append(_key(device_id, report.key))
+    for item in accepted:
+        if isinstance(item.message, Presence):
+            device_services.record_presence(
+                device_id=item.device_id,
+                online=item.message.online,
+                client_version=item.message.client_version,
+                now=now,
+            )
+    measured = [
+        (item.device_id, item.message) for item in accepted if isinstance(item.message, (TelemetryWindow, LabelBatch))
+    ]
+    durable += _store(measured, known, now)
+    alive = {item.device_id for item in accepted if not isinstance(item.message, Presence)}
+    if alive:
+        device_services.touch(device_ids=alive, now=now)
+    _count([Dropped(_kind(item), "device_not_active", item.device_id, "") for item in refused], now)
+    return tuple(durable)
+
+
+@transaction.atomic
+def store(*, batch: Sequence[tuple[str, TelemetryWindow | LabelBatch]], now: datetime) -> tuple[DurableKey, ...]:
+    """Store windows and labels of known devices; returns the keys that are durable once this has returned."""
+    return tuple(_store(batch, devices.briefs({device_id for device_id, _ in batch}), now))
+
+
+@transaction.atomic
+def credit_labels(*, labels: Sequence[Label], now: datetime) -> int:
+    """Store labels that people or a pipeline bring, credited by prediction id; returns how many were new.
+
+    Raises `MalformedMessageError` for the first id that is none.
+    """
+    found = [(PredictionId.parse(label.prediction), label) for label in labels]
+    known = devices.briefs({prediction.device_id for prediction, _ in found})
+    new = _new_labels([item for item in found if item[0].device_id in known], now)
+    _add_totals([], new, known, now)
+    return len(new)
+
+
+def count_dropped(*, kind: str, code: str, device_id: str, detail: str, now: datetime) -> None:
+    """Count one refused message."""
+    count_all_dropped(dropped=[Dropped(kind, code, device_id, detail)], now=now)
+
+
+@transaction.atomic
+def count_all_dropped(*, dropped: Sequence[Dropped], now: datetime) -> None:
+    """Count refused messages, keeping the last sample of each kind and reason."""
+    _count(dropped, now)
+
+
+def _store(
+    batch: Sequence[tuple[str, TelemetryWindow | LabelBatch]], known: Mapping[str, DeviceBrief], now: datetime
+) -> list[DurableKey]:
+    windows = {
+        (device_id, item.key.boot, item.key.seq): (device_id, item)
+        for device_id, item in reversed(batch)
+        if isinstance(item, TelemetryWindow)
+    }
+    rows = [_window(device_id, window, now) for device_id, window in windows.values()]
+    inserted = insert_new(rows, key=_WINDOW_KEY)
+    labels: list[tuple[PredictionId, Label]] = []
+    foreign: list[Dropped] = []
+    for device_id, item in batch:
+        if isinstance(item, LabelBatch):
+            own, refused = _own_labels(device_id, item)
+            labels += own
+            foreign += refused
+    new_labels = _new_labels(labels, now)
+    _add_totals([windows[key] for key in sorted(inserted)], new_labels, known, now)
+    _count(foreign, now)
+    return [_key(device_id, item.key) for device_id, item in batch]
+
+
+def _own_labels(device_id: str, batch: LabelBatch) -> tuple[list[tuple[PredictionId, Label]], list[Dropped]]:
+    """The labels whose predictions this device made; a device cannot speak about another's."""
+    own: list[tuple[PredictionId, Label]] = []
+    refused: list[Dropped] = []
+    for label in batch.labels:
+        try:
+            prediction = PredictionId.parse(label.prediction)
+        except WireError as error:
+            refused.append(Dropped("label", error.code, device_id, str(error)))
+            continue
+        if prediction.device_id == device_id:
+            own.append((prediction, label))
+        else:
+            refused.append(Dropped("label", "foreign_prediction", device_id, f"it names {prediction.device_id}"))
+    return own, refused
+
+
+def _new_labels(labels: Iterable[tuple[PredictionId, Label]], now: datetime) -> list[tuple[PredictionId, Label]]:
+    """Insert labels; returns those that were not stored before."""
+    unique: dict[tuple[str, str], tuple[PredictionId, Label]] = {}
+    for prediction, label in labels:
+        unique.setdefault((label.prediction, label.source), (prediction, label))
+    rows = [
+        LabelCredit(
+            prediction=label.prediction,
+            source=label.source,
+            device_id=prediction.device_id,
+            model=prediction.model,
+            version=prediction.version,
+            revision=prediction.revision,
+            predicted_at=_moment(prediction.second, now),
+            label=label.label,
+            correct=label.correct,
+            received_at=now,
+        )
+        for prediction, label in unique.values()
+    ]
+    return [unique[key] for key in sorted(insert_new(rows, key=_LABEL_KEY))]
+
+
+def _add_totals(
+    windows: Sequence[tuple[str, TelemetryWindow]],
+    labels: Sequence[tuple[PredictionId, Label]],
+    known: Mapping[str, DeviceBrief],
+    now: datetime,
+) -> None:
+    """Add what is new to the gates' totals and to the versions' totals."""
+    device_ids = {device_id for device_id, _ in windows} | {prediction.device_id for prediction, _ in labels}
+    if not device_ids:
+        return
+    measured = rules.active_rules_for_ingest()
+    offered = rules.offered_at(rule_ids=[rule.id for rule in measured], device_ids=device_ids) if measured else {}
+    creditor = Creditor(measured, offered)
+    earned: list[Credit] = []
+    versions: dict[tuple[str, str, str], _VersionSum] = {}
+    for device_id, window in windows:
+        subject = _subject(known[device_id])
+        earned += creditor.window(subject, window, _moment(window.started_at, now), now)
+        versions.setdefault((window.model, window.version, subject.hardware_class), _VersionSum()).window(window)
+    for prediction, label in labels:
+        subject = _subject(known[prediction.device_id])
+        moment = Moment(prediction.model, prediction.version, _moment(prediction.second, now))
+        earned += creditor.label(subject, moment, correct=label.correct, now=now)
+        versions.setdefault((prediction.model, prediction.version, subject.hardware_class), _VersionSum()).label(
+            correct=label.correct
+        )
+    add_up(
+        GateTotal,
+        key=("rule_id", "phase", "device_id", "side", "metric"),
+        sums=("numerator", "denominator"),
+        latest=("hardware_class", "updated_at"),
+        rows=[
+            {
+                "rule_id": item.rule_id,
+                "phase": item.phase,
+                "device_id": item.device_id,
+                "hardware_class": item.hardware_class,
+                "side": item.side.value,
+                "metric": item.metric.value,
+                "numerator": item.numerator,
+                "denominator": item.denominator,
+                "updated_at": now,
+            }
+            for item in summed(earned)
+        ],
+    )
+    _add_versions(versions, now)
+
+
+class _VersionSum:
+    """What one batch adds to one version's totals on one hardware class."""
+
+    def __init__(self) -> None:
+        self.sums: Counter[str] = Counter()
+        self.latency_sum_ms = 0.0
+        self.latency = LatencySketch()
+
+    def window(self, window: TelemetryWindow) -> None:
+        """Add a window."""
+        self.sums.update(n=window.n, errors=window.errors, nan=window.nan)
+        self.latency_sum_ms += window.latency_sum_ms
+        self.latency.merge(window.latency)
+
+    def label(self, *, correct: bool) -> None:
+        """Add a label."""
+        self.sums.update(labels=1, correct=int(correct))
+
+
+def _add_versions(versions: Mapping[tuple[str, str, str], _VersionSum], now: datetime) -> None:
+    """Merge into the versions' totals. Sketches are merged here, so each row is locked while it is read and written."""
+    add_up(
+        VersionTotal,
+        key=("model", "version", "hardware_class"),
+        sums=("n", "errors", "nan", "latency_sum_ms", "labels", "correct"),
+        latest=("updated_at",),
+        rows=[
+            {
+                "model": model,
+                "version": version,
+                "hardware_class": hardware_class,
+                "n": added.sums["n"],
+                "errors": added.sums["errors"],
+                "nan": added.sums["nan"],
+                "latency": LatencySketch().encode(),
+                "latency_sum_ms": added.latency_sum_ms,
+                "labels": added.sums["labels"],
+                "correct": added.sums["correct"],
+                "updated_at": now,
+            }
+            for (model, version, hardware_class), added in versions.items()
+        ],
+    )
+    for (model, version, hardware_class), added in sorted(versions.items()):
+        if added.latency.total:
+            row = VersionTotal.objects.select_for_update().get(
+                model=model, version=version, hardware_class=hardware_class
+            )
+            merged = LatencySketch.decode(bytes(row.latency))
+            merged.merge(added.latency)
+            row.latency = merged.encode()
+            row.save(update_fields=["latency"])
+
+
+def _window(device_id: str, window: TelemetryWindow, now: datetime) -> Window:
+    return Window(
+        device_id=device_id,
+        boot=window.key.boot,
+        seq=window.key.seq,
+        model=window.model,
+        version=window.version,
+        digest=window.digest,
+        revision=window.revision,
+        route=window.route,
+        started_at=_moment(window.started_at, now),
+        duration_s=window.duration_s,
+        n=window.n,
+        errors=window.errors,
+        nan=window.nan,
+        latency=window.latency.encode(),
+        latency_sum_ms=window.latency_sum_ms,
+        latency_sum_squares=window.latency_sum_squares,
+        during_update=window.during_update,
+        clock_trusted=window.clock_trusted,
+        rss_bytes=window.rss_bytes,
+        metrics={
+            name: {"n": item.n, "total": item.total, "total_squared": item.total_squared}
+            for name, item in window.metrics.items()
+        },
+        received_at=now,
+    )
+
+
+def _count(dropped: Collection[Dropped], now: datetime) -> None:
+    last = {(item.kind[:16], item.code[:32]): item for item in dropped}
+    counts = Counter((item.kind[:16], item.code[:32]) for item in dropped)
+    add_up(
+        DroppedMessage,
+        key=("kind", "code"),
+        sums=("count",),
+        latest=("last_device_id", "last_detail", "last_at"),
+        rows=[
+            {
+                "kind": kind,
+                "code": code,
+                "count": counts[kind, code],
+                "last_device_id": item.device_id[:63],
+                "last_detail": item.detail.replace("\x00", "")[:512],
+                "last_at": now,
+            }
+            for (kind, code), item in last.items()
+        ],
+    )
+
+
+def _subject(brief: DeviceBrief) -> Subject:
+    return Subject(brief.id, brief.hardware_class, brief.groups)
+
+
+def _key(device_id: str, key: MessageKey) -> DurableKey:
+    return DurableKey(device_id, key.boot, key.seq)
+
+
+def _kind(item: Incoming) -> str:
+    match item.message:
+        case StateReport():
+            return "state"
+        case TelemetryWindow():
+            return "telemetry"
+        case LabelBatch():
+            return "label"
+        case Presence():
+            return "presence"
+
+
+def _moment(second: int, now: datetime) -> datetime:
+    """A device's clock as a datetime; one that no calendar holds counts as `now`."""
+    try:
+        return datetime.fromtimestamp(second, tz=UTC)
+    except (OverflowError, ValueError, OSError):
+        return now
