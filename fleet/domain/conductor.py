@@ -1,0 +1,128 @@
+"""Decides what happens to a rollout next. Reads a snapshot, returns one frozen intent; a service applies it.
+
+Order: the emergency stop, then a revert under way, then failed gates, then a person's hold, then the deadline, then the
+way forward. A phase goes on when every gate passes, it has lasted its minimum, and enough devices have installed the
+version (which the install gate asks for). The deadline runs from the phase's start, or from the last time that a person
+resumed it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Final
+
+from fleet.domain.gate import judge
+from fleet.domain.policy import OnFail, RolloutPolicy
+from fleet.domain.rollout_states import RolloutState
+from fleet.domain.verdicts import Judgement, PhaseFacts, Verdict
+
+
+class Action(StrEnum):
+    """What the conductor can want."""
+
+    WAIT = "wait"
+    ADVANCE = "advance"
+    COMPLETE = "complete"
+    HOLD = "hold"
+    REVERT = "revert"
+    FINISH_REVERT = "finish_revert"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One rollout at one moment. `stop` is the reason of an emergency stop, if one was asked for.
+
+    `still_running` counts the devices that attest the version while a revert is under way. `clock_from` is the start
+    of the phase or the last resume; `reverting_since` is set in state reverting.
+    """
+
+    state: RolloutState
+    policy: RolloutPolicy
+    facts: PhaseFacts
+    phase_started_at: datetime
+    clock_from: datetime
+    stop: str = ""
+    still_running: int = 0
+    reverting_since: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Intent:
+    """What to do, with the sentence for people and the evidence to freeze with it."""
+
+    action: Action
+    sentence: str
+    verdict: Verdict | None = None
+    evidence: Mapping[str, object] = field(default_factory=dict)
+    to_phase: int | None = None
+
+
+NOTHING: Final = Intent(Action.WAIT, "")
+
+
+def decide(snapshot: Snapshot, now: datetime) -> Intent:
+    """The one intent for this moment. WAIT changes nothing."""
+    if snapshot.state is RolloutState.REVERTING:
+        return _reverting(snapshot, now)
+    if snapshot.state not in (RolloutState.RUNNING, RolloutState.HELD):
+        return NOTHING
+    if snapshot.stop:
+        return Intent(Action.REVERT, f"stopped: {snapshot.stop}", evidence={"stop": snapshot.stop})
+    judgement = evaluate(snapshot, now)
+    evidence = judgement.encode()
+    failed = judgement.having(Verdict.FAIL)
+    if failed:
+        sentence = "; ".join(result.sentence for result in failed)
+        if snapshot.policy.on_fail is OnFail.REVERT:
+            return Intent(Action.REVERT, sentence, Verdict.FAIL, evidence)
+        if snapshot.state is RolloutState.RUNNING:
+            return Intent(Action.HOLD, sentence, Verdict.FAIL, evidence)
+    if snapshot.state is RolloutState.HELD:
+        return Intent(Action.WAIT, "held", judgement.verdict, evidence)
+    unsure = judgement.having(Verdict.INCONCLUSIVE)
+    if unsure:
+        sentence = "; ".join(result.sentence for result in unsure)
+        return Intent(Action.HOLD, f"at the deadline: {sentence}", Verdict.INCONCLUSIVE, evidence)
+    return _forward(snapshot, judgement, now)
+
+
+def evaluate(snapshot: Snapshot, now: datetime) -> Judgement:
+    """The gates of the current phase as they stand; a held rollout has no deadline."""
+    phase = snapshot.policy.phases[snapshot.facts.phase]
+    late = snapshot.state is RolloutState.RUNNING and now >= snapshot.clock_from + timedelta(seconds=phase.deadline_s)
+    return judge(snapshot.policy, replace(snapshot.facts, at_deadline=late))
+
+
+def _forward(snapshot: Snapshot, judgement: Judgement, now: datetime) -> Intent:
+    """All gates pass or wait: go on, complete, or wait with the reason."""
+    index, phases = snapshot.facts.phase, snapshot.policy.phases
+    evidence = judgement.encode()
+    waiting = judgement.having(Verdict.WAIT)
+    if waiting or judgement.verdict is not Verdict.PASS:
+        return Intent(Action.WAIT, "; ".join(result.sentence for result in waiting), Verdict.WAIT, evidence)
+    earliest = snapshot.phase_started_at + timedelta(seconds=phases[index].min_duration_s)
+    if now < earliest:
+        left_s = (earliest - now).total_seconds()
+        return Intent(
+            Action.WAIT, f"all gates pass; {left_s:.0f} s of the phase's minimum remain", Verdict.WAIT, evidence
+        )
+    passed = "; ".join(result.sentence for result in judgement.results)
+    if not snapshot.policy.auto_advance:
+        return Intent(Action.WAIT, f"all gates pass; a person has to advance it: {passed}", Verdict.PASS, evidence)
+    if index + 1 < len(phases):
+        return Intent(Action.ADVANCE, passed, Verdict.PASS, evidence, to_phase=index + 1)
+    return Intent(Action.COMPLETE, passed, Verdict.PASS, evidence)
+
+
+def _reverting(snapshot: Snapshot, now: datetime) -> Intent:
+    """Done when nobody attests the version any more, or when waiting for the last ones has taken long enough."""
+    left = snapshot.still_running
+    evidence = {"still_running": left}
+    if left == 0:
+        return Intent(Action.FINISH_REVERT, "no device runs the version any more", evidence=evidence)
+    since = snapshot.reverting_since
+    if since is not None and now >= since + timedelta(seconds=snapshot.policy.revert_deadline_s):
+        sentence = f"{left} devices have not come back from the version; they will when they next check in"
+        return Intent(Action.FINISH_REVERT, sentence, evidence=evidence)
+    return Intent(Action.WAIT, f"{left} devices still run the version", evidence=evidence)
