@@ -6,12 +6,13 @@ signature, version and expiry rules are ngclient's; nothing is parsed here befor
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 import httpx
 from tuf.api.exceptions import DownloadError, DownloadHTTPError, RepositoryError
-from tuf.api.metadata import Metadata, Targets
+from tuf.api.metadata import Metadata, Snapshot, Targets
 from tuf.ngclient import Updater
 from tuf.ngclient.fetcher import FetcherInterface
 
@@ -44,44 +45,48 @@ class VerifiedRepository:
         self._fetcher = _HttpFetcher(open_client(url))
 
     def top_level(self) -> VerifiedRole:
-        self._refresh(None)
+        with _translated(self._url):
+            self._updater().refresh()
         return self._stored(Targets.type)
 
     def of_model(self, model: str) -> VerifiedRole | None:
-        self._refresh(model)
-        delegations = self._stored(Targets.type).content.delegations
-        if delegations is None or model not in (delegations.roles or {}):
-            return None
+        with _translated(self._url):
+            updater = self._updater()
+            updater.refresh()
+            delegations = self._stored(Targets.type).content.delegations
+            if delegations is None or model not in (delegations.roles or {}):
+                return None
+            if f"{model}.json" not in self._snapshot().meta:
+                raise RepositoryUnavailableError(f"{self._url}: {model} is delegated to, but no role is published yet")
+            # ngclient loads and verifies a delegated role on the way to any of its paths.
+            updater.get_targetinfo(f"models/{model}/0/none-none-none.json")
         return self._stored(model)
 
-    def _refresh(self, model: str | None) -> None:
-        """Verify the top-level roles and, given a model, its role: ngclient loads it on the way to any of its paths."""
+    def _updater(self) -> Updater:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        try:
-            updater = Updater(
-                str(self._directory),
-                self._url,
-                fetcher=self._fetcher,
-                bootstrap=self._root,
-            )
-            updater.refresh()
-            if model is not None:
-                updater.get_targetinfo(f"models/{model}/0/none-none-none.json")
-        except DownloadHTTPError as error:
-            if error.status_code == NOT_FOUND:
-                raise RepositoryUnavailableError(
-                    f"{self._url}: nothing is published yet, or not this repository ({error})"
-                ) from error
-            raise RepositoryUnavailableError(str(error)) from error
-        except DownloadError as error:
-            raise RepositoryUnavailableError(f"{self._url}: {error.__cause__ or error}") from error
-        except RepositoryError as error:
-            raise UnverifiableError(
-                f"{self._url}: the published metadata does not verify against this key set: {error}"
-            ) from error
+        return Updater(str(self._directory), self._url, fetcher=self._fetcher, bootstrap=self._root)
+
+    def _snapshot(self) -> Snapshot:
+        metadata: Metadata[Snapshot] = Metadata.from_bytes((self._directory / "snapshot.json").read_bytes())
+        return metadata.signed
 
     def _stored(self, role: str) -> VerifiedRole:
         """What ngclient wrote after verifying it."""
         payload = (self._directory / f"{role}.json").read_bytes()
         metadata: Metadata[Targets] = Metadata.from_bytes(payload)
         return VerifiedRole(role, metadata.signed, hashlib.sha256(payload).hexdigest())
+
+
+@contextmanager
+def _translated(url: str) -> Iterator[None]:
+    """Errors of ngclient as this port's: nothing came, or what came does not verify."""
+    try:
+        yield
+    except DownloadHTTPError as error:
+        if error.status_code == NOT_FOUND:
+            raise RepositoryUnavailableError(f"{url}: nothing is published yet ({error})") from error
+        raise RepositoryUnavailableError(str(error)) from error
+    except DownloadError as error:
+        raise RepositoryUnavailableError(f"{url}: {error.__cause__ or error}") from error
+    except RepositoryError as error:
+        raise UnverifiableError(f"{url}: the published metadata does not verify with this key set: {error}") from error

@@ -1,0 +1,64 @@
+"""`modelfleet`: parses the command line, runs one command, turns what went wrong into one line and an exit code."""
+
+import os
+import sys
+from argparse import RawDescriptionHelpFormatter
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from typing import TextIO
+
+from fleet.entrypoints.cli.commands import account, devices, events, keys, models, push, rollouts
+from fleet.entrypoints.cli.console import Console
+from fleet.entrypoints.cli.context import Context
+from fleet.entrypoints.cli.errors import CommandError, ExitCode
+from fleet.entrypoints.cli.grammar import Commands, OneLineParser, add_common_options
+from fleet.entrypoints.cli.logins import find_login
+
+EXIT_CODES = """
+exit codes: 0 done, or the rollout is healthy; 1 error; 2 rolled back; 3 held or inconclusive; 4 no device can run it
+environment: MODELFLEET_URL, MODELFLEET_TOKEN, MODELFLEET_KEYS_PASSPHRASE
+"""
+
+
+def build_parser() -> OneLineParser:
+    """The whole command line."""
+    parser = OneLineParser(
+        prog="modelfleet",
+        description="Release machine-learning models to a fleet, and watch them arrive.",
+        epilog=EXIT_CODES,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"modelfleet {metadata.version('modelfleet')}")
+    add_common_options(parser)
+    commands = Commands(parser.add_subparsers(metavar="COMMAND", required=True, parser_class=OneLineParser))
+    for module in (account, keys, models, push, rollouts, devices, events):
+        module.register(commands)
+    return parser
+
+
+def run(words: Sequence[str], environment: Mapping[str, str], out: TextIO, err: TextIO) -> int:
+    """Run one command line; returns its exit code."""
+    console = Console(as_json="--json" in words, out=out, err=err)
+    try:
+        arguments = build_parser().parse_args(list(words))
+        login = find_login(environment, getattr(arguments, "url", None))
+        return int(arguments.run(Context(console, environment, login), arguments))
+    except CommandError as error:
+        console.error(error)
+        return int(error.exit_code)
+    except KeyboardInterrupt:
+        return int(ExitCode.INTERRUPTED)
+
+
+def main() -> int:
+    """The entry point of the installed command."""
+    try:
+        return run(sys.argv[1:], os.environ, sys.stdout, sys.stderr)
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; keep Python from complaining about it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return int(ExitCode.ERROR)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,103 @@
+"""`modelfleet devices` and `explain`: who may join, who is there, and why a device runs what it runs."""
+
+import hashlib
+import shlex
+from argparse import Namespace
+from datetime import timedelta
+
+from fleet.entrypoints.cli.context import Context
+from fleet.entrypoints.cli.errors import ExitCode
+from fleet.entrypoints.cli.grammar import Commands
+from fleet.entrypoints.cli.quantities import parse_duration_s, parse_model_name, parse_pair
+from fleet.wiring import cli as wiring
+
+DAY_S = 86_400.0
+
+
+def register(commands: Commands) -> None:
+    """Add the parsers."""
+    group = commands.group("devices", "the fleet")
+    claim = group.add("claim", run_claim, "let one device join: prints the command to run on it, which works once")
+    claim.add_argument("device", metavar="DEVICE_ID")
+    claim.add_argument("--hardware-class", required=True, metavar="CLASS", help="such as camera-gen2")
+    claim.add_argument("--attribute", action="append", type=parse_pair, default=[], metavar="KEY=VALUE")
+    claim.add_argument("--expires", type=parse_duration_s, default=DAY_S, metavar="DURATION", help="default: 24h")
+    listing = group.add("list", run_list, "devices and what they run")
+    listing.add_argument("--model", type=parse_model_name)
+    listing.add_argument("--hardware-class", metavar="CLASS")
+    explain = commands.add("explain", run_explain, "why a device runs what it runs, step by step")
+    explain.add_argument("device", metavar="DEVICE_ID")
+    explain.add_argument("model", type=parse_model_name)
+
+
+def run_claim(context: Context, arguments: Namespace) -> int:
+    """The pin is taken over what this command saw: a device that is served other anchors refuses to join."""
+    api = context.api()
+    anchors = api.anchors()
+    answer = api.post(
+        "/enrolment/claims",
+        {
+            "device_id": arguments.device,
+            "hardware_class": arguments.hardware_class,
+            "attributes": dict(arguments.attribute),
+            "expires_in_s": int(arguments.expires),
+        },
+    )
+    pin = hashlib.sha256(anchors).hexdigest()
+    url = str(answer.get("device_url") or api.url)
+    command = shlex.join(["modelfleet-device", "enroll", url, "--token", answer["token"], "--pin", pin])
+    expires_at = answer.get("expires_at") or (wiring.now() + timedelta(seconds=arguments.expires)).isoformat()
+    document = {
+        "device_id": arguments.device,
+        "hardware_class": arguments.hardware_class,
+        "token": answer["token"],
+        "pin": pin,
+        "url": url,
+        "command": command,
+        "expires_at": expires_at,
+    }
+    context.console.note(
+        f"run this on {arguments.device} (add --state DIR and --model NAME); it works once, until {expires_at}:"
+    )
+    context.console.result(document, command)
+    return ExitCode.HEALTHY
+
+
+def run_list(context: Context, arguments: Namespace) -> int:
+    """Devices by what they last attested."""
+    devices = list(context.api().items("/devices", model=arguments.model, hardware_class=arguments.hardware_class))
+    rows = [
+        (
+            item["device_id"],
+            item["hardware_class"],
+            "online" if item.get("online") else "offline",
+            ", ".join(f"{run['model']}@{run.get('version') or '?'}" for run in item.get("running", [])),
+            item.get("last_seen_at"),
+        )
+        for item in devices
+    ]
+    context.console.table(
+        devices,
+        ("device", "class", "", "runs", "last seen"),
+        rows,
+        empty="no devices: `modelfleet devices claim` lets one join",
+    )
+    return ExitCode.HEALTHY
+
+
+def run_explain(context: Context, arguments: Namespace) -> int:
+    """The trace that was stored when the device was last answered."""
+    answer = context.api().get(f"/devices/{arguments.device}/explain", model=arguments.model)
+    lines = [
+        f"{arguments.device}, {arguments.model}: {answer.get('reason') or answer.get('because') or 'no answer yet'}"
+    ]
+    lines += [
+        f"  {number}. {step if isinstance(step, str) else _step(step)}"
+        for number, step in enumerate(answer.get("trace", []), 1)
+    ]
+    context.console.result(answer, *lines)
+    return ExitCode.HEALTHY
+
+
+def _step(step: dict[str, object]) -> str:
+    return ", ".join(f"{name}: {value}" for name, value in step.items())
