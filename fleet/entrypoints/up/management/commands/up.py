@@ -79,6 +79,8 @@ class Command(BaseCommand):
         # Until every process has landed, the ones that exist.
         workers = tuple(name for name in WORKERS if name in get_commands())
         installation = Installation(root, home, _addresses(options, console), workers)
+        # Left behind by a run that was killed: it would tell of processes that are gone.
+        installation.note.unlink(missing_ok=True)
         environment = installation.environment(os.environ)
         _prepare(root, environment)
         password = _create_first_user()
