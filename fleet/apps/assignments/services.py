@@ -28,7 +28,7 @@ from fleet.apps.registry import selectors as registry
 from fleet.domain.errors import InvalidInputError, NotFoundError
 from fleet.domain.facts import RuleState
 
-__all__ = ["announce", "answer_check", "create_rule", "record_report", "set_rule"]
+__all__ = ["answer_check", "create_rule", "record_report", "repeat_notice", "set_rule"]
 
 # Failures after the swap: the device had served the version before it went back.
 _AFTER_SWAP: Final = frozenset({FailureCode.LOAD, FailureCode.PROBATION, FailureCode.CRASH_LOOP})
@@ -118,9 +118,9 @@ def set_rule(
 
 
 @transaction.atomic
-def announce(*, model: str, now: datetime) -> None:
-    """Send the model's plan notice again, with a new revision: a broker may have lost its retained messages."""
-    _announce(model, now)
+def repeat_notice(*, model: str, now: datetime) -> None:
+    """Send the model's plan notice as it stands, with the revision that it has: devices that know it do nothing."""
+    _publish_notice(model, now)
 
 
 @transaction.atomic
@@ -156,6 +156,10 @@ def _outcome(report: StateReport) -> Offer.Outcome | None:
 def _announce(model: str, now: datetime) -> None:
     PlanRevision.objects.get_or_create(model_id=model)
     PlanRevision.objects.filter(pk=model).update(revision=F("revision") + 1)
+    _publish_notice(model, now)
+
+
+def _publish_notice(model: str, now: datetime) -> None:
     revision = PlanRevision.objects.get(pk=model).revision
     notice = plan_notice(revision, [rule_record(row) for row in active_rules(model)])
     outbox.enqueue(topic=topics.plan(registry.model(model).plan_key), payload=notice.encode(), retain=True, now=now)

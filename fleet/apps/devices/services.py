@@ -61,8 +61,11 @@ def set_state(*, device_id: str, state: str, now: datetime) -> None:
 
 @transaction.atomic
 def record_check(*, device_id: str, check: Check, now: datetime) -> None:
-    """Store what a device says in a check: its capabilities and, for each model, what it runs."""
-    Device.objects.filter(pk=device_id).update(
+    """Store what a device says in a check: its capabilities and, for each model, what it runs.
+
+    Raises `ForbiddenError` for a device that is unknown, revoked or in quarantine; nothing of it is stored.
+    """
+    told = Device.objects.filter(pk=device_id, state=Device.State.ACTIVE).update(
         capabilities=check.capabilities.encode(),
         reported_attributes=dict(check.attributes),
         client_version=check.capabilities.client_version,
@@ -70,6 +73,8 @@ def record_check(*, device_id: str, check: Check, now: datetime) -> None:
         last_check_at=now,
         last_seen_at=now,
     )
+    if not told:
+        raise ForbiddenError("device_not_active", f"device {device_id!r:.80} is unknown, revoked or in quarantine")
     known = {row.model: row for row in DeviceModel.objects.select_for_update().filter(device_id=device_id)}
     for running in sorted(check.models, key=lambda item: item.model):
         row = known.get(running.model) or _device_model(device_id, running.model, now)

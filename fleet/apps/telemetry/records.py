@@ -3,8 +3,18 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from device_client.wire.messages import LabelBatch, Presence, StateReport, TelemetryWindow
+from device_client.wire.topics import Up
+
+Report = StateReport | TelemetryWindow | LabelBatch | Presence
+_KINDS: Final[Mapping[type[Report], Up]] = {
+    StateReport: Up.STATE,
+    TelemetryWindow: Up.TELEMETRY,
+    LabelBatch: Up.LABEL,
+    Presence: Up.PRESENCE,
+}
 
 
 @dataclass(frozen=True, order=True)
@@ -21,7 +31,12 @@ class Incoming:
     """A parsed message. `device_id` is from the topic, which the broker has authorised."""
 
     device_id: str
-    message: StateReport | TelemetryWindow | LabelBatch | Presence
+    message: Report
+
+    @property
+    def kind(self) -> str:
+        """The last part of the topic that such messages come by."""
+        return _KINDS[type(self.message)].value
 
 
 @dataclass(frozen=True)

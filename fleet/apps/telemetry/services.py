@@ -62,7 +62,7 @@ def take_in(*, messages: Sequence[Incoming], now: datetime) -> tuple[DurableKey,
     alive = {item.device_id for item in accepted if not isinstance(item.message, Presence)}
     if alive:
         device_services.touch(device_ids=alive, now=now)
-    _count([Dropped(_kind(item), "device_not_active", item.device_id, "") for item in refused], now)
+    _count([Dropped(item.kind, "device_not_active", item.device_id, "") for item in refused], now)
     return tuple(durable)
 
 
@@ -319,18 +319,6 @@ def _subject(brief: DeviceBrief) -> Subject:
 
 def _key(device_id: str, key: MessageKey) -> DurableKey:
     return DurableKey(device_id, key.boot, key.seq)
-
-
-def _kind(item: Incoming) -> str:
-    match item.message:
-        case StateReport():
-            return "state"
-        case TelemetryWindow():
-            return "telemetry"
-        case LabelBatch():
-            return "label"
-        case Presence():
-            return "presence"
 
 
 def _moment(second: int, now: datetime) -> datetime:

@@ -1,0 +1,23 @@
+"""`manage.py worker`: does the work that is queued as rows."""
+
+import os
+import socket
+from typing import Any
+
+from django.core.management.base import BaseCommand
+
+from fleet.entrypoints.gateway.lifecycle import stop_on_signals
+from fleet.entrypoints.gateway.worker import Worker
+from fleet.wiring import server
+
+
+class Command(BaseCommand):
+    """Runs until SIGTERM."""
+
+    help = "Do the work that is queued as rows: deltas. Run as many as are needed."
+
+    def handle(self, *_args: Any, **_options: Any) -> None:
+        """Work until told to stop."""
+        owner = f"{socket.gethostname()[:40]}:{os.getpid()}"
+        with stop_on_signals() as stop:
+            Worker({"delta": server.build_delta}, owner, server.clock(), stop).run()
