@@ -40,6 +40,7 @@ class Blob(models.Model):
 
     sha256 = models.CharField(max_length=64, primary_key=True)
     length = models.PositiveBigIntegerField()
+    uploaded_by = models.CharField(max_length=128)
     created_at = models.DateTimeField()
 
     def __str__(self) -> str:
@@ -52,6 +53,7 @@ class Upload(models.Model):
     sha256 = models.CharField(max_length=64, primary_key=True)
     length = models.PositiveBigIntegerField()
     received = models.PositiveBigIntegerField(default=0)
+    uploaded_by = models.CharField(max_length=128)
     updated_at = models.DateTimeField()
 
     class Meta:

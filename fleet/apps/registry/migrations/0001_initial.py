@@ -5,148 +5,231 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
-    dependencies = [
-    ]
+    dependencies = []
 
     operations = [
         migrations.CreateModel(
-            name='Blob',
+            name="Blob",
             fields=[
-                ('sha256', models.CharField(max_length=64, primary_key=True, serialize=False)),
-                ('length', models.PositiveBigIntegerField()),
-                ('created_at', models.DateTimeField()),
+                ("sha256", models.CharField(max_length=64, primary_key=True, serialize=False)),
+                ("length", models.PositiveBigIntegerField()),
+                ("created_at", models.DateTimeField()),
             ],
         ),
         migrations.CreateModel(
-            name='Namespace',
+            name="Namespace",
             fields=[
-                ('name', models.CharField(max_length=31, primary_key=True, serialize=False)),
-                ('profile', models.CharField(choices=[('dev', 'Dev'), ('prod', 'Prod')], default='dev', max_length=8)),
-                ('created_at', models.DateTimeField()),
+                ("name", models.CharField(max_length=31, primary_key=True, serialize=False)),
+                ("profile", models.CharField(choices=[("dev", "Dev"), ("prod", "Prod")], default="dev", max_length=8)),
+                ("created_at", models.DateTimeField()),
             ],
         ),
         migrations.CreateModel(
-            name='Model',
+            name="Model",
             fields=[
-                ('name', models.CharField(max_length=63, primary_key=True, serialize=False)),
-                ('plan_key', models.CharField(max_length=32, unique=True)),
-                ('description', models.CharField(blank=True, max_length=512)),
-                ('last_number', models.PositiveIntegerField(default=0)),
-                ('created_at', models.DateTimeField()),
-                ('namespace', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='models', to='registry.namespace')),
+                ("name", models.CharField(max_length=63, primary_key=True, serialize=False)),
+                ("plan_key", models.CharField(max_length=32, unique=True)),
+                ("description", models.CharField(blank=True, max_length=512)),
+                ("last_number", models.PositiveIntegerField(default=0)),
+                ("created_at", models.DateTimeField()),
+                (
+                    "namespace",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT, related_name="models", to="registry.namespace"
+                    ),
+                ),
             ],
         ),
         migrations.CreateModel(
-            name='Upload',
+            name="Upload",
             fields=[
-                ('sha256', models.CharField(max_length=64, primary_key=True, serialize=False)),
-                ('length', models.PositiveBigIntegerField()),
-                ('received', models.PositiveBigIntegerField(default=0)),
-                ('updated_at', models.DateTimeField()),
+                ("sha256", models.CharField(max_length=64, primary_key=True, serialize=False)),
+                ("length", models.PositiveBigIntegerField()),
+                ("received", models.PositiveBigIntegerField(default=0)),
+                ("updated_at", models.DateTimeField()),
             ],
             options={
-                'constraints': [models.CheckConstraint(condition=models.Q(('received__lte', models.F('length'))), name='upload_received_within_length')],
+                "constraints": [
+                    models.CheckConstraint(
+                        condition=models.Q(("received__lte", models.F("length"))), name="upload_received_within_length"
+                    )
+                ],
             },
         ),
         migrations.CreateModel(
-            name='Version',
+            name="Version",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('label', models.CharField(max_length=64)),
-                ('number', models.PositiveIntegerField()),
-                ('state', models.CharField(choices=[('publishing', 'Publishing'), ('published', 'Published'), ('revoked', 'Revoked')], max_length=16)),
-                ('role_version', models.PositiveIntegerField()),
-                ('notes', models.TextField(blank=True)),
-                ('git_sha', models.CharField(blank=True, max_length=64)),
-                ('metadata', models.JSONField(default=dict)),
-                ('created_by', models.CharField(max_length=128)),
-                ('created_at', models.DateTimeField()),
-                ('published_at', models.DateTimeField(null=True)),
-                ('model', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='versions', to='registry.model')),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("label", models.CharField(max_length=64)),
+                ("number", models.PositiveIntegerField()),
+                (
+                    "state",
+                    models.CharField(
+                        choices=[("publishing", "Publishing"), ("published", "Published"), ("revoked", "Revoked")],
+                        max_length=16,
+                    ),
+                ),
+                ("role_version", models.PositiveIntegerField()),
+                ("notes", models.TextField(blank=True)),
+                ("git_sha", models.CharField(blank=True, max_length=64)),
+                ("metadata", models.JSONField(default=dict)),
+                ("created_by", models.CharField(max_length=128)),
+                ("created_at", models.DateTimeField()),
+                ("published_at", models.DateTimeField(null=True)),
+                (
+                    "model",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT, related_name="versions", to="registry.model"
+                    ),
+                ),
             ],
             options={
-                'ordering': ['-number'],
+                "ordering": ["-number"],
             },
         ),
         migrations.CreateModel(
-            name='Variant',
+            name="Variant",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('slug', models.CharField(max_length=96)),
-                ('digest', models.CharField(db_index=True, max_length=64)),
-                ('manifest', models.BinaryField()),
-                ('format', models.CharField(max_length=32)),
-                ('content_bytes', models.PositiveBigIntegerField()),
-                ('inspection', models.JSONField(default=dict)),
-                ('weights', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='+', to='registry.blob')),
-                ('version', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='variants', to='registry.version')),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("slug", models.CharField(max_length=96)),
+                ("digest", models.CharField(db_index=True, max_length=64)),
+                ("manifest", models.BinaryField()),
+                ("format", models.CharField(max_length=32)),
+                ("content_bytes", models.PositiveBigIntegerField()),
+                ("inspection", models.JSONField(default=dict)),
+                (
+                    "weights",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT, related_name="+", to="registry.blob"
+                    ),
+                ),
+                (
+                    "version",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="variants", to="registry.version"
+                    ),
+                ),
             ],
             options={
-                'ordering': ['slug'],
+                "ordering": ["slug"],
             },
         ),
         migrations.CreateModel(
-            name='Alias',
+            name="Alias",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('name', models.CharField(max_length=63)),
-                ('updated_at', models.DateTimeField()),
-                ('model', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='aliases', to='registry.model')),
-                ('version', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='aliases', to='registry.version')),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("name", models.CharField(max_length=63)),
+                ("updated_at", models.DateTimeField()),
+                (
+                    "model",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="aliases", to="registry.model"
+                    ),
+                ),
+                (
+                    "version",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT, related_name="aliases", to="registry.version"
+                    ),
+                ),
             ],
             options={
-                'ordering': ['name'],
+                "ordering": ["name"],
             },
         ),
         migrations.CreateModel(
-            name='Delta',
+            name="Delta",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('codec', models.CharField(max_length=16)),
-                ('state', models.CharField(choices=[('queued', 'Queued'), ('ready', 'Ready'), ('useless', 'Useless'), ('failed', 'Failed')], default='queued', max_length=16)),
-                ('build_s', models.FloatField(null=True)),
-                ('detail', models.CharField(blank=True, max_length=512)),
-                ('created_at', models.DateTimeField()),
-                ('built_at', models.DateTimeField(null=True)),
-                ('new', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='+', to='registry.blob')),
-                ('old', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='+', to='registry.blob')),
-                ('patch', models.ForeignKey(null=True, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='registry.blob')),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("codec", models.CharField(max_length=16)),
+                (
+                    "state",
+                    models.CharField(
+                        choices=[
+                            ("queued", "Queued"),
+                            ("ready", "Ready"),
+                            ("useless", "Useless"),
+                            ("failed", "Failed"),
+                        ],
+                        default="queued",
+                        max_length=16,
+                    ),
+                ),
+                ("build_s", models.FloatField(null=True)),
+                ("detail", models.CharField(blank=True, max_length=512)),
+                ("created_at", models.DateTimeField()),
+                ("built_at", models.DateTimeField(null=True)),
+                (
+                    "new",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT, related_name="+", to="registry.blob"
+                    ),
+                ),
+                (
+                    "old",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT, related_name="+", to="registry.blob"
+                    ),
+                ),
+                (
+                    "patch",
+                    models.ForeignKey(
+                        null=True, on_delete=django.db.models.deletion.PROTECT, related_name="+", to="registry.blob"
+                    ),
+                ),
             ],
             options={
-                'constraints': [models.UniqueConstraint(fields=('old', 'new', 'codec'), name='delta_unique_per_pair_and_codec'), models.CheckConstraint(condition=models.Q(models.Q(('state', 'ready'), _negated=True), ('patch__isnull', False), _connector='OR'), name='delta_ready_has_patch')],
+                "constraints": [
+                    models.UniqueConstraint(fields=("old", "new", "codec"), name="delta_unique_per_pair_and_codec"),
+                    models.CheckConstraint(
+                        condition=models.Q(
+                            models.Q(("state", "ready"), _negated=True), ("patch__isnull", False), _connector="OR"
+                        ),
+                        name="delta_ready_has_patch",
+                    ),
+                ],
             },
         ),
         migrations.CreateModel(
-            name='VariantFile',
+            name="VariantFile",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('name', models.CharField(max_length=100)),
-                ('role', models.CharField(max_length=16)),
-                ('blob', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='+', to='registry.blob')),
-                ('variant', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='files', to='registry.variant')),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("name", models.CharField(max_length=100)),
+                ("role", models.CharField(max_length=16)),
+                (
+                    "blob",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT, related_name="+", to="registry.blob"
+                    ),
+                ),
+                (
+                    "variant",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="files", to="registry.variant"
+                    ),
+                ),
             ],
             options={
-                'ordering': ['name'],
-                'constraints': [models.UniqueConstraint(fields=('variant', 'name'), name='variant_file_name_unique')],
+                "ordering": ["name"],
+                "constraints": [models.UniqueConstraint(fields=("variant", "name"), name="variant_file_name_unique")],
             },
         ),
         migrations.AddConstraint(
-            model_name='version',
-            constraint=models.UniqueConstraint(fields=('model', 'label'), name='version_label_unique_in_model'),
+            model_name="version",
+            constraint=models.UniqueConstraint(fields=("model", "label"), name="version_label_unique_in_model"),
         ),
         migrations.AddConstraint(
-            model_name='version',
-            constraint=models.UniqueConstraint(fields=('model', 'number'), name='version_number_unique_in_model'),
+            model_name="version",
+            constraint=models.UniqueConstraint(fields=("model", "number"), name="version_number_unique_in_model"),
         ),
         migrations.AddConstraint(
-            model_name='variant',
-            constraint=models.UniqueConstraint(fields=('version', 'slug'), name='variant_slug_unique_in_version'),
+            model_name="variant",
+            constraint=models.UniqueConstraint(fields=("version", "slug"), name="variant_slug_unique_in_version"),
         ),
         migrations.AddConstraint(
-            model_name='alias',
-            constraint=models.UniqueConstraint(fields=('model', 'name'), name='alias_name_unique_in_model'),
+            model_name="alias",
+            constraint=models.UniqueConstraint(fields=("model", "name"), name="alias_name_unique_in_model"),
         ),
     ]

@@ -4,75 +4,77 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
-    dependencies = [
-    ]
+    dependencies = []
 
     operations = [
         migrations.CreateModel(
-            name='ApiToken',
+            name="ApiToken",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('prefix', models.CharField(max_length=16, unique=True)),
-                ('token_sha256', models.CharField(max_length=64, unique=True)),
-                ('name', models.CharField(max_length=128)),
-                ('scopes', models.JSONField(default=list)),
-                ('created_by', models.CharField(max_length=128)),
-                ('created_at', models.DateTimeField()),
-                ('expires_at', models.DateTimeField()),
-                ('last_used_at', models.DateTimeField(null=True)),
-                ('revoked_at', models.DateTimeField(null=True)),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("prefix", models.CharField(max_length=16, unique=True)),
+                ("token_sha256", models.CharField(max_length=64, unique=True)),
+                ("name", models.CharField(max_length=128)),
+                ("scopes", models.JSONField(default=list)),
+                ("created_by", models.CharField(max_length=128)),
+                ("created_at", models.DateTimeField()),
+                ("expires_at", models.DateTimeField()),
+                ("last_used_at", models.DateTimeField(null=True)),
+                ("revoked_at", models.DateTimeField(null=True)),
             ],
         ),
         migrations.CreateModel(
-            name='Certificate',
+            name="Certificate",
             fields=[
-                ('serial', models.CharField(max_length=40, primary_key=True, serialize=False)),
-                ('device_id', models.CharField(db_index=True, max_length=63)),
-                ('not_before', models.DateTimeField()),
-                ('not_after', models.DateTimeField()),
-                ('revoked_at', models.DateTimeField(null=True)),
+                ("serial", models.CharField(max_length=40, primary_key=True, serialize=False)),
+                ("device_id", models.CharField(db_index=True, max_length=63)),
+                ("not_before", models.DateTimeField()),
+                ("not_after", models.DateTimeField()),
+                ("revoked_at", models.DateTimeField(null=True)),
             ],
         ),
         migrations.CreateModel(
-            name='Claim',
+            name="Claim",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('token_sha256', models.CharField(max_length=64, unique=True)),
-                ('device_id', models.CharField(max_length=63)),
-                ('hardware_class', models.CharField(max_length=63)),
-                ('attributes', models.JSONField(default=dict)),
-                ('created_by', models.CharField(max_length=128)),
-                ('created_at', models.DateTimeField()),
-                ('expires_at', models.DateTimeField()),
-                ('used_at', models.DateTimeField(null=True)),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("token_sha256", models.CharField(max_length=64, unique=True)),
+                ("device_id", models.CharField(max_length=63)),
+                ("hardware_class", models.CharField(max_length=63)),
+                ("attributes", models.JSONField(default=dict)),
+                ("created_by", models.CharField(max_length=128)),
+                ("created_at", models.DateTimeField()),
+                ("expires_at", models.DateTimeField()),
+                ("used_at", models.DateTimeField(null=True)),
             ],
         ),
         migrations.CreateModel(
-            name='DirectorHead',
+            name="DirectorHead",
             fields=[
-                ('device_id', models.CharField(max_length=63, primary_key=True, serialize=False)),
-                ('version', models.PositiveBigIntegerField()),
-                ('issued_at', models.DateTimeField()),
+                ("device_id", models.CharField(max_length=63, primary_key=True, serialize=False)),
+                ("version", models.PositiveBigIntegerField()),
+                ("issued_at", models.DateTimeField()),
             ],
         ),
         migrations.CreateModel(
-            name='SignedMetadata',
+            name="SignedMetadata",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('repository', models.CharField(choices=[('image', 'Image'), ('director', 'Director')], max_length=8)),
-                ('role', models.CharField(max_length=64)),
-                ('version', models.PositiveIntegerField()),
-                ('state', models.CharField(choices=[('staged', 'Staged'), ('published', 'Published')], max_length=16)),
-                ('payload', models.BinaryField()),
-                ('expires_at', models.DateTimeField()),
-                ('created_at', models.DateTimeField()),
-                ('published_at', models.DateTimeField(null=True)),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("repository", models.CharField(choices=[("image", "Image"), ("director", "Director")], max_length=8)),
+                ("role", models.CharField(max_length=64)),
+                ("version", models.PositiveIntegerField()),
+                ("state", models.CharField(choices=[("staged", "Staged"), ("published", "Published")], max_length=16)),
+                ("payload", models.BinaryField()),
+                ("expires_at", models.DateTimeField()),
+                ("created_at", models.DateTimeField()),
+                ("published_at", models.DateTimeField(null=True)),
             ],
             options={
-                'constraints': [models.UniqueConstraint(fields=('repository', 'role', 'version'), name='metadata_version_unique_in_role')],
+                "constraints": [
+                    models.UniqueConstraint(
+                        fields=("repository", "role", "version"), name="metadata_version_unique_in_role"
+                    )
+                ],
             },
         ),
     ]

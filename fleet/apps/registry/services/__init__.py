@@ -1,0 +1,24 @@
+"""Everything that changes what the registry stores. One module a subject; callers import from here."""
+
+from fleet.apps.registry.services.catalogue import create_model, create_namespace, delete_alias, set_alias
+from fleet.apps.registry.services.deltas import build_delta, request_deltas
+from fleet.apps.registry.services.finalisation import finalise_version
+from fleet.apps.registry.services.roles import mark_published, revoke_version, settle_published, stage_model_role
+from fleet.apps.registry.services.uploads import append_upload, begin_upload, sweep_blobs
+
+__all__ = [
+    "append_upload",
+    "begin_upload",
+    "build_delta",
+    "create_model",
+    "create_namespace",
+    "delete_alias",
+    "finalise_version",
+    "mark_published",
+    "request_deltas",
+    "revoke_version",
+    "set_alias",
+    "settle_published",
+    "stage_model_role",
+    "sweep_blobs",
+]

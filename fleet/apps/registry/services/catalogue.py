@@ -1,0 +1,88 @@
+"""Namespaces, models and aliases."""
+
+import re
+from collections.abc import Callable
+from datetime import datetime
+from typing import Final
+
+from django.db import IntegrityError, transaction
+
+from device_client.wire.errors import WireError
+from device_client.wire.names import HEX_ID, parse_model, parse_namespace
+from fleet.apps.audit import services as audit
+from fleet.apps.registry import selectors
+from fleet.apps.registry.models import Alias, Model, Namespace, Version
+from fleet.apps.registry.records import AliasRecord, ModelRecord, NamespaceRecord
+from fleet.domain.errors import ConflictError, InvalidInputError, NotFoundError
+from fleet.domain.repository import Profile
+
+ALIAS: Final = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+MAX_DESCRIPTION_CHARS: Final = 512
+
+
+def create_namespace(*, name: str, profile: str, actor: str, now: datetime) -> NamespaceRecord:
+    """Make a namespace; raises ConflictError if it exists."""
+    _parse(parse_namespace, name, "namespace_name")
+    if profile not in Profile._value2member_map_:
+        raise InvalidInputError(
+            "namespace_profile", f"expected one of {[p.value for p in Profile]}, got {profile[:40]!r}"
+        )
+    try:
+        with transaction.atomic():
+            row = Namespace.objects.create(name=name, profile=profile, created_at=now)
+            audit.record(actor=actor, action="namespace.create", subject=name, detail={"profile": profile}, now=now)
+    except IntegrityError as error:
+        raise ConflictError("namespace_exists", f"expected a new namespace, got {name!r}, which exists") from error
+    return selectors.namespace_record(row)
+
+
+def create_model(*, name: str, description: str, plan_key: str, actor: str, now: datetime) -> ModelRecord:
+    """Make a model in an existing namespace; `plan_key` is a fresh random hexadecimal id. Raises ConflictError."""
+    _parse(parse_model, name, "model_name")
+    if HEX_ID.fullmatch(plan_key) is None or len(description) > MAX_DESCRIPTION_CHARS:
+        raise InvalidInputError("model_description", f"expected at most {MAX_DESCRIPTION_CHARS} characters")
+    namespace = name.partition(".")[0]
+    if not Namespace.objects.filter(pk=namespace).exists():
+        raise NotFoundError("namespace_not_found", f"expected an existing namespace, got {namespace!r}")
+    try:
+        with transaction.atomic():
+            Model.objects.create(
+                name=name, namespace_id=namespace, plan_key=plan_key, description=description, created_at=now
+            )
+            audit.record(actor=actor, action="model.create", subject=name, detail={}, now=now)
+    except IntegrityError as error:
+        raise ConflictError("model_exists", f"expected a new model, got {name!r}, which exists") from error
+    return selectors.model(name)
+
+
+def set_alias(*, model: str, name: str, version: str, actor: str, now: datetime) -> AliasRecord:
+    """Point an alias at a published version, making it if need be."""
+    if ALIAS.fullmatch(name) is None:
+        raise InvalidInputError("alias_name", f"expected an alias matching {ALIAS.pattern}, got {name[:80]!r}")
+    with transaction.atomic():
+        target = Version.objects.filter(model_id=model, label=version).first()
+        if target is None:
+            raise NotFoundError("version_not_found", f"expected an existing version of {model}, got {version[:80]!r}")
+        if target.state != Version.State.PUBLISHED:
+            raise ConflictError("version_not_published", f"expected a published version, got one {target.state}")
+        row, _created = Alias.objects.update_or_create(
+            model_id=model, name=name, defaults={"version": target, "updated_at": now}
+        )
+        audit.record(actor=actor, action="alias.set", subject=f"{model}:{name}", detail={"version": version}, now=now)
+    return selectors.alias_record(row)
+
+
+def delete_alias(*, model: str, name: str, actor: str, now: datetime) -> None:
+    """Remove an alias; raises NotFoundError."""
+    with transaction.atomic():
+        deleted, _ = Alias.objects.filter(model_id=model, name=name).delete()
+        if not deleted:
+            raise NotFoundError("alias_not_found", f"expected an existing alias of {model}, got {name[:80]!r}")
+        audit.record(actor=actor, action="alias.delete", subject=f"{model}:{name}", detail={}, now=now)
+
+
+def _parse(parse: Callable[[object], str], value: str, code: str) -> None:
+    try:
+        parse(value)
+    except WireError as error:
+        raise InvalidInputError(code, str(error)) from error

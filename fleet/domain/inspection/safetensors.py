@@ -1,0 +1,87 @@
+"""safetensors: a JSON header of bounded size, then tensors that fill the rest of the file without gaps or overlaps."""
+
+import json
+import struct
+from typing import Final
+
+from fleet.domain.formats import Format
+from fleet.domain.inspection.files import ByteSource, Inspection, MalformedFileError
+
+MAX_HEADER_BYTES: Final = 16 << 20
+MAX_TENSORS: Final = 200_000
+_LENGTH: Final = struct.Struct("<Q")
+_DTYPES: Final = {
+    "F64": ("float64", 64),
+    "F32": ("float32", 32),
+    "F16": ("float16", 16),
+    "BF16": ("bfloat16", 16),
+    "F8_E4M3": ("float8e4m3fn", 8),
+    "F8_E5M2": ("float8e5m2", 8),
+    "I64": ("int64", 64),
+    "I32": ("int32", 32),
+    "I16": ("int16", 16),
+    "I8": ("int8", 8),
+    "U64": ("uint64", 64),
+    "U32": ("uint32", 32),
+    "U16": ("uint16", 16),
+    "U8": ("uint8", 8),
+    "BOOL": ("bool", 8),
+}
+
+
+def is_safetensors(source: ByteSource) -> bool:
+    """Whether the file starts with the length of a JSON object that fits."""
+    if source.length <= _LENGTH.size + 1:
+        return False
+    (size,) = source.unpack(_LENGTH, 0)
+    return 1 < size <= min(MAX_HEADER_BYTES, source.length - _LENGTH.size) and source.read(_LENGTH.size, 1) == b"{"
+
+
+def inspect(source: ByteSource) -> Inspection:
+    """Read the header; raises MalformedFileError."""
+    (size,) = source.unpack(_LENGTH, 0)
+    try:
+        header = json.loads(source.read(_LENGTH.size, size))
+    except (ValueError, RecursionError) as error:
+        raise MalformedFileError(f"expected a JSON header, got {type(error).__name__}") from error
+    if not isinstance(header, dict) or len(header) > MAX_TENSORS:
+        raise MalformedFileError(f"expected a header object of at most {MAX_TENSORS} tensors, got another")
+    raw_metadata = header.pop("__metadata__", {})
+    elements: dict[str, int] = {}
+    spans: list[tuple[int, int]] = []
+    for name, entry in header.items():
+        dtype, count, span = _tensor(name, entry)
+        elements[dtype] = elements.get(dtype, 0) + count
+        spans.append(span)
+    _require_filled(sorted(spans), source.length - _LENGTH.size - size)
+    metadata = raw_metadata if isinstance(raw_metadata, dict) else {}
+    return Inspection(
+        format=Format.SAFETENSORS.value,
+        elements=elements,
+        metadata={str(key)[:100]: str(value)[:200] for key, value in list(metadata.items())[:64]},
+    )
+
+
+def _tensor(name: str, entry: object) -> tuple[str, int, tuple[int, int]]:
+    match entry:
+        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(start), int(end)]} if dtype in _DTYPES:
+            if all(type(size) is int and 0 <= size < 1 << 48 for size in shape) and 0 <= start <= end:
+                count = 1
+                for size in shape:
+                    count *= size
+                known, bits = _DTYPES[dtype]
+                if (count * bits + 7) // 8 == end - start:
+                    return known, count, (start, end)
+        case _:
+            pass
+    raise MalformedFileError(f"tensor {name[:80]!r}: expected dtype, shape and matching offsets, got {entry!r:.120}")
+
+
+def _require_filled(spans: list[tuple[int, int]], size: int) -> None:
+    position = 0
+    for start, end in spans:
+        if start != position:
+            raise MalformedFileError(f"expected tensors without gaps or overlaps, got one at {start} after {position}")
+        position = end
+    if position != size:
+        raise MalformedFileError(f"expected {position} bytes of tensors, got {size}")
