@@ -8,4 +8,4 @@ from fleet.ports.signer import MetadataSigner
 
 def signer_from_pem(pem: bytes) -> MetadataSigner:
     """A signer over a PKCS#8 PEM private key."""
-    return CryptoSigner(load_pem_private_key(pem, password=None))  # type: ignore[arg-type]  # Ed25519, P-256 and RSA pass
+    return CryptoSigner(load_pem_private_key(pem, password=None))

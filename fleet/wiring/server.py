@@ -36,14 +36,11 @@ def clock() -> Clock:
 @cache
 def blob_store() -> BlobStore:
     """Where blobs are kept, as MODELFLEET_BLOBS says."""
-    match settings.MODELFLEET.blobs:
-        # The settings' classes belong to the layer above, so they are told apart by what they hold.
-        case object(directory=directory):
-            return LocalBlobStore(directory, blob_ticket_key(), clock().now)
-        case object(bucket=bucket, prefix=prefix, endpoint_url=endpoint_url):
-            return S3BlobStore(bucket, prefix, endpoint_url)
-        case other:
-            raise TypeError(f"expected a directory or a bucket for blobs, got {other!r}")
+    blobs = settings.MODELFLEET.blobs
+    # The settings' classes belong to the layer above, so they are told apart by what they hold.
+    if hasattr(blobs, "directory"):
+        return LocalBlobStore(blobs.directory, blob_ticket_key(), clock().now)
+    return S3BlobStore(blobs.bucket, blobs.prefix, blobs.endpoint_url)
 
 
 @cache

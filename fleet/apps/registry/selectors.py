@@ -103,6 +103,11 @@ def variant_by_digest(digest: str) -> tuple[VersionRecord, VariantRecord] | None
     return next(((version, item) for item in version.variants if item.digest == digest), None)
 
 
+def weights_by_digest(digests: Iterable[str]) -> dict[str, str]:
+    """The sha256 of the weights file of each variant digest; unknown digests are absent."""
+    return dict(Variant.objects.filter(digest__in=set(digests)).values_list("digest", "weights_id"))
+
+
 def _versions() -> QuerySet[Version]:
     return Version.objects.prefetch_related("variants")
 
@@ -188,6 +193,12 @@ def ready_deltas(old_sha256: str, new_sha256: str) -> list[DeltaRecord]:
     """Verified patches from one weights file to another, the smallest first."""
     rows = Delta.objects.filter(old_id=old_sha256, new_id=new_sha256, state=Delta.State.READY)
     return [delta_record(row) for row in rows.select_related("new", "patch").order_by("patch__length")]
+
+
+def queued_codecs(old_sha256: str, new_sha256: str) -> set[str]:
+    """The codecs in which a patch from one weights file to another is still being made."""
+    rows = Delta.objects.filter(old_id=old_sha256, new_id=new_sha256, state=Delta.State.QUEUED)
+    return set(rows.values_list("codec", flat=True))
 
 
 def deltas(model: str, *, to_label: str | None = None, limit: int = 200) -> list[DeltaRecord]:

@@ -15,6 +15,7 @@ class Migration(migrations.Migration):
             fields=[
                 ("sha256", models.CharField(max_length=64, primary_key=True, serialize=False)),
                 ("length", models.PositiveBigIntegerField()),
+                ("uploaded_by", models.CharField(max_length=128)),
                 ("created_at", models.DateTimeField()),
             ],
         ),
@@ -48,6 +49,7 @@ class Migration(migrations.Migration):
                 ("sha256", models.CharField(max_length=64, primary_key=True, serialize=False)),
                 ("length", models.PositiveBigIntegerField()),
                 ("received", models.PositiveBigIntegerField(default=0)),
+                ("uploaded_by", models.CharField(max_length=128)),
                 ("updated_at", models.DateTimeField()),
             ],
             options={

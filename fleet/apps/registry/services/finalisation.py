@@ -43,6 +43,16 @@ class _Checked:
     inspection: Inspection
 
 
+@dataclass(frozen=True)
+class _Description:
+    """What people and pipelines say about a version; nothing is decided by it."""
+
+    notes: str
+    git_sha: str
+    metadata: Mapping[str, object]
+    actor: str
+
+
 def finalise_version(
     *,
     model: str,
@@ -67,7 +77,8 @@ def finalise_version(
         if Version.objects.filter(model_id=model, label=label).exists():
             raise ConflictError("version_exists", f"expected a new version of {model}, got {label}, which exists")
         checked = [_check_files(manifest, payload, store) for manifest, payload in zip(parsed, manifests, strict=True)]
-        return _store(record.name, label, role, checked, notes, git_sha, metadata, actor, now)
+        description = _Description(notes, git_sha, metadata, actor)
+        return _store(role, label, checked, description, now)
     except RefusedError:
         discard_blobs(sha256s=named, actor=actor, store=store)
         raise
@@ -165,45 +176,37 @@ def _source(file: BundleFile, store: BlobStore) -> ByteSource:
 
 
 def _store(
-    model: str,
-    label: str,
-    role: VerifiedRole,
-    checked: Sequence[_Checked],
-    notes: str,
-    git_sha: str,
-    metadata: Mapping[str, object],
-    actor: str,
-    now: datetime,
+    role: VerifiedRole, label: str, checked: Sequence[_Checked], description: _Description, now: datetime
 ) -> VersionRecord:
     try:
         with transaction.atomic():
             trust.stage_role(role=role, now=now)
             version = Version.objects.create(
-                model_id=model,
+                model_id=role.model,
                 label=label,
-                number=next_number(model),
+                number=next_number(role.model),
                 state=Version.State.PUBLISHING,
                 role_version=role.version,
-                notes=notes,
-                git_sha=git_sha,
-                metadata=dict(metadata),
-                created_by=actor,
+                notes=description.notes,
+                git_sha=description.git_sha,
+                metadata=dict(description.metadata),
+                created_by=description.actor,
                 created_at=now,
             )
             for item in checked:
                 _store_variant(version, item)
             audit.record(
-                actor=actor,
+                actor=description.actor,
                 action="version.finalise",
-                subject=f"{model}@{label}",
+                subject=f"{role.model}@{label}",
                 detail={"digests": {item.manifest.variant.slug: item.manifest.digest for item in checked}},
                 now=now,
             )
     except IntegrityError as error:
         raise ConflictError(
-            "version_exists", f"expected a new version of {model}, got {label}, which exists"
+            "version_exists", f"expected a new version of {role.model}, got {label}, which exists"
         ) from error
-    return selectors.get_version(model, label)
+    return selectors.get_version(role.model, label)
 
 
 def _store_variant(version: Version, item: _Checked) -> None:

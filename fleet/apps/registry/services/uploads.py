@@ -62,7 +62,6 @@ def append_upload(
     limit: int,
     store: BlobStore,
     spool: UploadSpool,
-    actor: str,
     now: datetime,
 ) -> UploadRecord:
     """Take the bytes that start at `offset` (at most `limit`); the last chunk makes the blob.
