@@ -23,7 +23,7 @@ ASSUMED_ACCURACY: Final = 0.9
 POWER_Z: Final = 0.8416  # 80% power
 
 
-class Severity(StrEnum):
+class Level(StrEnum):
     """Whether a finding refuses the plan."""
 
     ERROR = "error"
@@ -35,7 +35,7 @@ class Severity(StrEnum):
 class Finding:
     """One thing to know about a plan before it starts."""
 
-    severity: Severity
+    level: Level
     code: str
     sentence: str
 
@@ -83,7 +83,7 @@ class Plan:
     @property
     def errors(self) -> tuple[Finding, ...]:
         """What refuses the plan."""
-        return tuple(item for item in self.findings if item.severity is Severity.ERROR)
+        return tuple(item for item in self.findings if item.level is Level.ERROR)
 
 
 def ranges(policy: RolloutPolicy, phase: int) -> Ranges:
@@ -121,7 +121,7 @@ def fit(policy: RolloutPolicy, devices: Sequence[PlacedDevice]) -> tuple[Rollout
     if not dropped:
         return policy, ()
     sentence = f"left out the phases {', '.join(dropped)}: of {len(devices)} devices they would reach no further one"
-    return replace(policy, phases=tuple(kept), preset=""), (Finding(Severity.NOTE, "phases_fitted", sentence),)
+    return replace(policy, phases=tuple(kept), preset=""), (Finding(Level.NOTE, "phases_fitted", sentence),)
 
 
 def validate(policy: RolloutPolicy, devices: Sequence[PlacedDevice], *, has_baseline: bool) -> Plan:
@@ -138,25 +138,25 @@ def _contradictions(policy: RolloutPolicy) -> list[Finding]:
     shares = [phase.share for phase in policy.phases]
     if any(later <= earlier for earlier, later in pairwise(shares)):
         shown = ", ".join(f"{share:g}" for share in shares)
-        found.append(Finding(Severity.ERROR, "shares_not_rising", f"expected rising shares, got {shown}"))
+        found.append(Finding(Level.ERROR, "shares_not_rising", f"expected rising shares, got {shown}"))
     if shares[-1] < 1.0:
         sentence = (
             f"the last phase treats {shares[-1]:.0%}; the rest gets the version when the rollout completes, unwatched"
         )
-        found.append(Finding(Severity.WARNING, "last_phase_partial", sentence))
+        found.append(Finding(Level.WARNING, "last_phase_partial", sentence))
     for index, phase in enumerate(policy.phases):
         if phase.deadline_s <= phase.min_duration_s:
             sentence = f"phase {index + 1}: expected a deadline after its minimum of {phase.min_duration_s:g} s, got {phase.deadline_s:g} s"
-            found.append(Finding(Severity.ERROR, "deadline_before_minimum", sentence))
+            found.append(Finding(Level.ERROR, "deadline_before_minimum", sentence))
         if phase.deadline_s <= policy.jitter_s:
             sentence = f"phase {index + 1}: devices spread over {policy.jitter_s:g} s cannot all start before the deadline at {phase.deadline_s:g} s"
-            found.append(Finding(Severity.ERROR, "deadline_before_jitter", sentence))
+            found.append(Finding(Level.ERROR, "deadline_before_jitter", sentence))
         if phase.deadline_s <= policy.gates.silence_grace_s:
             sentence = f"phase {index + 1}: silence of {policy.gates.silence_grace_s:g} s cannot be seen before the deadline at {phase.deadline_s:g} s"
-            found.append(Finding(Severity.WARNING, "silence_unseen", sentence))
+            found.append(Finding(Level.WARNING, "silence_unseen", sentence))
     if policy.gates.comparative and policy.control_share + shares[0] > 1:
         sentence = f"a control of {policy.control_share:.0%} overlaps the first phase's {shares[0]:.0%}; expected at most 100% together"
-        found.append(Finding(Severity.ERROR, "control_overlaps", sentence))
+        found.append(Finding(Level.ERROR, "control_overlaps", sentence))
     return found
 
 
@@ -166,7 +166,7 @@ def _reach(policy: RolloutPolicy, phases: Sequence[PhaseCounts]) -> list[Finding
     if population == 0:
         return [
             Finding(
-                Severity.WARNING,
+                Level.WARNING,
                 "population_empty",
                 "no active device fits the version today; later ones will be served",
             )
@@ -175,10 +175,10 @@ def _reach(policy: RolloutPolicy, phases: Sequence[PhaseCounts]) -> list[Finding
     for index, counts in enumerate(phases):
         if counts.treated == 0:
             sentence = f"phase {index + 1} ({policy.phases[index].share:.0%}) reaches none of {population} devices; raise its share"
-            found.append(Finding(Severity.ERROR, "phase_reaches_nobody", sentence))
+            found.append(Finding(Level.ERROR, "phase_reaches_nobody", sentence))
         elif policy.gates.install_max_share * counts.treated < 1:
             sentence = f"phase {index + 1} treats {counts.treated} devices: a single failed install stops it"
-            found.append(Finding(Severity.NOTE, "one_failure_stops", sentence))
+            found.append(Finding(Level.NOTE, "one_failure_stops", sentence))
     return found
 
 
@@ -188,7 +188,7 @@ def _comparisons(policy: RolloutPolicy, phases: Sequence[PhaseCounts], has_basel
     if not any(gate.metric is Metric.ACCURACY for gate in policy.gates.ratios):
         return [
             Finding(
-                Severity.WARNING,
+                Level.WARNING,
                 "accuracy_unwatched",
                 "there is no accuracy gate: a version that loads, runs and is wrong would pass",
             )
@@ -198,9 +198,7 @@ def _comparisons(policy: RolloutPolicy, phases: Sequence[PhaseCounts], has_basel
     if not has_baseline:
         names = ", ".join(gate.name for gate in gates)
         return [
-            Finding(
-                Severity.NOTE, "first_install", f"{names}: no earlier version to compare with; judged by limits only"
-            )
+            Finding(Level.NOTE, "first_install", f"{names}: no earlier version to compare with; judged by limits only")
         ]
     compared = [comparison(counts, has_baseline=True) for counts in phases]
     if not any(item.strata for item in compared):
@@ -208,9 +206,9 @@ def _comparisons(policy: RolloutPolicy, phases: Sequence[PhaseCounts], has_basel
             f"no phase has {MIN_TREATED} treated and {MIN_CONTROL} control devices ({compared[0].reason}): "
             "give the gates absolute limits, or use the preset manual without margins"
         )
-        return [Finding(Severity.ERROR, "gate_unreachable", sentence)]
+        return [Finding(Level.ERROR, "gate_unreachable", sentence)]
     return [
-        Finding(Severity.NOTE, "phase_not_compared", f"phase {index + 1} is not compared with a control: {item.reason}")
+        Finding(Level.NOTE, "phase_not_compared", f"phase {index + 1} is not compared with a control: {item.reason}")
         for index, item in enumerate(compared)
         if not item.strata
     ]

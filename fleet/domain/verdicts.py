@@ -130,7 +130,7 @@ class GateResult:
     def encode(self) -> dict[str, object]:
         """The JSON form, as decisions keep it and the API shows it."""
         return {
-            "gate": self.gate,
+            "name": self.gate,
             "kind": self.kind.value,
             "stratum": self.stratum,
             "verdict": self.verdict.value,

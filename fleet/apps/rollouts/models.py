@@ -1,10 +1,14 @@
 """Rollouts, phases and decisions. Private to this app."""
 
 from django.db import models
+from django.db.models import Q
 
 
 class Rollout(models.Model):
-    """One movement of a population to a version. `policy` is the validated plan as `domain.plan` encodes it."""
+    """One movement of a population to a version. `policy` is the validated plan as `domain.policy` encodes it.
+
+    `clock_from_at` is where the deadline of the present phase counts from: its start, or the last resume.
+    """
 
     class State(models.TextChoices):
         """As in `fleet.domain.rollout_states`."""
@@ -29,23 +33,30 @@ class Rollout(models.Model):
     policy = models.JSONField()
     phase = models.PositiveIntegerField(default=0)
     phase_started_at = models.DateTimeField(null=True)
+    clock_from_at = models.DateTimeField(null=True)
     revision = models.PositiveBigIntegerField(default=1)
     because = models.CharField(max_length=512, blank=True)
     created_by = models.CharField(max_length=128)
     created_at = models.DateTimeField()
     started_at = models.DateTimeField(null=True)
+    reverting_since_at = models.DateTimeField(null=True)
     ended_at = models.DateTimeField(null=True)
 
     class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                name="rollout_one_offering_per_model", fields=["model"], condition=Q(state__in=["running", "held"])
+            )
+        ]
         indexes = [models.Index(name="rollout_by_state", fields=["state"])]
-        ordering = ["-created_at"]
+        ordering = ["-created_at", "-id"]
 
     def __str__(self) -> str:
         return self.id
 
 
 class PhaseRun(models.Model):
-    """One phase of one rollout as it happened. Counts are taken once, at the phase's start."""
+    """One phase of one rollout as it happened. Counts are taken once, at the phase's start; `judgement` at its end."""
 
     rollout = models.ForeignKey(Rollout, on_delete=models.CASCADE, related_name="phases")
     index = models.PositiveIntegerField()
@@ -53,6 +64,8 @@ class PhaseRun(models.Model):
     eligible = models.PositiveIntegerField(default=0)
     treated = models.PositiveIntegerField(default=0)
     control = models.PositiveIntegerField(default=0)
+    classes = models.JSONField(default=dict)
+    judgement = models.JSONField(default=dict)
     started_at = models.DateTimeField()
     ended_at = models.DateTimeField(null=True)
 
@@ -77,6 +90,7 @@ class Decision(models.Model):
     evidence = models.JSONField(default=dict)
 
     class Meta:
+        indexes = [models.Index(name="decision_by_time", fields=["-at"])]
         ordering = ["-at", "-id"]
 
     def __str__(self) -> str:

@@ -1,0 +1,168 @@
+"""The moves of a rollout: each changes the locked row, its rule, its phases and its log together.
+
+For this app only. The caller has begun the transaction and locked the row; legality is `domain.rollout_states`'s. Who
+decided (a person or the conductor) and why comes in as a `Reason` and is stored with the evidence of that moment.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from fleet.apps.assignments import services as assignments
+from fleet.apps.audit import services as audit
+from fleet.apps.rollouts.models import Decision, PhaseRun, Rollout
+from fleet.domain.errors import ConflictError
+from fleet.domain.facts import RuleState
+from fleet.domain.plan import ranges
+from fleet.domain.policy import RolloutPolicy
+from fleet.domain.rollout_states import RolloutEvent, RolloutState, next_state
+from fleet.domain.verdicts import PhaseCounts
+
+MAX_BECAUSE_CHARS = 512
+MAX_SENTENCE_CHARS = 1_024
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Who decided, why, and what was seen. `verdict` is that of the gates, empty if nobody asked them."""
+
+    actor: str
+    sentence: str
+    verdict: str = ""
+    evidence: Mapping[str, object] = field(default_factory=dict)
+
+
+def begin(row: Rollout, policy: RolloutPolicy, counts: PhaseCounts, reason: Reason, now: datetime) -> Decision:
+    """Start the first phase."""
+    _transit(row, RolloutEvent.START)
+    row.started_at = now
+    _enter(row, policy, 0, counts, now)
+    return _conclude(row, "start", reason, now)
+
+
+def advance(row: Rollout, policy: RolloutPolicy, counts: PhaseCounts, reason: Reason, now: datetime) -> Decision:
+    """Go on to the next phase, whose population was counted before."""
+    _transit(row, RolloutEvent.ADVANCE)
+    _close_phase(row, reason, now)
+    _enter(row, policy, row.phase + 1, counts, now)
+    return _conclude(row, "advance", reason, now)
+
+
+def complete(row: Rollout, reason: Reason, now: datetime) -> Decision:
+    """The version becomes the baseline."""
+    _transit(row, RolloutEvent.COMPLETE)
+    _close_phase(row, reason, now)
+    row.ended_at = now
+    assignments.set_rule(rule_id=_rule(row), state=RuleState.COMPLETED, now=now)
+    return _conclude(row, "complete", reason, now)
+
+
+def hold(row: Rollout, reason: Reason, now: datetime) -> Decision:
+    """Offer nothing new; devices that run the version keep it."""
+    _transit(row, RolloutEvent.HOLD)
+    assignments.set_rule(rule_id=_rule(row), state=RuleState.HELD, now=now)
+    return _conclude(row, "hold", reason, now)
+
+
+def resume(row: Rollout, reason: Reason, now: datetime) -> Decision:
+    """Offer again; the phase's deadline counts from now."""
+    _transit(row, RolloutEvent.RESUME)
+    row.clock_from_at = now
+    assignments.set_rule(rule_id=_rule(row), state=RuleState.RUNNING, now=now)
+    return _conclude(row, "resume", reason, now)
+
+
+def revert(row: Rollout, reason: Reason, now: datetime) -> Decision:
+    """Withdraw the rule: treated devices fall to the baseline."""
+    _transit(row, RolloutEvent.REVERT)
+    _close_phase(row, reason, now)
+    row.reverting_since_at = now
+    assignments.set_rule(rule_id=_rule(row), state=RuleState.WITHDRAWN, now=now)
+    return _conclude(row, "revert", reason, now)
+
+
+def finish_revert(row: Rollout, reason: Reason, now: datetime) -> Decision:
+    """The devices are back, or as many as could be waited for. What made it revert stays the rollout's reason."""
+    _transit(row, RolloutEvent.FINISH_REVERT)
+    row.ended_at = now
+    because = row.because
+    decision = _conclude(row, "reverted", reason, now)
+    row.because = because
+    row.save(update_fields=["because"])
+    return decision
+
+
+def cancel(row: Rollout, reason: Reason, now: datetime) -> Decision:
+    """End it for good; what it treated falls back to the baseline."""
+    _transit(row, RolloutEvent.CANCEL)
+    _close_phase(row, reason, now)
+    row.ended_at = now
+    if row.rule_id is not None:
+        assignments.set_rule(rule_id=row.rule_id, state=RuleState.WITHDRAWN, now=now)
+    return _conclude(row, "cancel", reason, now)
+
+
+def _transit(row: Rollout, event: RolloutEvent) -> None:
+    row.state = next_state(RolloutState(row.state), event).value
+
+
+def _enter(row: Rollout, policy: RolloutPolicy, phase: int, counts: PhaseCounts, now: datetime) -> None:
+    row.phase, row.phase_started_at, row.clock_from_at = phase, now, now
+    PhaseRun.objects.create(
+        rollout=row,
+        index=phase,
+        share=policy.phases[phase].share,
+        eligible=counts.population,
+        treated=counts.treated,
+        control=counts.control,
+        classes={
+            item.hardware_class: {"treated": item.treated, "control": item.control, "population": item.population}
+            for item in counts.classes
+        },
+        started_at=now,
+    )
+    found = ranges(policy, phase)
+    assignments.set_rule(
+        rule_id=_rule(row),
+        state=RuleState.RUNNING,
+        phase=phase,
+        treated_end=found.treated_end,
+        control_start=found.control_start,
+        now=now,
+    )
+
+
+def _close_phase(row: Rollout, reason: Reason, now: datetime) -> None:
+    """Freeze what the gates said when the phase ended."""
+    PhaseRun.objects.filter(rollout=row, index=row.phase, ended_at=None).update(
+        ended_at=now, judgement=dict(reason.evidence)
+    )
+
+
+def _conclude(row: Rollout, action: str, reason: Reason, now: datetime) -> Decision:
+    row.revision += 1
+    row.because = reason.sentence[:MAX_BECAUSE_CHARS]
+    row.save()
+    audit.record(
+        actor=reason.actor,
+        action=f"rollout.{action}",
+        subject=row.pk,
+        detail={"state": row.state, "phase": row.phase, "sentence": reason.sentence[:MAX_SENTENCE_CHARS]},
+        now=now,
+    )
+    return Decision.objects.create(
+        rollout=row,
+        phase=row.phase,
+        at=now,
+        action=action,
+        verdict=reason.verdict,
+        actor=reason.actor,
+        sentence=reason.sentence[:MAX_SENTENCE_CHARS],
+        evidence=dict(reason.evidence),
+    )
+
+
+def _rule(row: Rollout) -> int:
+    if row.rule_id is None:
+        raise ConflictError("rollout_not_started", f"{row.pk} has no rule: it was never started")
+    return row.rule_id

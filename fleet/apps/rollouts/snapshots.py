@@ -1,0 +1,121 @@
+"""Puts together what the conductor decides from: stored rows in, one frozen snapshot out. For this app only.
+
+Costs a constant number of queries plus the rows of the phase's own totals; counts no populations.
+"""
+
+from datetime import datetime
+
+from fleet.apps.assignments import selectors as assignments
+from fleet.apps.assignments.records import OfferCounts
+from fleet.apps.devices import selectors as devices
+from fleet.apps.registry import selectors as registry
+from fleet.apps.registry.records import VersionState
+from fleet.apps.rollouts.models import PhaseRun, Rollout
+from fleet.apps.telemetry import selectors as telemetry
+from fleet.apps.telemetry.records import GateRow
+from fleet.domain.conductor import Snapshot
+from fleet.domain.facts import RuleState
+from fleet.domain.policy import RolloutPolicy
+from fleet.domain.rollout_states import RolloutState
+from fleet.domain.verdicts import Carried, ClassCount, Kind, OfferCount, PhaseCounts, PhaseFacts, Row, Side, Verdict
+
+
+def snapshot(row: Rollout, policy: RolloutPolicy, now: datetime) -> Snapshot:
+    """The rollout as it stands. It must have started."""
+    state = RolloutState(row.state)
+    started_at = row.phase_started_at or row.created_at
+    reverting = state is RolloutState.REVERTING
+    return Snapshot(
+        state=state,
+        policy=policy,
+        facts=PhaseFacts(row.phase, PhaseCounts()) if reverting else _facts(row, policy, now),
+        phase_started_at=started_at,
+        clock_from=row.clock_from_at or started_at,
+        stop="" if reverting else _stop(row),
+        still_running=_still_running(row) if reverting else 0,
+        reverting_since=row.reverting_since_at,
+    )
+
+
+def phase_counts(row: PhaseRun) -> PhaseCounts:
+    """The counts that were taken at the phase's start."""
+    return PhaseCounts(
+        tuple(
+            ClassCount(name, count["treated"], count["control"], count["population"])
+            for name, count in sorted(row.classes.items())
+        )
+    )
+
+
+def baseline_version_id(model: str) -> int | None:
+    """The version of the newest completed rule of a model: what an untreated device runs."""
+    completed = [rule for rule in assignments.rules(model) if rule.state is RuleState.COMPLETED]
+    newest = max(completed, key=lambda rule: (rule.ended_at or rule.created_at, rule.id), default=None)
+    return None if newest is None else newest.version_id
+
+
+def _facts(row: Rollout, policy: RolloutPolicy, now: datetime) -> PhaseFacts:
+    runs = {run.index: run for run in PhaseRun.objects.filter(rollout=row, index__lte=row.phase)}
+    current = runs.get(row.phase)
+    offers: tuple[OfferCounts, ...] = ()
+    totals: tuple[GateRow, ...] = ()
+    if row.rule_id is not None:
+        grace_s = policy.gates.silence_grace_s
+        offers = assignments.offers_up_to(rule_id=row.rule_id, phase=row.phase, now=now, grace_s=grace_s)
+        totals = telemetry.gate_totals(rule_id=row.rule_id, phase=row.phase)
+    return PhaseFacts(
+        phase=row.phase,
+        counts=PhaseCounts() if current is None else phase_counts(current),
+        offers=tuple(
+            OfferCount(
+                hardware_class=item.hardware_class,
+                offered=item.offered,
+                committed=item.committed,
+                failed=item.failed,
+                rolled_back=item.rolled_back,
+                silent=item.silent,
+            )
+            for item in offers
+        ),
+        rows=tuple(
+            Row(
+                device_id=item.device_id,
+                hardware_class=item.hardware_class,
+                side=Side(item.side),
+                metric=item.metric,
+                numerator=item.numerator,
+                denominator=item.denominator,
+            )
+            for item in totals
+        ),
+        carried=_carried(policy, [run for run in runs.values() if run.index < row.phase]),
+        has_baseline=row.against_id is not None,
+    )
+
+
+def _carried(policy: RolloutPolicy, runs: list[PhaseRun]) -> dict[str, Carried]:
+    """For each comparative gate, what it said at the end of the last phase that compared it."""
+    carried: dict[str, Carried] = {}
+    for run in sorted(runs, key=lambda run: run.index):
+        gates = run.judgement.get("gates", [])
+        for gate in policy.gates.comparative:
+            found = [item for item in gates if item["name"] == gate.name and item["kind"] == Kind.CONTROL.value]
+            if found:
+                verdicts = [Verdict(item["verdict"]) for item in found]
+                worst = next((verdict for verdict in verdicts if verdict is not Verdict.PASS), Verdict.PASS)
+                carried[gate.name] = Carried(run.index, worst, "; ".join(item["sentence"] for item in found))
+    return carried
+
+
+def _stop(row: Rollout) -> str:
+    """Why the rollout must stop whatever its gates say; empty if nothing demands it."""
+    version = registry.version_by_id(row.version_id)
+    return f"version {version.label} was revoked" if version.state is VersionState.REVOKED else ""
+
+
+def _still_running(row: Rollout) -> int:
+    """How many active devices attest the version that is being reverted; none are left where it is the baseline too."""
+    if baseline_version_id(row.model_id) == row.version_id:
+        return 0
+    label = registry.version_by_id(row.version_id).label
+    return sum(item.count for item in devices.running_counts(row.model_id) if item.version == label)
