@@ -20,13 +20,12 @@ from fleet.apps.assignments.records import CheckAnswer, RuleRecord
 from fleet.apps.assignments.selectors import active_rules, device_policy, rule_record
 from fleet.apps.devices import selectors as devices
 from fleet.apps.registry import selectors as registry
-from fleet.apps.registry.records import DeltaRecord, VersionRecord
+from fleet.apps.registry.records import DeltaRecord, VersionRecord, VersionState
 from fleet.apps.trust.records import DirectorTarget
 from fleet.domain import assign as domain
 from fleet.domain.errors import ForbiddenError, NotFoundError
 from fleet.domain.facts import Build, DeviceFacts, Rule, RuleState
 
-PUBLISHED: Final = "published"
 POLL_INTERVAL_S: Final = 21_600  # six hours: when edits of groups and attributes take effect at the latest
 DELTA_POLL_SHARE: Final = 0.2  # of the wait for a patch: how soon a device that was asked to wait asks again
 MIN_DELTA_POLL_S: Final = 1.0
@@ -105,10 +104,12 @@ class _Versions:
 
     def rules(self, model: str) -> tuple[Rule, ...]:
         """The rules of a model as the domain sees them."""
-        return tuple(self._rule(rule_record(row)) for row in active_rules(model) if row.state != RuleState.WITHDRAWN)
+        records = [rule_record(row) for row in active_rules(model) if row.state != RuleState.WITHDRAWN]
+        self._read |= registry.versions_by_id({record.version_id for record in records} - self._read.keys())
+        return tuple(self._rule(record) for record in records)
 
     def _rule(self, record: RuleRecord) -> Rule:
-        version = self.of(record.version_id)
+        version = self._read[record.version_id]
         self._waits[record.id] = (record.phase_started_at, record.delta_wait_s)
         return Rule(
             id=record.id,
@@ -118,7 +119,7 @@ class _Versions:
             version_id=record.version_id,
             # A version that its pipeline has revoked can no longer be installed, so it is no build for anybody.
             builds=tuple(Build(variant.digest, variant.manifest) for variant in version.variants)
-            if version.state == PUBLISHED
+            if version.state is VersionState.PUBLISHED
             else (),
             state=record.state,
             seed=record.seed,
@@ -136,15 +137,9 @@ class _Versions:
             jitter_s=record.jitter_s,
         )
 
-    def of(self, version_id: int) -> VersionRecord:
-        """A version by its row's id."""
-        if version_id not in self._read:
-            self._read[version_id] = registry.version_by_id(version_id)
-        return self._read[version_id]
-
     def manifest_bytes(self, rule: Rule, build: Build) -> bytes:
         """The signed bytes of a build's manifest."""
-        return next(v.manifest_bytes for v in self.of(rule.version_id).variants if v.digest == build.digest)
+        return next(v.manifest_bytes for v in self._read[rule.version_id].variants if v.digest == build.digest)
 
     def patch_deadline(self, rule: Rule) -> datetime | None:
         """Until when devices wait for a patch of this rule's present phase."""
@@ -172,7 +167,7 @@ def _patches(
     deadline = versions.patch_deadline(rule)
     if decided.arm is not Arm.TREATED or deadline is None or now >= deadline:
         return (), None
-    if not set(registry.queued_delta_codecs(old, new)) & set(check.capabilities.codecs):
+    if not registry.queued_codecs(old, new) & set(check.capabilities.codecs):
         return (), None
     return (), min(deadline, now + versions.patch_poll(rule))
 
@@ -270,6 +265,8 @@ def _targets(
     targets = [DirectorTarget(str(path), len(versions.manifest_bytes(rule, build)), build.digest, assigned.encode())]
     blobs = [build.digest, *(file.sha256 for file in manifest.files)]
     for patch in patches:
+        if patch.patch_sha256 is None or patch.patch_bytes is None:
+            continue
         offer = DeltaOffer(patch.old_sha256, patch.new_sha256, patch.codec)
         target = names.delta_target(patch.old_sha256, patch.new_sha256, patch.codec)
         targets.append(DirectorTarget(target, patch.patch_bytes, patch.patch_sha256, offer.encode()))

@@ -2,6 +2,8 @@
 
 import os
 import socket
+from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from django.core.management.base import BaseCommand
@@ -20,4 +22,8 @@ class Command(BaseCommand):
         """Work until told to stop."""
         owner = f"{socket.gethostname()[:40]}:{os.getpid()}"
         with stop_on_signals() as stop:
-            Worker({"delta": server.build_delta}, owner, server.clock(), stop).run()
+            Worker({"delta": _build_delta}, owner, server.clock(), stop).run()
+
+
+def _build_delta(payload: Mapping[str, object], now: datetime) -> None:
+    server.build_delta({name: str(value) for name, value in payload.items()}, now)

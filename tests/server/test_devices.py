@@ -1,0 +1,169 @@
+"""Devices: enrolment, attestation, and reports that come twice or in the wrong order."""
+
+from dataclasses import replace
+
+import pytest
+
+from device_client.wire.messages import MessageKey, RunningModel, StateReport
+from device_client.wire.states import UpdateState
+from fleet.apps.devices import selectors, services
+from fleet.apps.devices.records import DeviceChoice
+from fleet.domain.errors import ForbiddenError, NotFoundError
+from tests.fakes.fleet_simulator import FleetSimulator, SimulatedDevice, shuffled
+from tests.server.catalogue import MODEL, NOW, later
+
+pytestmark = pytest.mark.django_db
+
+DIGEST_1, DIGEST_2 = "1" * 64, "2" * 64
+
+
+def enrolled(size: int = 1, classes: tuple[str, ...] = ("edge-std",)) -> list[SimulatedDevice]:
+    fleet = FleetSimulator(size, model=MODEL, classes=classes)
+    for device in fleet:
+        services.enrol(device_id=device.device_id, hardware_class=device.hardware_class, attributes={}, now=NOW)
+    return fleet.devices
+
+
+def report(state: UpdateState, seq: int, *, active: str = DIGEST_1, boot: str = "a" * 16) -> StateReport:
+    return StateReport(
+        key=MessageKey(boot, seq),
+        at=int(NOW.timestamp()),
+        model=MODEL,
+        version="2",
+        digest=DIGEST_2,
+        rollout="r-0123456789ab",
+        revision=2,
+        state=state,
+        active_version="1" if active == DIGEST_1 else "2",
+        active_digest=active,
+    )
+
+
+def test_enrol__twice__renews_and_keeps_the_device() -> None:
+    (device,) = enrolled()
+    services.record_presence(device_id=device.device_id, online=True, client_version="1.2", now=later(1))
+    services.enrol(device_id=device.device_id, hardware_class="edge-big", attributes={"site": "x"}, now=later(2))
+    found = selectors.device(device.device_id)
+    assert (found.hardware_class, found.attributes, found.client_version) == ("edge-big", {"site": "x"}, "1.2")
+
+
+def test_enrol__revoked__is_refused() -> None:
+    (device,) = enrolled()
+    services.set_state(device_id=device.device_id, state="revoked", now=NOW)
+    with pytest.raises(ForbiddenError) as refused:
+        services.enrol(device_id=device.device_id, hardware_class="x", attributes={}, now=NOW)
+    assert refused.value.code == "device_revoked"
+    assert selectors.device(device.device_id).hardware_class == "edge-std"
+
+
+def test_record_check__says_what_runs__is_attested() -> None:
+    (device,) = enrolled()
+    device.running = RunningModel(MODEL, "1", DIGEST_1, "3" * 64, 4, UpdateState.COMMITTED)
+    services.record_check(device_id=device.device_id, check=device.check(later(5)), now=later(5))
+    found = selectors.device(device.device_id)
+    assert found.online
+    assert found.last_check_at == found.last_seen_at == later(5)
+    assert (found.models[0].active_digest, found.models[0].active_since_at) == (DIGEST_1, later(5))
+    assert selectors.weights_counts(MODEL) == {"3" * 64: 1}
+    assert [(row.version, row.count, row.online) for row in selectors.running_counts(MODEL)] == [("1", 1, 1)]
+
+
+@pytest.mark.parametrize("state", ["quarantined", "revoked", None])
+def test_record_check__not_active__stores_nothing(state: str | None) -> None:
+    (device,) = enrolled()
+    device_id = device.device_id if state else "never-enrolled"
+    if state:
+        services.set_state(device_id=device_id, state=state, now=NOW)
+    with pytest.raises(ForbiddenError):
+        services.record_check(device_id=device_id, check=device.check(NOW), now=NOW)
+    assert selectors.device(device.device_id).models == ()
+    assert selectors.device(device.device_id).last_seen_at is None
+
+
+def test_record_check__device_names_its_own_attributes__enrolled_ones_win() -> None:
+    (device,) = enrolled()
+    services.enrol(device_id=device.device_id, hardware_class="edge-std", attributes={"site": "real"}, now=NOW)
+    check = replace(device.check(NOW), attributes={"site": "claimed", "room": "2"})
+    services.record_check(device_id=device.device_id, check=check, now=NOW)
+    assert selectors.device(device.device_id).attributes == {"site": "real", "room": "2"}
+
+
+def test_record_state__any_order_with_replays__ends_in_the_same_state() -> None:
+    story = [
+        report(UpdateState.ASSIGNED, 1),
+        report(UpdateState.DOWNLOADING, 2),
+        report(UpdateState.PROBATION, 3, active=DIGEST_2),
+        report(UpdateState.COMMITTED, 4, active=DIGEST_2),
+    ]
+    ends = set()
+    for order in range(8):
+        device_id = f"dev-{order}"
+        services.enrol(device_id=device_id, hardware_class="edge-std", attributes={}, now=NOW)
+        told = [
+            services.record_state(device_id=device_id, report=item, weights={DIGEST_2: "9" * 64}, now=later(number))
+            for number, item in enumerate(shuffled(story + story, order))
+        ]
+        assert told.count(True) == len(story)
+        found = selectors.device(device_id).models[0]
+        ends.add((found.state, found.active_digest, found.weights_sha256, found.target_version, found.revision))
+        assert len(selectors.timeline(device_id)) == len(story)
+    assert ends == {("committed", DIGEST_2, "9" * 64, "", 2)}
+
+
+def test_record_state__new_boot__begins_again() -> None:
+    (device,) = enrolled()
+    for item in (report(UpdateState.COMMITTED, 90), report(UpdateState.ASSIGNED, 1, boot="b" * 16)):
+        services.record_state(device_id=device.device_id, report=item, weights={}, now=NOW)
+    found = selectors.device(device.device_id).models[0]
+    assert (found.state, found.target_version) == ("assigned", "2")
+
+
+def test_record_state__clock_beyond_every_calendar__is_stored() -> None:
+    (device,) = enrolled()
+    wrong = replace(report(UpdateState.IDLE, 1), at=2**53 - 1)
+    assert services.record_state(device_id=device.device_id, report=wrong, weights={}, now=NOW)
+    assert selectors.timeline(device.device_id)[0].at == NOW
+
+
+def test_presence__last_will__is_no_sign_of_life() -> None:
+    (device,) = enrolled()
+    services.record_presence(device_id=device.device_id, online=True, client_version="", now=later(1))
+    services.record_presence(device_id=device.device_id, online=False, client_version="", now=later(9))
+    found = selectors.device(device.device_id)
+    assert not found.online
+    assert found.last_seen_at == later(1)
+
+
+def test_touch__older_than_known__does_not_turn_time_back() -> None:
+    (device,) = enrolled()
+    services.touch(device_ids=[device.device_id], now=later(9))
+    services.touch(device_ids=[device.device_id], now=later(3))
+    assert selectors.last_seen([device.device_id]) == {device.device_id: later(9)}
+
+
+def test_devices__filters__choose_and_page() -> None:
+    fleet = enrolled(6, ("edge-std", "edge-big"))
+    services.set_group(name="canaries", device_ids=[fleet[0].device_id, fleet[2].device_id], now=NOW)
+    services.set_state(device_id=fleet[1].device_id, state="quarantined", now=NOW)
+    big = DeviceChoice(hardware_class="edge-big")
+    assert [row.id for row in selectors.devices(choice=big)] == [
+        fleet[1].device_id,
+        fleet[3].device_id,
+        fleet[5].device_id,
+    ]
+    assert [row.id for row in selectors.devices(choice=big, after=fleet[1].device_id, limit=1)] == [fleet[3].device_id]
+    assert selectors.count_devices(choice=DeviceChoice(group="canaries")) == 2
+    assert selectors.count_devices(choice=DeviceChoice(search="sim-0000", state="active")) == 5
+    assert selectors.groups() == {"canaries": 2}
+    assert selectors.briefs([fleet[0].device_id])[fleet[0].device_id].groups == {"canaries"}
+    assert [member.device_id for member in selectors.population()] == [
+        device.device_id for device in fleet if device is not fleet[1]
+    ]
+
+
+def test_set_group__unknown_device__changes_nothing() -> None:
+    fleet = enrolled(1)
+    services.set_group(name="g", device_ids=[fleet[0].device_id], now=NOW)
+    with pytest.raises(NotFoundError):
+        services.set_group(name="g", device_ids=["nobody-here"], now=NOW)
+    assert selectors.group_members("g") == (fleet[0].device_id,)
