@@ -222,9 +222,13 @@ def _variant(base: Path, item: Any, contract: Contract, labels: object, path: Pa
         roles[labels] = FileRole.LABELS
     roles |= _named_roles(item.get("roles", {}), path)
     roles[weights] = FileRole.WEIGHTS
+    if not directory.resolve().is_relative_to(base.resolve()):
+        raise CommandError(
+            "description_malformed", f"{path}: dir: expected a directory inside {base}, got {item['dir']!r}"
+        )
+    if not (directory / weights).is_file():
+        raise CommandError("file_unreadable", f"cannot read {directory / weights}: no such file")
     files = _bundle(directory, roles)
-    if not any(file.entry.role is FileRole.WEIGHTS for file in files):
-        raise CommandError("file_unreadable", f"cannot read {directory / weights}: No such file")
     return _checked(name, files, contract, _requirements(item.get("requirements"), path), item.get("format"))
 
 

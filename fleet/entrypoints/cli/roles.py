@@ -105,7 +105,7 @@ class RoleSigner:
         if poll(published, timeout_s=timeout_s) is None:
             raise CommandError(
                 "not_published",
-                f"{role.name}: version {role.version} was accepted but not published within {timeout_s:.0f} s: "
+                f"{role.name}: version {role.version} was accepted but not published within {timeout_s:g} s: "
                 "is the publisher process running?",
             )
 

@@ -128,7 +128,7 @@ def await_version(api: Api, signer: RoleSigner, push: Push, *, timeout_s: float)
     if record is None:
         raise CommandError(
             "not_published",
-            f"{push.model}@{push.version}: accepted, but not published within {timeout_s:.0f} s: "
+            f"{push.model}@{push.version}: accepted, but not published within {timeout_s:g} s: "
             "is the publisher process running?",
         )
     if record.get("state") != "published":

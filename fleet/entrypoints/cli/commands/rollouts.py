@@ -127,7 +127,7 @@ def run_wait(context: Context, arguments: Namespace) -> int:
 
     rollout = poll(ended, timeout_s=arguments.timeout)
     if rollout is None:
-        raise CommandError("timeout", f"{rollout_id}: no outcome within {arguments.timeout:.0f} s", ExitCode.HELD)
+        raise CommandError("timeout", f"{rollout_id}: no outcome within {arguments.timeout:g} s", ExitCode.HELD)
     outcome = outcome_of(str(rollout["state"])) or ExitCode.ERROR
     if alias is not None and outcome is ExitCode.HEALTHY:
         api.put(f"{model_path(rollout['model'])}/aliases/{quote(alias, safe='')}", {"version": rollout["version"]})

@@ -1,0 +1,218 @@
+"""`modelfleet push`: from files to a signed, uploaded, published version; and everything that may go wrong on the way."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from device_client.wire.bundles import FileRole
+from fleet.entrypoints.cli import uploads
+from tests.cli.conftest import CommandLine, onnx_bytes
+from tests.fakes.release_server import ReleaseServerSimulator
+
+
+def test_push__described_directory__signed_uploaded_published(
+    modelfleet: CommandLine, server: ReleaseServerSimulator, model: str, keys: Path, release_dir: Path
+) -> None:
+    document = modelfleet.ok("push", model, release_dir, "--keys", keys, "--git-sha", "abc123", "--notes", "first")
+    assert document["version"] == "1"
+    assert document["state"] == "published"
+    assert document["bytes_sent"] == document["bytes_total"] == sum(map(len, server.blobs.values()))
+    target = server.newest(model).signed.targets[f"models/{model}/1/onnx-fp32-any.json"]
+    manifest = server.manifests[model, "1"]
+    assert target.hashes == {"sha256": manifest.digest}
+    assert {file.role for file in manifest.files} == {FileRole.WEIGHTS, FileRole.LABELS, FileRole.GOLDEN}
+    assert (
+        manifest.contract.labels_sha256
+        == hashlib.sha256((release_dir / "onnx-fp32-any/labels.txt").read_bytes()).hexdigest()
+    )
+    assert (manifest.requirements.opset, manifest.requirements.ir_version) == (17, 9)
+    assert server.versions[model][0]["git_sha"] == "abc123"
+
+
+def test_push__single_onnx_file__described_by_itself(
+    modelfleet: CommandLine,
+    server: ReleaseServerSimulator,
+    model: str,
+    keys: Path,
+    onnx_file: Callable[..., Path],
+) -> None:
+    ran = modelfleet("push", model, onnx_file(), "--keys", keys, "--print", "version")
+    assert (ran.code, ran.out) == (0, "1\n"), ran.err
+    manifest = server.manifests[model, "1"]
+    assert manifest.variant.slug == "onnx-fp32-any"
+    assert manifest.contract.inputs["image"].shape == (None, 64)
+    assert manifest.contract.outputs["scores"].dtype == "float32"
+
+
+def test_push__again_with_other_bytes__next_version_beside_the_old(
+    modelfleet: CommandLine, server: ReleaseServerSimulator, model: str, keys: Path, onnx_file: Callable[..., Path]
+) -> None:
+    assert modelfleet.ok("push", model, onnx_file(1), "--keys", keys)["version"] == "1"
+    assert modelfleet.ok("push", model, onnx_file(2), "--keys", keys)["version"] == "2"
+    assert sorted(server.newest(model).signed.targets) == [
+        f"models/{model}/1/onnx-fp32-any.json",
+        f"models/{model}/2/onnx-fp32-any.json",
+    ]
+
+
+def test_push__version_that_exists__refused_before_upload(
+    modelfleet: CommandLine, server: ReleaseServerSimulator, model: str, keys: Path, onnx_file: Callable[..., Path]
+) -> None:
+    modelfleet.ok("push", model, onnx_file(1), "--keys", keys)
+    blobs = dict(server.blobs)
+    ran = modelfleet("push", model, onnx_file(2), "--keys", keys, "--version", "1")
+    assert ran.code == 1
+    assert "immutable" in ran.err
+    assert server.blobs == blobs
+
+
+def test_push__blobs_already_there__nothing_sent(
+    modelfleet: CommandLine, model: str, keys: Path, onnx_file: Callable[..., Path]
+) -> None:
+    modelfleet.ok("push", model, onnx_file(), "--keys", keys)
+    document = modelfleet.ok("push", model, onnx_file(), "--keys", keys)
+    assert (document["version"], document["bytes_sent"]) == ("2", 0)
+
+
+def test_push__connection_cut_in_a_chunk__goes_on_where_it_stopped(
+    modelfleet: CommandLine,
+    server: ReleaseServerSimulator,
+    model: str,
+    keys: Path,
+    onnx_file: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(uploads, "CHUNK_BYTES", 2_000)
+    monkeypatch.setattr(uploads, "FIRST_PAUSE_S", 0.01)
+    server.cut_uploads = 2
+    path = onnx_file()
+    document = modelfleet.ok("push", model, path, "--keys", keys)
+    assert server.blobs[hashlib.sha256(path.read_bytes()).hexdigest()] == path.read_bytes()
+    assert document["bytes_sent"] == path.stat().st_size - 2_000  # two halves arrived with the cut chunks
+
+
+def test_push__server_down_for_good__stops_and_a_later_run_resumes(
+    modelfleet: CommandLine,
+    server: ReleaseServerSimulator,
+    model: str,
+    keys: Path,
+    onnx_file: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(uploads, "CHUNK_BYTES", 2_000)
+    monkeypatch.setattr(uploads, "FIRST_PAUSE_S", 0.001)
+    server.cut_uploads = 1_000
+    path = onnx_file()
+    ran = modelfleet("push", model, path, "--keys", keys)
+    assert ran.code == 1
+    assert "run again to go on" in ran.err
+    assert server.newest(model).signed.version == 1
+    server.cut_uploads = 0
+    again = modelfleet("push", model, path, "--keys", keys)
+    assert again.code == 0
+    assert "resumed at" in again.err
+
+
+LIES: dict[str, tuple[bytes, dict[str, object]]] = {
+    "format_unknown": (onnx_bytes()[:-50], {}),
+    "file_forbidden": (b"\x80\x04\x95" + b"0" * 100, {}),
+    "precision_contradicted": (onnx_bytes(), {"precision": "int8"}),
+    "contract_contradicted": (onnx_bytes(), {"inputs": {"image": ["float32", [1, 3]]}}),
+}
+
+
+@pytest.mark.parametrize("code", LIES)
+def test_push__file_that_contradicts_its_label__refused_here_and_nothing_sent(
+    modelfleet: CommandLine, server: ReleaseServerSimulator, model: str, keys: Path, release_dir: Path, code: str
+) -> None:
+    content, said = LIES[code]
+    (release_dir / "onnx-fp32-any" / "model.onnx").write_bytes(content)
+    description = json.loads((release_dir / "modelfleet.json").read_text())
+    description["variants"][0]["precision"] = said.get("precision", "fp32")
+    description["contract"]["inputs"] = said.get("inputs", description["contract"]["inputs"])
+    (release_dir / "modelfleet.json").write_text(json.dumps(description))
+    ran = modelfleet("--json", "push", model, release_dir, "--keys", keys)
+    assert ran.code == 1
+    assert json.loads(ran.err.splitlines()[-1])["error"]["code"] == code
+    assert (server.blobs, server.uploads) == ({}, {})
+    assert server.newest(model).signed.version == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{", "expected JSON"),
+        ("[]", "expected an object"),
+        ("{}", "expected a list of variants"),
+        ('{"variants": [{"runtime": "onnx"}]}', "lacks 'precision'"),
+        ('{"variants": [{"runtime": "onnx", "precision": "fp32", "weights": "../x"}]}', "expected a file name"),
+        ('{"variants": [{"runtime": "onnx", "precision": "fp32", "weights": "no.onnx"}]}', "cannot read"),
+        ('{"variants": [{"runtime": "onnx", "precision": "fp32", "weights": "a", "dir": "../.."}]}', "inside"),
+        ('{"variants": [{"runtime": "ONNX", "precision": "fp32", "weights": "a"}]}', "variant"),
+    ],
+)
+def test_push__description_malformed__one_line(
+    modelfleet: CommandLine, model: str, keys: Path, release_dir: Path, content: str, words: str
+) -> None:
+    (release_dir / "modelfleet.json").write_text(content)
+    ran = modelfleet("push", model, release_dir, "--keys", keys)
+    assert ran.code == 1
+    assert ran.err.count("\n") == 1
+    assert words in ran.err
+
+
+def test_push__directory_without_description__says_what_is_expected(
+    modelfleet: CommandLine, model: str, keys: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    ran = modelfleet("push", model, tmp_path / "empty", "--keys", keys)
+    assert ran.code == 1
+    assert "modelfleet.json" in ran.err
+
+
+def test_push__model_without_role__says_how_to_create_it(
+    modelfleet: CommandLine, keys: Path, onnx_file: Callable[..., Path]
+) -> None:
+    ran = modelfleet("push", "vision.other", onnx_file(), "--keys", keys)
+    assert ran.code == 1
+    assert "models create vision.other" in ran.err
+
+
+def test_push__publisher_down__accepted_but_said_so(
+    modelfleet: CommandLine, server: ReleaseServerSimulator, model: str, keys: Path, onnx_file: Callable[..., Path]
+) -> None:
+    server.publishing = False
+    ran = modelfleet("--json", "push", model, onnx_file(), "--keys", keys, "--timeout", "0.2")
+    assert ran.code == 1
+    assert json.loads(ran.err.splitlines()[-1])["error"]["code"] == "not_published"
+    assert modelfleet("versions", model).out.count("publishing") == 1
+    server.publishing = True
+    server.publish()
+    assert modelfleet.ok("push", model, onnx_file(2), "--keys", keys)["version"] == "2"
+
+
+def test_push__two_pipelines_at_once__the_later_one_is_refused_and_can_repeat(
+    modelfleet: CommandLine,
+    server: ReleaseServerSimulator,
+    model: str,
+    keys: Path,
+    onnx_file: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = uploads.upload
+    raced: list[bool] = []
+
+    def slow(*arguments: object, **named: object) -> int:
+        if not raced:
+            raced.append(True)
+            modelfleet.ok("push", model, onnx_file(2), "--keys", keys)
+        return real(*arguments, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("fleet.entrypoints.cli.commands.push.upload", slow)
+    ran = modelfleet("push", model, onnx_file(1), "--keys", keys)
+    assert ran.code == 1
+    assert "expected version 3, got 2" in ran.err
+    assert modelfleet.ok("push", model, onnx_file(1), "--keys", keys)["version"] == "2"
