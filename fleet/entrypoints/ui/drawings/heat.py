@@ -4,21 +4,13 @@ The share is of the class, so that a column reads from top to bottom: where does
 have been silent for long stand apart: they are no sign of a rollout's progress, nor of its failure.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from fleet.apps.devices.records import RunningCount
+
 STEPS: Final = 6
-
-
-@dataclass(frozen=True)
-class RunningCount:
-    """So many devices of a class run a version; `away` of them have been silent for long. Empty version: none at all."""
-
-    version: str
-    hardware_class: str
-    count: int
-    away: int
 
 
 @dataclass(frozen=True)
@@ -52,19 +44,17 @@ class HeatMap:
     away: int
 
 
-def draw_heat(counts: Iterable[RunningCount], *, order: Sequence[str]) -> HeatMap:
-    """Lay out the counts; `order` lists versions, newest first, and what it does not list comes last."""
+def draw_heat(counts: Iterable[RunningCount]) -> HeatMap:
+    """Lay out the counts."""
     seen = [item for item in counts if item.count > 0]
     classes = tuple(sorted({item.hardware_class for item in seen}))
-    present = {item.version for item in seen}
-    versions = [version for version in order if version in present]
-    versions += sorted(present - set(versions), reverse=True)
+    versions = sorted({item.version for item in seen}, key=_newest_first, reverse=True)
     here: dict[tuple[str, str], int] = {}
     away: dict[str, int] = {}
     for item in seen:
         key = (item.version, item.hardware_class)
-        here[key] = here.get(key, 0) + item.count - item.away
-        away[item.version] = away.get(item.version, 0) + item.away
+        here[key] = here.get(key, 0) + item.count - item.silent
+        away[item.version] = away.get(item.version, 0) + item.silent
     totals = {name: sum(here.get((version, name), 0) for version in versions) for name in classes}
     rows = tuple(
         HeatRow(
@@ -82,6 +72,11 @@ def draw_heat(counts: Iterable[RunningCount], *, order: Sequence[str]) -> HeatMa
         total=sum(totals.values()),
         away=sum(away.values()),
     )
+
+
+def _newest_first(version: str) -> tuple[int, str]:
+    """Labels are numbers, counted up; no version at all comes last."""
+    return (int(version), "") if version.isascii() and version.isdigit() else (-1, version)
 
 
 def _cell(hardware_class: str, count: int, total: int) -> HeatCell:

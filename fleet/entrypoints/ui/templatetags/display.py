@@ -103,6 +103,12 @@ def spoken(word: object) -> str:
 
 
 @register.filter
+def shape(sizes: list[int | None] | None) -> str:
+    """`[1, ?, 64]`; a question mark is any size."""
+    return f"[{', '.join('?' if size is None else str(size) for size in sizes or ())}]"
+
+
+@register.filter
 def or_none(value: Any) -> Any:
     """The value, or a dash where there is none."""
     return NO_VALUE if value in (None, "") else value

@@ -1,0 +1,118 @@
+"""A rollout's phases as steps: those that have run, the present one, those that are still to come."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from device_client.wire.bucketing import BUCKETS
+from fleet.apps.rollouts.records import PhaseRecord, RolloutRecord
+from fleet.domain.policy import RolloutPolicy
+from fleet.domain.rollout_states import TERMINAL, RolloutState
+from fleet.entrypoints.ui.drawings.population import PopulationDrawing, draw_population
+
+PRESENT: Final[Mapping[RolloutState, tuple[str, str, str]]] = {
+    RolloutState.RUNNING: ("current", "run", "running now"),
+    RolloutState.HELD: ("held", "hold", "held here"),
+    RolloutState.COMPLETED: ("done", "good", "completed"),
+    RolloutState.REVERTING: ("stopped", "revert", "reverting from here"),
+    RolloutState.REVERTED: ("stopped", "revert", "reverted from here"),
+    RolloutState.CANCELLED: ("stopped", "none", "cancelled here"),
+}
+"""Tone, sign and word of the phase that a rollout is in."""
+
+
+@dataclass(frozen=True)
+class PhaseStep:
+    """One phase. `run` is None for one that has not begun."""
+
+    share: float
+    tone: str
+    sign: str
+    word: str
+    run: PhaseRecord | None
+
+    @property
+    def took_s(self) -> float | None:
+        """How long it ran."""
+        if self.run is None or self.run.ended_at is None:
+            return None
+        return (self.run.ended_at - self.run.started_at).total_seconds()
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Whom the present phase treats and compares, on the line of buckets and in words."""
+
+    drawing: PopulationDrawing
+    treated_share: float
+    control_share: float
+
+
+def phase_steps(rollout: RolloutRecord, runs: Sequence[PhaseRecord]) -> tuple[PhaseStep, ...]:
+    """A step for each phase of the rollout's policy."""
+    policy = RolloutPolicy.parse(rollout.policy)
+    by_index = {run.index: run for run in runs}
+    return tuple(
+        PhaseStep(phase.share, *_look(rollout, index, by_index.get(index)), by_index.get(index))
+        for index, phase in enumerate(policy.phases)
+    )
+
+
+def _look(rollout: RolloutRecord, index: int, run: PhaseRecord | None) -> tuple[str, str, str]:
+    if index == rollout.phase and run is not None:
+        return PRESENT.get(rollout.state, ("later", "", "not begun"))
+    if index < rollout.phase:
+        return ("done", "good", "passed")
+    return ("later", "", "never reached" if rollout.state in TERMINAL else "still to come")
+
+
+def reach(*, treated_end: int, control_start: int) -> Reach:
+    """A device in both ranges is treated, so the control is what the treated have left of it."""
+    control = max(control_start, treated_end)
+    return Reach(
+        drawing=draw_population(treated_end=treated_end, control_start=control),
+        treated_share=treated_end / BUCKETS,
+        control_share=(BUCKETS - control) / BUCKETS,
+    )
+
+
+def next_share(rollout: RolloutRecord) -> float | None:
+    """The share of the phase after the present one, or None on the last."""
+    phases = RolloutPolicy.parse(rollout.policy).phases
+    return phases[rollout.phase + 1].share if rollout.phase + 1 < len(phases) else None
+
+
+def consequences(action: str, rollout: RolloutRecord, *, installed: int, under_way: int, planned: int) -> tuple[str, ...]:
+    """What an intervention would touch, in sentences for the person who is about to ask for it."""
+    back = f"version {rollout.against}" if rollout.against else "their baseline, or their factory fallback"
+    running = f"{installed} {_devices(installed)}"
+    match action:
+        case "hold":
+            return (
+                "No device is offered the version any more. Downloads under way stop.",
+                f"{running} that already installed it keep it.",
+                "Gates are still watched: one that fails still reverts, if the policy says so. Nothing advances until somebody resumes.",
+            )
+        case "resume":
+            return (
+                f"The present phase goes on: {rollout.share:.0%} of the population, {planned} {_devices(planned)}.",
+                "Its deadline starts anew.",
+            )
+        case "advance":
+            share = next_share(rollout)
+            to = "There is no further phase: it becomes the baseline." if share is None else f"The next phase begins now and treats {share:.0%} of the population."
+            return (to, "The gates of the present phase are not waited for. Your reason stands in the decision instead.")
+        case "revert" | "cancel":
+            end = "The rollout ends as reverted and is not resumed." if action == "revert" else "The rollout ends as cancelled and is not resumed."
+            return (
+                f"The version is withdrawn. {running} that installed it go back to {back}; most still hold it and download nothing.",
+                f"{under_way} {_devices(under_way)} on the way to it stop.",
+                "Devices that are offline go back when they next check in.",
+                end,
+            )
+        case _:
+            return ()
+
+
+def _devices(count: int) -> str:
+    return "device" if count == 1 else "devices"

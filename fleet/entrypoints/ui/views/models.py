@@ -1,0 +1,82 @@
+"""What can be released, and can this file be trusted?"""
+
+from typing import Final
+
+from django.http import Http404, HttpRequest, HttpResponse
+from django.views.decorators.http import require_safe
+
+from fleet.apps.devices import selectors as devices
+from fleet.apps.registry import selectors
+from fleet.apps.registry.records import ModelRecord
+from fleet.apps.rollouts import selectors as rollouts
+from fleet.apps.telemetry import selectors as telemetry
+from fleet.apps.trust import selectors as trust
+from fleet.domain.errors import NotFoundError
+from fleet.entrypoints.ui.access import reader
+from fleet.entrypoints.ui.page import moment, render_page
+from fleet.entrypoints.ui.queries import positive, query
+from fleet.entrypoints.ui.release import Patch, parents, version_lines
+
+PAGE_ROWS: Final = 25
+RECENT_ROLLOUTS: Final = 6
+PARENTS: Final = 50
+"""Versions among which the source of a delta is looked for."""
+
+
+@reader
+@require_safe
+def models(request: HttpRequest) -> HttpResponse:
+    """Every model, by name."""
+    context = {"models": selectors.models()}
+    return render_page(request, "models/list.html", context, section="models", now=moment())
+
+
+@reader
+@require_safe
+def model(request: HttpRequest, name: str) -> HttpResponse:
+    """One model: its versions and how they do in the field, aliases, deltas, rollouts."""
+    record = _or_404_model(name)
+    below = positive(request, "below")
+    found = selectors.versions(name, below_number=below, limit=PAGE_ROWS + 1)
+    shown = found[:PAGE_ROWS]
+    aliases = selectors.aliases(name)
+    context = {
+        "model": record,
+        "lines": version_lines(shown, aliases, telemetry.version_overall(name), devices.running_counts(name)),
+        "older": query({"below": shown[-1].number}) if len(found) > PAGE_ROWS else "",
+        "is_first": below is None,
+        "aliases": aliases,
+        "savings": selectors.delta_savings(name),
+        "rollouts": rollouts.rollouts(model=name, limit=RECENT_ROLLOUTS),
+        "role": trust.model_role_states([name]).get(name),
+    }
+    return render_page(request, "models/model.html", context, section="models", now=moment())
+
+
+@reader
+@require_safe
+def version(request: HttpRequest, name: str, label: str) -> HttpResponse:
+    """One version: what is in it, who signed it, what it costs to fetch, how it does on each class of device."""
+    try:
+        record = selectors.get_version(name, label)
+    except NotFoundError as error:
+        raise Http404(error.message) from error
+    known = parents(selectors.versions(name, below_number=record.number, limit=PARENTS))
+    context = {
+        "version": record,
+        "aliases": [alias for alias in selectors.aliases(name) if alias.version == label],
+        "patches": [Patch.of(delta, known, record) for delta in selectors.deltas(name, to_label=label)],
+        "performance": [item for item in telemetry.version_summary(name) if item.version == label],
+        "running": [item for item in devices.running_counts(name) if item.version == label],
+        "rollouts": rollouts.rollouts(model=name, version=label, limit=RECENT_ROLLOUTS),
+        "role": trust.model_role_states([name]).get(name),
+        "threshold": trust.delegation_threshold(name),
+    }
+    return render_page(request, "models/version.html", context, section="models", now=moment())
+
+
+def _or_404_model(name: str) -> ModelRecord:
+    try:
+        return selectors.model(name)
+    except NotFoundError as error:
+        raise Http404(error.message) from error

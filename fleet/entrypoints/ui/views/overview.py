@@ -1,0 +1,50 @@
+"""What runs where?"""
+
+from datetime import timedelta
+from typing import Final
+
+from django.http import HttpRequest, HttpResponse
+from django.views.decorators.http import require_safe
+
+from fleet.apps.devices import selectors as devices
+from fleet.apps.devices.records import DeviceChoice
+from fleet.apps.registry import selectors as registry
+from fleet.apps.rollouts import selectors as rollouts
+from fleet.entrypoints.ui.access import reader
+from fleet.entrypoints.ui.drawings.heat import draw_heat
+from fleet.entrypoints.ui.page import moment, render_page
+from fleet.entrypoints.ui.queries import text
+
+SHOWN_MODELS: Final = 3
+"""Heat maps on one page; other models are one link away. Keeps the number of queries constant."""
+
+SHOWN_DECISIONS: Final = 8
+SHOWN_ROLLOUTS: Final = 6
+AWAY_AFTER: Final = timedelta(days=7)
+"""Silence after which a device counts as away: the same week after which a plan's population leaves it out."""
+
+
+@reader
+@require_safe
+def fleet(request: HttpRequest) -> HttpResponse:
+    """The whole fleet on one page: versions by hardware class, what is moving, what was decided."""
+    now = moment()
+    away_since = now - AWAY_AFTER
+    known = registry.models()
+    wanted = text(request, "model")
+    chosen = [model for model in known if model.name == wanted] or list(known[:SHOWN_MODELS])
+    context = {
+        "models": known,
+        "maps": [
+            (model, draw_heat(devices.running_counts(model.name, silent_since=away_since))) for model in chosen
+        ],
+        "others": [model for model in known if model not in chosen],
+        "total": devices.count_devices(choice=DeviceChoice(state="active")),
+        "online": devices.count_devices(choice=DeviceChoice(state="active", online=True)),
+        "away": devices.count_devices(choice=DeviceChoice(state="active", silent_since=away_since)),
+        "away_after_days": AWAY_AFTER.days,
+        "moving": rollouts.rollouts(states=("running", "held", "reverting"), limit=SHOWN_ROLLOUTS),
+        "decisions": rollouts.recent_decisions(limit=SHOWN_DECISIONS),
+        "savings": [(model, registry.delta_savings(model.name)) for model in chosen],
+    }
+    return render_page(request, "fleet/now.html", context, section="fleet", now=now, live="fleet/now_live.html")

@@ -1,0 +1,186 @@
+"""Is it safe to go on, and why did it stop?"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from django.contrib import messages
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import reverse
+from django.views.decorators.http import require_http_methods, require_safe
+
+from fleet.apps.assignments import selectors as assignments
+from fleet.apps.rollouts import selectors, services
+from fleet.apps.rollouts.records import RolloutRecord
+from fleet.domain.errors import ModelfleetError, NotFoundError
+from fleet.domain.rollout_states import TRANSITIONS, RolloutEvent, RolloutState
+from fleet.entrypoints.ui.access import actor_of, operator, reader
+from fleet.entrypoints.ui.forms import ActionForm
+from fleet.entrypoints.ui.gate_cards import gate_cards
+from fleet.entrypoints.ui.page import moment, render_page
+from fleet.entrypoints.ui.phase_steps import consequences, phase_steps, reach
+from fleet.entrypoints.ui.queries import query, text
+
+PAGE_ROWS: Final = 40
+DECISION_ROWS: Final = 50
+STATES: Final = tuple(state.value for state in RolloutState)
+SHOWN_EVIDENCE: Final = frozenset({"gates", "notes", "verdict"})
+Record = TypeVar("Record")
+
+
+@dataclass(frozen=True)
+class Action:
+    """What a person may do to a rollout, and how the page that asks says it."""
+
+    name: str
+    event: RolloutEvent
+    title: str
+    button: str
+    icon: str
+    is_danger: bool
+    service: Callable[..., RolloutRecord]
+
+
+ACTIONS: Final[Mapping[str, Action]] = {
+    action.name: action
+    for action in (
+        Action("resume", RolloutEvent.RESUME, "Resume the rollout", "Resume", "run", False, services.resume),
+        Action("advance", RolloutEvent.ADVANCE, "Go to the next phase now", "Advance", "advance", False, services.advance),
+        Action("hold", RolloutEvent.HOLD, "Halt the rollout", "Halt", "hold", False, services.hold),
+        Action("revert", RolloutEvent.REVERT, "Revert the rollout", "Revert", "revert", True, services.revert),
+        Action("cancel", RolloutEvent.CANCEL, "Cancel the rollout", "Cancel", "bad", True, services.cancel),
+    )
+}
+
+
+@reader
+@require_safe
+def rollouts(request: HttpRequest) -> HttpResponse:
+    """All rollouts, newest first, by state and model."""
+    chosen = {"state": text(request, "state", among=STATES), "model": text(request, "model")}
+    before = text(request, "before")
+    rows = selectors.rollouts(**chosen, before_id=before, limit=PAGE_ROWS + 1)
+    shown = rows[:PAGE_ROWS]
+    context = {
+        "rollouts": shown,
+        "chosen": chosen,
+        "states": STATES,
+        "is_filtered": any(chosen.values()),
+        "first": query(chosen) if before else "",
+        "next": query({**chosen, "before": shown[-1].id}) if len(rows) > PAGE_ROWS else "",
+    }
+    return render_page(request, "rollouts/list.html", context, section="rollouts", now=moment())
+
+
+@reader
+@require_safe
+def cockpit(request: HttpRequest, rollout_id: str) -> HttpResponse:
+    """One rollout: where it stands, every gate's interval against its margin, what was decided, what can be done."""
+    now = moment()
+    rollout = _rollout(rollout_id)
+    rule = None if rollout.rule_id is None else assignments.rule(rollout.rule_id)
+    judged = selectors.gates(rollout_id=rollout_id, now=now)
+    context = {
+        "rollout": rollout,
+        "steps": phase_steps(rollout, selectors.phases(rollout_id=rollout_id)),
+        "reach": rule and reach(treated_end=rule.treated_end, control_start=rule.control_start),
+        "judged": judged,
+        "cards": gate_cards(judged.gates),
+        "decisions": selectors.decisions(rollout_id=rollout_id, limit=DECISION_ROWS),
+        "actions": _possible(rollout),
+    }
+    return render_page(
+        request, "rollouts/cockpit.html", context, section="rollouts", now=now, live="rollouts/cockpit_live.html"
+    )
+
+
+@reader
+@require_safe
+def decision(request: HttpRequest, rollout_id: str, decision_id: int) -> HttpResponse:
+    """One decision with its evidence as it was frozen then: which class, which metric, which devices."""
+    rollout = _rollout(rollout_id)
+    found = _or_404(lambda: selectors.decision(decision_id=decision_id))
+    if found.rollout != rollout_id:
+        raise Http404(f"no decision {decision_id} about {rollout_id}")
+    context = {
+        "rollout": rollout,
+        "decision": found,
+        "cards": gate_cards(found.evidence.get("gates")),
+        "notes": found.evidence.get("notes"),
+        "rest": {name: value for name, value in found.evidence.items() if name not in SHOWN_EVIDENCE},
+    }
+    return render_page(request, "rollouts/decision.html", context, section="rollouts", now=moment())
+
+
+@operator
+@require_http_methods(["GET", "HEAD", "POST"])
+def act(request: HttpRequest, rollout_id: str, action: str) -> HttpResponse:
+    """Say what an intervention would touch and ask; do it when the answer comes back with a reason.
+
+    The form carries the revision that the person saw: if the rollout has moved on since, nothing is done.
+    """
+    now = moment()
+    rollout = _rollout(rollout_id)
+    chosen = ACTIONS.get(action)
+    if chosen is None:
+        raise Http404(f"no action {action!r:.40}")
+    here = reverse("ui:rollout", args=[rollout_id])
+    if chosen not in _possible(rollout):
+        messages.warning(request, f"{chosen.title}: not possible, it is {rollout.state}.", extra_tags="bad")
+        return HttpResponseRedirect(here)
+    form = ActionForm(request.POST if request.method == "POST" else None, initial={"revision": rollout.revision})
+    if request.method == "POST" and form.is_valid():
+        try:
+            chosen.service(
+                rollout_id=rollout_id,
+                actor=actor_of(request),
+                reason=form.cleaned_data["reason"],
+                if_revision=form.cleaned_data["revision"],
+                now=now,
+            )
+        except ModelfleetError as error:
+            form.add_error(None, error.message)
+        else:
+            messages.success(request, f"{chosen.title}: done.", extra_tags="good")
+            return HttpResponseRedirect(here)
+    judged = selectors.gates(rollout_id=rollout_id, now=now)
+    installed = sum(_count(item, "committed") for item in judged.offers)
+    under_way = sum(_count(item, "offered") for item in judged.offers) - installed
+    context = {
+        "rollout": rollout,
+        "action": chosen,
+        "form": form,
+        "judged": judged,
+        "consequences": consequences(
+            chosen.name, rollout, installed=installed, under_way=under_way, planned=judged.counts.treated
+        ),
+    }
+    status = 422 if form.is_bound else 200
+    return render_page(request, "rollouts/act.html", context, section="rollouts", now=now, status=status)
+
+
+def _rollout(rollout_id: str) -> RolloutRecord:
+    return _or_404(lambda: selectors.rollout(rollout_id))
+
+
+def _or_404(read: Callable[[], Record]) -> Record:
+    """What `read` finds; the page for what is not there otherwise."""
+    try:
+        return read()
+    except NotFoundError as error:
+        raise Http404(error.message) from error
+
+
+def _possible(rollout: RolloutRecord) -> list[Action]:
+    """The actions that the table of states allows now. There is nothing to advance to from the last phase."""
+    return [
+        action
+        for action in ACTIONS.values()
+        if (rollout.state, action.event) in TRANSITIONS
+        and (action.event is not RolloutEvent.ADVANCE or rollout.phase + 1 < rollout.phases)
+    ]
+
+
+def _count(counts: Mapping[str, object], name: str) -> int:
+    value = counts.get(name)
+    return value if isinstance(value, int) else 0

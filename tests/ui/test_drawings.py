@@ -1,0 +1,85 @@
+"""The geometry of the drawings, and how values are worded."""
+
+import pytest
+
+from fleet.apps.devices.records import RunningCount
+from fleet.entrypoints.ui.drawings.heat import draw_heat
+from fleet.entrypoints.ui.drawings.interval import draw_interval
+from fleet.entrypoints.ui.drawings.population import draw_population
+from fleet.entrypoints.ui.wording import age_in_words, badge_for, bytes_in_words
+
+
+def test_interval__lower_is_worse__region_beyond_the_margin_is_on_the_left() -> None:
+    drawing = draw_interval(
+        estimate=-0.30, low=-0.36, high=-0.27, limit=-0.05, lower_is_worse=True, reference=0.0
+    )
+    assert drawing.low_x < drawing.estimate_x < drawing.high_x < drawing.limit_x
+    assert drawing.reference_x is not None
+    assert drawing.limit_x < drawing.reference_x
+    assert (drawing.beyond_x, drawing.beyond_width) == (0.0, drawing.limit_x)
+
+
+def test_interval__higher_is_worse__region_beyond_the_limit_is_on_the_right() -> None:
+    drawing = draw_interval(estimate=0.02, low=0.0, high=0.09, limit=0.2, lower_is_worse=False, reference=None)
+    assert drawing.high_x < drawing.limit_x
+    assert drawing.beyond_x == drawing.limit_x
+    assert drawing.beyond_x + drawing.beyond_width == pytest.approx(100)
+    assert drawing.reference_x is None
+
+
+def test_interval__without_any_width__still_has_a_place() -> None:
+    drawing = draw_interval(estimate=0.0, low=0.0, high=0.0, limit=0.0, lower_is_worse=True, reference=0.0)
+    assert 0 <= drawing.low_x <= 100
+    assert drawing.low_x == drawing.high_x == drawing.limit_x
+
+
+def test_interval__unbounded_ends__stay_in_the_picture() -> None:
+    drawing = draw_interval(
+        estimate=0.0, low=float("-inf"), high=float("inf"), limit=-0.05, lower_is_worse=True, reference=0.0
+    )
+    assert 0 <= drawing.low_x < drawing.high_x <= 100
+
+
+def test_population__quarter_treated_half_control__adds_up() -> None:
+    drawing = draw_population(treated_end=250_000, control_start=500_000)
+    assert (drawing.treated_width, drawing.control_x, drawing.control_width) == (25.0, 50.0, 50.0)
+
+
+def test_heat__counts__newest_version_first_and_shares_of_the_class() -> None:
+    heat = draw_heat(
+        [
+            RunningCount("9", "edge", 3, 3),
+            RunningCount("10", "edge", 1, 1),
+            RunningCount("", "edge", 1, 0),
+            RunningCount("9", "tiny", 2, 0, silent=2),
+        ]
+    )
+    assert [row.version for row in heat.rows] == ["10", "9", ""]
+    assert heat.classes == ("edge", "tiny")
+    assert [cell.share for cell in heat.rows[1].cells] == [0.6, 0.0]
+    assert heat.rows[1].away == heat.away == 2
+    assert heat.total == 5
+
+
+def test_heat__every_share__has_a_step_of_its_own_range() -> None:
+    heat = draw_heat([RunningCount("1", "a", 100, 0), RunningCount("2", "b", 1, 0), RunningCount("1", "b", 99, 0)])
+    steps = {(row.version, cell.hardware_class): cell.step for row in heat.rows for cell in row.cells}
+    assert steps == {("1", "a"): 6, ("1", "b"): 6, ("2", "b"): 1, ("2", "a"): 0}
+
+
+@pytest.mark.parametrize(
+    ("count", "words"), [(0, "0 B"), (999, "999 B"), (1_000, "1.0 kB"), (4_512_000, "4.5 MB"), (999_950, "1.0 MB")]
+)
+def test_bytes__in_words__have_at_most_three_figures(count: int, words: str) -> None:
+    assert bytes_in_words(count) == words
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(2, "now"), (59, "59 s ago"), (3_599, "59 min ago"), (-7_300, "in 2 h"), (200_000, "2 d ago")]
+)
+def test_age__in_words__names_the_largest_whole_unit(seconds: float, words: str) -> None:
+    assert age_in_words(seconds) == words
+
+
+def test_badge__unknown_word__is_shown_as_it_is() -> None:
+    assert badge_for("brand_new").word == "brand new"
