@@ -59,6 +59,7 @@ class MosquittoAccessFiles:
     def __init__(self, directory: Path, authority: DeviceAuthority) -> None:
         self._directory = directory
         self._authority = authority
+        self._written: tuple[frozenset[str], frozenset[str]] | None = None
 
     def ensure(self, now: datetime) -> None:
         """Write the files that are missing, so that a broker can start; leaves those that exist alone."""
@@ -67,7 +68,14 @@ class MosquittoAccessFiles:
             self.shut_out((), (), now)
 
     def shut_out(self, device_ids: Collection[str], revocations: Collection[Revocation], now: datetime) -> None:
-        """Replace both files, each at once; the revocation list first, so that nobody cut off can come back."""
+        """Replace both files, each at once; the revocation list first, so that nobody cut off can come back.
+
+        Writes nothing when it would say what this very object wrote last, so it may be called every second.
+        """
+        wanted = frozenset(device_ids), frozenset(revocation.serial_hex for revocation in revocations)
+        if wanted == self._written:
+            return
         crl = self._authority.revocation_list(revocations, now)
         write_atomically(self._directory / REVOCATION_LIST, crl, 0o600)
         write_atomically(self._directory / ACCESS_LIST, render_access_list(device_ids).encode("ascii"), 0o600)
+        self._written = wanted

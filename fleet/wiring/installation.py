@@ -1,28 +1,26 @@
 """Composes what an installation keeps on its own disk: secrets, certificate authority, identities on the broker."""
 
 import socket
+from datetime import datetime
 from functools import cache
 from urllib.parse import urlsplit
 
 from django.conf import settings
 
 from fleet.adapters.broker_access import MosquittoAccessFiles
-from fleet.adapters.broker_mqtt import BrokerIdentity, MqttBroker
 from fleet.adapters.clock_system import SystemClock
 from fleet.adapters.pki_files import SecretFiles, SecretsUnusableError
-from fleet.ports.broker import Broker
-from fleet.ports.broker_access import BrokerAccess
+from fleet.apps.trust import selectors as trust
 from fleet.ports.certificates import DeviceAuthority
 from fleet.ports.clock import Clock
 
 __all__ = [
     "SecretsUnusableError",
-    "broker_access",
     "device_authority",
-    "internal_broker",
     "prepare_secrets",
     "secret_files",
     "server_names",
+    "shut_out_revoked",
     "system_clock",
 ]
 
@@ -56,30 +54,11 @@ def device_authority() -> DeviceAuthority:
     return secret_files().device_authority()
 
 
-def broker_access() -> BrokerAccess:
-    """What shuts devices out of the embedded broker."""
-    return _access_files()
+def shut_out_revoked(now: datetime) -> None:
+    """Have the broker turn away whoever is revoked by now. Cheap when nothing changed since the last call."""
+    _access_files().shut_out(trust.shut_out_devices(now), trust.revocations(), now)
 
 
-def internal_broker(identity: str, *, member: str = "1", session_s: int = 3600) -> Broker:
-    """A connection of one of our processes, as `_ingest`, `_director`, ...; not yet started.
-
-    `member` tells processes of the same identity apart; it must be the same after a restart, since what the broker keeps
-    for a process, it keeps for `<identity>-<member>`.
-    """
-    secrets = secret_files()
-    return MqttBroker(
-        host=settings.MODELFLEET.broker.host,
-        port=settings.MODELFLEET.broker.port,
-        identity=BrokerIdentity(
-            authority=secrets.path("internal_ca.crt"),
-            certificate=secrets.path(f"internal/{identity}.crt"),
-            key=secrets.path(f"internal/{identity}.key"),
-        ),
-        client_id=f"{identity}-{member}",
-        session_s=session_s,
-    )
-
-
+@cache
 def _access_files() -> MosquittoAccessFiles:
     return MosquittoAccessFiles(settings.MODELFLEET.home / "broker", device_authority())
