@@ -121,9 +121,22 @@ class PlanRecord:
 
 
 @dataclass(frozen=True)
+class Failure:
+    """A rollout that could not be judged this time, and the error that stopped it."""
+
+    rollout: str
+    error: Exception
+
+    @property
+    def sentence(self) -> str:
+        """One line of it."""
+        return f"{type(self.error).__name__}: {self.error}".splitlines()[0]
+
+
+@dataclass(frozen=True)
 class TickRecord:
-    """One look of the conductor. `failed` names rollouts that could not be judged, with the reason."""
+    """One look of the conductor at all rollouts under way."""
 
     is_leader: bool
     decisions: tuple[DecisionRecord, ...] = ()
-    failed: tuple[tuple[str, str], ...] = ()
+    failures: tuple[Failure, ...] = ()

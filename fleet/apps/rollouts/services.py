@@ -4,7 +4,6 @@ Everything that costs time in proportion to the fleet (counting a population) ha
 operator or the conductor decides is then a constant number of statements in one.
 """
 
-import logging
 import secrets
 from datetime import datetime
 from typing import Final
@@ -20,17 +19,15 @@ from fleet.apps.rollouts import leadership, moves
 from fleet.apps.rollouts.models import Decision, Rollout
 from fleet.apps.rollouts.moves import Reason
 from fleet.apps.rollouts.population import population
-from fleet.apps.rollouts.records import DecisionRecord, PlanRecord, RolloutRecord, TickRecord
+from fleet.apps.rollouts.records import DecisionRecord, Failure, PlanRecord, RolloutRecord, TickRecord
 from fleet.apps.rollouts.selectors import conducted, decision_record, rollout_record
 from fleet.apps.rollouts.snapshots import baseline_version_id, snapshot
 from fleet.domain import plan as domain_plan
 from fleet.domain.conductor import Action, Intent, decide, evaluate
-from fleet.domain.errors import ConflictError, InvalidInputError, ModelfleetError, NotFoundError
+from fleet.domain.errors import ConflictError, InvalidInputError, NotFoundError
 from fleet.domain.policy import RolloutPolicy
 from fleet.domain.rollout_states import RolloutState
 from fleet.domain.verdicts import PhaseCounts
-
-log = logging.getLogger(__name__)
 
 ACTOR: Final = "conductor"
 MAX_SEED_CHARS: Final = 64
@@ -278,24 +275,21 @@ def _count(row: Rollout, policy: RolloutPolicy, phase: int, now: datetime) -> Ph
 def tick(*, now: datetime, holder: str) -> TickRecord:
     """One look at every rollout under way, if `holder` leads: decide, then apply in one fenced transaction each.
 
-    A rollout that cannot be judged stops no other; it is named in the answer and logged.
+    A rollout that cannot be judged stops no other; it is among the failures.
     """
     token = leadership.acquire(name=leadership.CONDUCTOR, holder=holder, now=now)
     if token is None:
         return TickRecord(is_leader=False)
     made: list[DecisionRecord] = []
-    failed: list[tuple[str, str]] = []
+    failures: list[Failure] = []
     for rollout_id in conducted():
         try:
             decision = _conduct(rollout_id, token, now)
             if decision is not None:
                 made.append(decision)
-        except ModelfleetError as error:
-            failed.append((rollout_id, error.message))
-        except Exception as error:
-            log.exception("rollout %s could not be judged", rollout_id)
-            failed.append((rollout_id, f"{type(error).__name__}: {error}"))
-    return TickRecord(True, tuple(made), tuple(failed))
+        except Exception as error:  # noqa: BLE001 - one rollout that cannot be judged must not leave the others unwatched
+            failures.append(Failure(rollout_id, error))
+    return TickRecord(True, tuple(made), tuple(failures))
 
 
 def resign(*, now: datetime, holder: str) -> None:

@@ -5,100 +5,149 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
     dependencies = [
-        ('assignments', '0001_initial'),
-        ('registry', '0001_initial'),
+        ("assignments", "0001_initial"),
+        ("registry", "0001_initial"),
     ]
 
     operations = [
         migrations.CreateModel(
-            name='Lease',
+            name="Lease",
             fields=[
-                ('name', models.CharField(max_length=32, primary_key=True, serialize=False)),
-                ('holder', models.CharField(max_length=64)),
-                ('token', models.PositiveBigIntegerField()),
-                ('expires_at', models.DateTimeField()),
+                ("name", models.CharField(max_length=32, primary_key=True, serialize=False)),
+                ("holder", models.CharField(max_length=64)),
+                ("token", models.PositiveBigIntegerField()),
+                ("expires_at", models.DateTimeField()),
             ],
         ),
         migrations.CreateModel(
-            name='Rollout',
+            name="Rollout",
             fields=[
-                ('id', models.CharField(max_length=14, primary_key=True, serialize=False)),
-                ('state', models.CharField(choices=[('draft', 'Draft'), ('awaiting_approval', 'Awaiting Approval'), ('scheduled', 'Scheduled'), ('running', 'Running'), ('held', 'Held'), ('completed', 'Completed'), ('reverting', 'Reverting'), ('reverted', 'Reverted'), ('cancelled', 'Cancelled')], max_length=24)),
-                ('seed', models.CharField(max_length=64)),
-                ('policy', models.JSONField()),
-                ('phase', models.PositiveIntegerField(default=0)),
-                ('phase_started_at', models.DateTimeField(null=True)),
-                ('clock_from_at', models.DateTimeField(null=True)),
-                ('revision', models.PositiveBigIntegerField(default=1)),
-                ('because', models.CharField(blank=True, max_length=512)),
-                ('created_by', models.CharField(max_length=128)),
-                ('created_at', models.DateTimeField()),
-                ('started_at', models.DateTimeField(null=True)),
-                ('reverting_since_at', models.DateTimeField(null=True)),
-                ('ended_at', models.DateTimeField(null=True)),
-                ('against', models.ForeignKey(null=True, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='registry.version')),
-                ('model', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='+', to='registry.model')),
-                ('rule', models.OneToOneField(null=True, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='assignments.rule')),
-                ('version', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='+', to='registry.version')),
+                ("id", models.CharField(max_length=14, primary_key=True, serialize=False)),
+                (
+                    "state",
+                    models.CharField(
+                        choices=[
+                            ("draft", "Draft"),
+                            ("awaiting_approval", "Awaiting Approval"),
+                            ("scheduled", "Scheduled"),
+                            ("running", "Running"),
+                            ("held", "Held"),
+                            ("completed", "Completed"),
+                            ("reverting", "Reverting"),
+                            ("reverted", "Reverted"),
+                            ("cancelled", "Cancelled"),
+                        ],
+                        max_length=24,
+                    ),
+                ),
+                ("seed", models.CharField(max_length=64)),
+                ("policy", models.JSONField()),
+                ("phase", models.PositiveIntegerField(default=0)),
+                ("phase_started_at", models.DateTimeField(null=True)),
+                ("clock_from_at", models.DateTimeField(null=True)),
+                ("revision", models.PositiveBigIntegerField(default=1)),
+                ("because", models.CharField(blank=True, max_length=512)),
+                ("created_by", models.CharField(max_length=128)),
+                ("created_at", models.DateTimeField()),
+                ("started_at", models.DateTimeField(null=True)),
+                ("reverting_since_at", models.DateTimeField(null=True)),
+                ("ended_at", models.DateTimeField(null=True)),
+                (
+                    "against",
+                    models.ForeignKey(
+                        null=True, on_delete=django.db.models.deletion.PROTECT, related_name="+", to="registry.version"
+                    ),
+                ),
+                (
+                    "model",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT, related_name="+", to="registry.model"
+                    ),
+                ),
+                (
+                    "rule",
+                    models.OneToOneField(
+                        null=True, on_delete=django.db.models.deletion.PROTECT, related_name="+", to="assignments.rule"
+                    ),
+                ),
+                (
+                    "version",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT, related_name="+", to="registry.version"
+                    ),
+                ),
             ],
             options={
-                'ordering': ['-created_at', '-id'],
+                "ordering": ["-created_at", "-id"],
             },
         ),
         migrations.CreateModel(
-            name='PhaseRun',
+            name="PhaseRun",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('index', models.PositiveIntegerField()),
-                ('share', models.FloatField()),
-                ('eligible', models.PositiveIntegerField(default=0)),
-                ('treated', models.PositiveIntegerField(default=0)),
-                ('control', models.PositiveIntegerField(default=0)),
-                ('classes', models.JSONField(default=dict)),
-                ('judgement', models.JSONField(default=dict)),
-                ('started_at', models.DateTimeField()),
-                ('ended_at', models.DateTimeField(null=True)),
-                ('rollout', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='phases', to='rollouts.rollout')),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("index", models.PositiveIntegerField()),
+                ("share", models.FloatField()),
+                ("eligible", models.PositiveIntegerField(default=0)),
+                ("treated", models.PositiveIntegerField(default=0)),
+                ("control", models.PositiveIntegerField(default=0)),
+                ("classes", models.JSONField(default=dict)),
+                ("judgement", models.JSONField(default=dict)),
+                ("started_at", models.DateTimeField()),
+                ("ended_at", models.DateTimeField(null=True)),
+                (
+                    "rollout",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="phases", to="rollouts.rollout"
+                    ),
+                ),
             ],
             options={
-                'ordering': ['index'],
+                "ordering": ["index"],
             },
         ),
         migrations.CreateModel(
-            name='Decision',
+            name="Decision",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('phase', models.PositiveIntegerField()),
-                ('at', models.DateTimeField()),
-                ('action', models.CharField(max_length=16)),
-                ('verdict', models.CharField(blank=True, max_length=16)),
-                ('actor', models.CharField(max_length=128)),
-                ('sentence', models.CharField(max_length=1024)),
-                ('evidence', models.JSONField(default=dict)),
-                ('rollout', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='decisions', to='rollouts.rollout')),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("phase", models.PositiveIntegerField()),
+                ("at", models.DateTimeField()),
+                ("action", models.CharField(max_length=16)),
+                ("verdict", models.CharField(blank=True, max_length=16)),
+                ("actor", models.CharField(max_length=128)),
+                ("sentence", models.CharField(max_length=1024)),
+                ("evidence", models.JSONField(default=dict)),
+                (
+                    "rollout",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="decisions", to="rollouts.rollout"
+                    ),
+                ),
             ],
             options={
-                'ordering': ['-at', '-id'],
+                "ordering": ["-at", "-id"],
             },
         ),
         migrations.AddIndex(
-            model_name='rollout',
-            index=models.Index(fields=['state'], name='rollout_by_state'),
+            model_name="rollout",
+            index=models.Index(fields=["state"], name="rollout_by_state"),
         ),
         migrations.AddConstraint(
-            model_name='rollout',
-            constraint=models.UniqueConstraint(condition=models.Q(('state__in', ['running', 'held'])), fields=('model',), name='rollout_one_offering_per_model'),
+            model_name="rollout",
+            constraint=models.UniqueConstraint(
+                condition=models.Q(("state__in", ["running", "held"])),
+                fields=("model",),
+                name="rollout_one_offering_per_model",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='phaserun',
-            constraint=models.UniqueConstraint(fields=('rollout', 'index'), name='phase_run_unique'),
+            model_name="phaserun",
+            constraint=models.UniqueConstraint(fields=("rollout", "index"), name="phase_run_unique"),
         ),
         migrations.AddIndex(
-            model_name='decision',
-            index=models.Index(fields=['-at'], name='decision_by_time'),
+            model_name="decision",
+            index=models.Index(fields=["-at"], name="decision_by_time"),
         ),
     ]

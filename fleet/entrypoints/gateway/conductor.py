@@ -1,0 +1,79 @@
+"""Looks at the rollouts under way, again and again: one line for each decision, one for each change of leadership.
+
+What is decided, and by what evidence, is `rollouts`' and the domain's; this only keeps the beat.
+"""
+
+import logging
+import threading
+from datetime import datetime
+from typing import Final, Protocol
+
+from fleet.apps.rollouts import services as rollouts
+from fleet.apps.rollouts.records import Failure, TickRecord
+from fleet.entrypoints.gateway.lifecycle import StoppedError, with_database
+from fleet.ports.clock import Clock
+
+logger = logging.getLogger(__name__)
+
+INTERVAL_S: Final = 1.0
+
+
+class Tick(Protocol):
+    """One look at all rollouts, for `holder`."""
+
+    def __call__(self, *, now: datetime, holder: str) -> TickRecord:
+        """Decide and apply."""
+        ...
+
+
+class Conductor:
+    """One conductor. `holder` must be unique among those that run; one of them leads."""
+
+    def __init__(self, holder: str, clock: Clock, stop: threading.Event, *, interval_s: float = INTERVAL_S) -> None:
+        self._holder = holder
+        self._clock = clock
+        self._stop = stop
+        self._interval_s = interval_s
+        self._leads: bool | None = None
+        self._failures: dict[str, str] = {}
+
+    def run(self) -> None:
+        """Work until told to stop; then let another take over at once."""
+        logger.info("conductor %s started, looking every %g s", self._holder, self._interval_s)
+        try:
+            while not self._stop.is_set():
+                began_s = self._clock.monotonic_s()
+                self.turn()
+                self._stop.wait(max(0.0, self._interval_s - (self._clock.monotonic_s() - began_s)))
+            if self._leads:
+                with_database(
+                    lambda: rollouts.resign(now=self._clock.now(), holder=self._holder), self._stop, attempts=1
+                )
+        except StoppedError:
+            logger.info("stopped while the database did not answer")
+        finally:
+            logger.info("conductor %s stopped", self._holder)
+
+    def turn(self, tick: Tick = rollouts.tick) -> TickRecord:
+        """Look once."""
+        seen = with_database(lambda: tick(now=self._clock.now(), holder=self._holder), self._stop)
+        if seen.is_leader != self._leads:
+            self._leads = seen.is_leader
+            logger.info("%s leads" if seen.is_leader else "%s stands by: another conductor leads", self._holder)
+        for made in seen.decisions:
+            logger.info(
+                "%s %s@%s phase %d %s: %s",
+                *(made.rollout, made.model, made.version, made.phase + 1, made.action, made.sentence),
+            )
+        self._tell(seen.failures)
+        return seen
+
+    def _tell(self, failures: tuple[Failure, ...]) -> None:
+        """A failure that lasts is said once, with its traceback, and again when it changes or ends."""
+        present = {failure.rollout: failure.sentence for failure in failures}
+        for failure in failures:
+            if self._failures.get(failure.rollout) != failure.sentence:
+                logger.error("%s could not be judged: %s", failure.rollout, failure.sentence, exc_info=failure.error)
+        for rollout in self._failures.keys() - present.keys():
+            logger.info("%s can be judged again", rollout)
+        self._failures = present

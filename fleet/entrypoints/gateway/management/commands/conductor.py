@@ -1,0 +1,28 @@
+"""`manage.py conductor`: judges the gates and moves the rollouts."""
+
+import os
+import secrets
+import socket
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandParser
+
+from fleet.entrypoints.gateway.conductor import INTERVAL_S, Conductor
+from fleet.entrypoints.gateway.lifecycle import stop_on_signals
+from fleet.wiring import server
+
+
+class Command(BaseCommand):
+    """Runs until SIGTERM."""
+
+    help = "Judge the gates of rollouts and move them. Run two where one must not be missed: one of them leads."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """How often to look."""
+        parser.add_argument("--interval", type=float, default=INTERVAL_S, metavar="SECONDS", help="default: 1")
+
+    def handle(self, *_args: Any, **options: Any) -> None:
+        """Work until told to stop."""
+        holder = f"{socket.gethostname()[:32]}:{os.getpid()}:{secrets.token_hex(4)}"
+        with stop_on_signals() as stop:
+            Conductor(holder, server.clock(), stop, interval_s=max(0.05, options["interval"])).run()
