@@ -96,7 +96,7 @@ class ReleaseServerSimulator:
         self.metadata["timestamp.json"] = repository.signed(stamp, [self.signers["timestamp"]])
         for versions in self.versions.values():
             for version in versions:
-                version["state"] = "published"
+                version["state"] = "revoked" if version["state"] == "revoked" else "published"
 
     def newest(self, role: str) -> Metadata[Targets]:
         """The newest version of a role."""
@@ -156,6 +156,7 @@ class ReleaseServerSimulator:
                 (f"{model}/role", self._stage_role),
                 ("/api/v1/uploads", self._begin_upload),
                 (f"{model}/versions", self._finalise),
+                (f"{model}/versions/([^/:]+):revoke", self._revoke),
                 ("/api/v1/rollouts", self._start),
                 (f"{rollout}:([a-z]+)", self._act),
                 ("/api/v1/enrolment/claims", self._claim),
@@ -277,6 +278,15 @@ class ReleaseServerSimulator:
         self._take(model, body["role"].encode())
         return 201, version
 
+    def _revoke(self, body: Any, model: str, label: str) -> Answer:
+        _, version = self._version({}, model, label)
+        role = self._verified_role(model, body["role"].encode())
+        if any(path.split("/")[2] == label for path in role.signed.targets):
+            raise InvalidInputError("role_not_revocation", f"expected a role without {label}, got one that lists it")
+        self._take(model, body["role"].encode())
+        version["state"] = "revoked"
+        return 200, version
+
     def _version(self, _: Any, model: str, label: str) -> Answer:
         for version in self.versions.get(model, []):
             if version["version"] == label:
@@ -296,6 +306,8 @@ class ReleaseServerSimulator:
             "id": f"r-{len(self.rollouts) + 1:012x}",
             "state": "running",
             "phase": 0,
+            "phases": 3,
+            "share": 0.25,
             "revision": 1,
             "created_at": datetime.now(UTC).isoformat(),
         }

@@ -95,16 +95,20 @@ def version_path(model: str, version: str) -> str:
 
 def require_success(reply: Reply, url: str) -> None:
     """Raise ServerRefusedError, worded by the server's problem document, unless the reply is a success."""
-    if reply.status < HTTPStatus.BAD_REQUEST:
-        return
+    if reply.status >= HTTPStatus.BAD_REQUEST:
+        raise problem_of(reply, url)
+
+
+def problem_of(reply: Reply, url: str) -> ServerRefusedError:
+    """What a refusal says, or that it says nothing."""
     try:
         problem = json.loads(reply.content)
-        code, detail = problem["code"], problem.get("detail") or problem.get("title") or problem["code"]
-        raise ServerRefusedError(reply.status, str(code), str(detail))
+        code, detail = str(problem["code"]), problem.get("detail") or problem.get("title") or problem["code"]
+        return ServerRefusedError(reply.status, code, f"{detail} ({code})")
     except (ValueError, TypeError, KeyError, AttributeError):
-        raise ServerRefusedError(
+        return ServerRefusedError(
             reply.status, f"http_{reply.status}", f"{url} answered {reply.status} without a reason: is it Modelfleet?"
-        ) from None
+        )
 
 
 def _object(reply: Reply) -> JsonObject:

@@ -120,6 +120,8 @@ def read_file(path: Path, role: FileRole) -> LocalFile:
         raise CommandError("file_unreadable", f"cannot read {path}: {error.strerror}") from error
     except WireError as error:
         raise CommandError("file_name", f"{path}: {error}") from error
+    if not length:
+        raise CommandError("file_empty", f"{path}: expected content, got an empty file")
     return LocalFile(BundleFile(name, role, digest.hexdigest(), length), path)
 
 

@@ -17,8 +17,3 @@ MEANINGS: Final[Mapping[ExitCode, str]] = {
     ExitCode.ROLLED_BACK: "rolled back",
     ExitCode.HELD: "held: somebody has to decide",
 }
-
-
-def outcome_of(state: str) -> ExitCode | None:
-    """The exit code of a state, or None while there is nothing to say."""
-    return OUTCOMES.get(state)

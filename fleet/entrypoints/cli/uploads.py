@@ -7,7 +7,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Final
 
-from fleet.entrypoints.cli.api import Api, require_success
+from fleet.entrypoints.cli.api import Api, problem_of, require_success
 from fleet.entrypoints.cli.console import Console
 from fleet.entrypoints.cli.errors import CommandError
 from fleet.ports.release_server import ServerUnreachableError
@@ -46,7 +46,7 @@ def upload(api: Api, console: Console, blob: Blob, *, pause: Callable[[float], N
                     attempts = 0
                     advance(len(chunk))
                     continue
-                reason = f"status {reply.status}"
+                reason = problem_of(reply, api.url).message
             except ServerUnreachableError as error:
                 reason = str(error)
             attempts += 1

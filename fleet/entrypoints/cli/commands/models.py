@@ -8,9 +8,9 @@ from tuf.api.metadata import Targets
 from fleet.domain import repository
 from fleet.domain.repository import Profile
 from fleet.entrypoints.cli import passphrases
-from fleet.entrypoints.cli.api import Api, model_path
+from fleet.entrypoints.cli.api import Api, model_path, version_path
 from fleet.entrypoints.cli.context import Context
-from fleet.entrypoints.cli.errors import ExitCode, ServerRefusedError
+from fleet.entrypoints.cli.errors import CommandError, ExitCode, ServerRefusedError
 from fleet.entrypoints.cli.grammar import Commands
 from fleet.entrypoints.cli.quantities import parse_model_name, parse_model_version, show_bytes
 from fleet.entrypoints.cli.roles import PUBLISH_TIMEOUT_S, RoleSigner, SignedRole, open_role_signer
@@ -19,7 +19,10 @@ from fleet.wiring import cli as wiring
 
 CREATE_DETAILS = """
 Creates the namespace if it is new, then signs with image-targets that this model's versions are the pipeline key's to
-sign. Can be repeated after an interruption. A `dev` model's role lives a year, a `prod` model's 90 days."""
+sign. Can be repeated after an interruption."""
+
+REVOKE_DETAILS = """
+Cannot be undone. Devices that run it go on until a rollout moves them; revert or roll out another version first."""
 
 
 def register(commands: Commands) -> None:
@@ -28,12 +31,23 @@ def register(commands: Commands) -> None:
     create = group.add("create", run_create, "register a model and delegate it to the pipeline key", CREATE_DETAILS)
     create.add_argument("model", type=parse_model_name, metavar="NAMESPACE.NAME")
     create.add_argument("--keys", type=Path, required=True, metavar="DIR", help="the key set")
-    create.add_argument("--profile", choices=[item.value for item in Profile], default=Profile.DEV.value)
+    create.add_argument(
+        "--profile",
+        choices=[item.value for item in Profile],
+        default=Profile.DEV.value,
+        help="of a new namespace: dev needs one signature for a version, prod needs two (default: dev)",
+    )
     create.add_argument("--description", default="", metavar="TEXT")
     passphrases.add_options(create)
     group.add("list", run_list, "all models")
     versions = commands.add("versions", run_versions, "the versions of a model")
     versions.add_argument("model", type=parse_model_name)
+    revoke = commands.add(
+        "revoke", run_revoke, "take a version out of the signed role: no device can install it", REVOKE_DETAILS
+    )
+    revoke.add_argument("version", type=parse_model_version, metavar="MODEL@VERSION")
+    revoke.add_argument("--keys", type=Path, required=True, metavar="DIR", help="the key set")
+    passphrases.add_options(revoke)
     aliases = commands.group("alias", "names that move from version to version")
     setting = aliases.add("set", run_alias_set, "let an alias name a version")
     setting.add_argument("alias", metavar="NAME", help="such as champion")
@@ -44,8 +58,13 @@ def register(commands: Commands) -> None:
 
 def run_create(context: Context, arguments: Namespace) -> int:
     """Each step is skipped if an earlier, interrupted run did it."""
-    api = context.api()
     model, profile = arguments.model, Profile(arguments.profile)
+    if profile is Profile.PROD:
+        raise CommandError(
+            "role_threshold",
+            "a prod namespace needs signatures of two holders for a version; this command has one key set",
+        )
+    api = context.api()
     signer = open_role_signer(api.url, arguments.keys, passphrases.passphrase_source(arguments, context.environment))
     delegated = signer.is_delegated(model)  # first of all: is there a verifiable repository to sign on top of?
     namespace = model.partition(".")[0]
@@ -89,6 +108,27 @@ def run_versions(context: Context, arguments: Namespace) -> int:
     ]
     empty = f"{arguments.model} has no versions: `modelfleet push` makes one"
     context.console.table(versions, ("version", "state", "variants", "git", "created"), rows, empty=empty)
+    return ExitCode.HEALTHY
+
+
+def run_revoke(context: Context, arguments: Namespace) -> int:
+    """The pipeline's own signature takes the version away; the server could not do it, nor undo it."""
+    model, label = arguments.version
+    api = context.api()
+    signer = open_role_signer(api.url, arguments.keys, passphrases.passphrase_source(arguments, context.environment))
+    current = signer.of_model(model)
+    profile = signer.profile_of(model)
+    metadata = repository.without_version(current.content, label, profile=profile, now=wiring.now())
+    if len(metadata.signed.targets) == len(current.content.targets):
+        raise CommandError("version_unknown", f"expected a version that {model}'s signed role lists, got {label}")
+    role = signer.sign(model, KeyName.PIPELINE, metadata, profile)
+    record = api.post(f"{version_path(model, label)}:revoke", {"role": role.text})
+    signer.remember(role)
+    signer.await_published(role, PUBLISH_TIMEOUT_S)
+    context.console.result(
+        {"model": model, "version": label, "state": record.get("state"), "role_version": role.version},
+        f"{model}@{label} is revoked: no device that sees this can install it again",
+    )
     return ExitCode.HEALTHY
 
 

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from fleet.domain.presets import PRESETS
 from fleet.entrypoints.cli.api import Api, JsonObject, model_path
 from fleet.entrypoints.cli.context import Context
 from fleet.entrypoints.cli.errors import CommandError, ExitCode
 from fleet.entrypoints.cli.grammar import Commands
 from fleet.entrypoints.cli.polling import poll
 from fleet.entrypoints.cli.quantities import parse_duration_s, parse_model_name, parse_model_version
-from fleet.entrypoints.cli.rollout_outcomes import MEANINGS, outcome_of
+from fleet.entrypoints.cli.rollout_outcomes import MEANINGS, OUTCOMES
 
 THREE_DAYS_S = 259_200.0
 ACTIONS = {
@@ -23,7 +24,7 @@ ACTIONS = {
     "revert": ("revert", "move devices back to what they ran before"),
     "cancel": ("cancel", "end it for good, and revert what it moved"),
 }
-POLICY_HELP = "a preset (safe-ramp, canary-then-all, by-hardware-class, all-at-once, manual) or a JSON file"
+POLICY_HELP = f"a preset ({', '.join(PRESETS)}) or a JSON file"
 
 
 def register(commands: Commands) -> None:
@@ -123,12 +124,12 @@ def run_wait(context: Context, arguments: Namespace) -> int:
             if decision["id"] not in seen:
                 seen.add(decision["id"])
                 context.console.note(_decision_line(decision))
-        return rollout if outcome_of(str(rollout["state"])) is not None else None
+        return rollout if rollout["state"] in OUTCOMES else None
 
     rollout = poll(ended, timeout_s=arguments.timeout)
     if rollout is None:
         raise CommandError("timeout", f"{rollout_id}: no outcome within {arguments.timeout:g} s", ExitCode.HELD)
-    outcome = outcome_of(str(rollout["state"])) or ExitCode.ERROR
+    outcome = OUTCOMES[str(rollout["state"])]
     if alias is not None and outcome is ExitCode.HEALTHY:
         api.put(f"{model_path(rollout['model'])}/aliases/{quote(alias, safe='')}", {"version": rollout["version"]})
         context.console.note(f"{rollout['model']}: {alias} is now version {rollout['version']}")
@@ -212,10 +213,9 @@ def _alias_of(words: str | None) -> str | None:
 
 
 def _phase(rollout: JsonObject) -> str:
-    phases = rollout.get("policy", {}).get("phases", [])
-    number = int(rollout.get("phase", 0))
-    share = f" ({phases[number]['share']:.0%})" if number < len(phases) else ""
-    return f"{number + 1} of {len(phases) or '?'}{share}"
+    share = rollout.get("share")
+    shown = f" ({share:.0%})" if isinstance(share, int | float) else ""
+    return f"{int(rollout.get('phase', 0)) + 1} of {rollout.get('phases', '?')}{shown}"
 
 
 def _because(rollout: JsonObject) -> list[str]:
@@ -238,4 +238,6 @@ def _has_errors(plan: JsonObject) -> bool:
 
 def _plan_lines(plan: JsonObject) -> list[str]:
     lines = [f"eligible: {plan.get('eligible', '?')} of {plan.get('population', '?')} devices"]
+    lines += [f"  {count} get {variant}" for variant, count in plan.get("variants", {}).items()]
+    lines += [f"  {item['count']} get nothing: {item['reason']}" for item in plan.get("refused", [])]
     return [*lines, *_findings(plan)]
