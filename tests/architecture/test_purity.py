@@ -23,6 +23,7 @@ AMBIENT_CALLS = {
     "token_bytes",
     "monotonic",
 }
+APPS = sorted(path.parent for path in (ROOT / "fleet/apps").glob("*/apps.py"))
 AMBIENT_QUALIFIED = {"time.time", "time.time_ns", "random.random", "random.choice", "random.Random"}
 
 
@@ -75,16 +76,31 @@ def test_models__imported_outside_their_app__fails() -> None:
     assert strangers == []
 
 
-def test_services__positional_parameters__refused() -> None:
+def _services_of(app: Path) -> list[tuple[Path, ast.FunctionDef]]:
+    """The public functions that an app offers as services: those of services.py, or those a package re-exports."""
+    if (app / "services.py").exists():
+        files, exported = [app / "services.py"], None
+    else:
+        files = sorted((app / "services").rglob("*.py"))
+        borders = [node for path in files if path.name == "__init__.py" for node in tree_of(path).body]
+        exported = {alias.name for node in borders if isinstance(node, ast.ImportFrom) for alias in node.names}
+    return [
+        (path, node)
+        for path in files
+        for node in tree_of(path).body
+        if isinstance(node, ast.FunctionDef)
+        and (node.name in exported if exported is not None else not node.name.startswith("_"))
+    ]
+
+
+@pytest.mark.parametrize("app", APPS, ids=lambda path: path.name)
+def test_services__positional_parameters__refused(app: Path) -> None:
     """Services are keyword-only: a call says what each value is."""
-    positional = []
-    for path in python_files("fleet/apps"):
-        if path.name == "services.py" or path.parent.name == "services":
-            for node in tree_of(path).body:
-                if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
-                    named = node.args.posonlyargs + node.args.args
-                    if named:
-                        positional.append(f"{where(path, node.lineno)} {node.name}({', '.join(a.arg for a in named)})")
+    positional = [
+        f"{where(path, node.lineno)} {node.name}({', '.join(argument.arg for argument in named)})"
+        for path, node in _services_of(app)
+        if (named := node.args.posonlyargs + node.args.args)
+    ]
     assert positional == []
 
 
