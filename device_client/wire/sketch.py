@@ -61,7 +61,7 @@ class LatencySketch:
 
     def merge(self, other: "LatencySketch") -> None:
         """Add the counts of `other` to this sketch."""
-        for index, count in other._counts.items():
+        for index, count in other._counts.items():  # noqa: SLF001 - another sketch
             self._counts[index] = self._counts.get(index, 0) + count
 
     def above(self, threshold: float) -> int:

@@ -42,4 +42,5 @@ class FailureCode(str, Enum):
     LOAD = "load"  # failed to load at activation
     PROBATION = "probation"  # a local guard tripped after the swap
     CRASH_LOOP = "crash_loop"  # too many restarts in one deployment
+    OPERATOR = "operator"  # a person at the device asked for the previous version
     INTERNAL = "internal"

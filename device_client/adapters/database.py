@@ -1,0 +1,65 @@
+"""The client's one SQLite file: every commit reaches the disk before the call returns (WAL, synchronous=FULL).
+
+One connection, one lock, many threads. Other processes may read it at any time (`modelfleet-device status`).
+"""
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from device_client.adapters import durable
+from device_client.core.errors import ConfigError
+
+SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS deployment (model TEXT PRIMARY KEY, body TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS denied (
+    model TEXT NOT NULL, digest TEXT NOT NULL, rollout TEXT NOT NULL, PRIMARY KEY (model, digest, rollout)
+) STRICT;
+CREATE TABLE IF NOT EXISTS remembered (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS outbox (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, sent INTEGER NOT NULL DEFAULT 0, payload BLOB NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS request (id INTEGER PRIMARY KEY AUTOINCREMENT, verb TEXT NOT NULL, model TEXT NOT NULL) STRICT;
+"""
+FILE_NAME: Final = "client.sqlite3"
+BUSY_S: Final = 20.0
+
+
+class Database:
+    """The open file. `transaction()` is the only way to write."""
+
+    def __init__(self, path: Path) -> None:
+        self._lock = threading.RLock()
+        try:
+            self._connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+            self._connection.execute("PRAGMA journal_mode=WAL")
+            self._connection.execute("PRAGMA synchronous=FULL")
+            self._connection.executescript(SCHEMA)
+        except sqlite3.Error as error:
+            raise ConfigError(f"expected a usable database {path}, got {error}") from error
+        path.chmod(durable.PRIVATE_FILE)
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """All or nothing; durable when the block has been left."""
+        with self._lock:
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection
+            except BaseException:
+                self._connection.execute("ROLLBACK")
+                raise
+            self._connection.execute("COMMIT")
+
+    def rows(self, statement: str, parameters: tuple[object, ...] = ()) -> list[tuple[object, ...]]:
+        """What a SELECT gives."""
+        with self._lock:
+            return self._connection.execute(statement, parameters).fetchall()
+
+    def close(self) -> None:
+        """Close; further calls fail."""
+        with self._lock:
+            self._connection.close()

@@ -1,0 +1,292 @@
+"""What the client needs of the outside world, as protocols, and the values that pass through them.
+
+Every method that can fail raises an error of `core.errors`; adapters translate. Methods marked *durable* have reached
+the disk when they return: a power cut afterwards does not take them back.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from device_client.core.acceptance import DirectorAnswer
+from device_client.core.deployment import Deployment, Target
+from device_client.core.probation import Activity
+from device_client.core.vitals import Window
+from device_client.wire.bundles import Manifest
+from device_client.wire.delta import Codec
+from device_client.wire.messages import BundleMessage, Denied, Label, MessageKey
+from device_client.wire.topics import Up
+
+Draft = Callable[[MessageKey], bytes]  # a message that lacks only its number
+
+
+class Clock(Protocol):
+    """Time."""
+
+    def now(self) -> datetime:
+        """The wall clock, in UTC. It may be wrong; the journal's time floor says from when on it cannot be right."""
+
+    def monotonic(self) -> float:
+        """Seconds that never go back."""
+
+    def sleep(self, seconds: float) -> None:
+        """Wait."""
+
+
+class Broker(Protocol):
+    """The connection to the broker, which reconnects by itself."""
+
+    def start(self, received: Callable[[str, bytes], None], connected: Callable[[bool], None]) -> None:
+        """Connect in the background. Both callbacks come from a thread of the adapter and must return quickly."""
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> bool:
+        """Send at least once while connected; False if there is no connection."""
+
+    def subscribe(self, topic: str) -> None:
+        """Receive `topic` from now on, over reconnections too."""
+
+    def stop(self) -> None:
+        """Say goodbye and disconnect."""
+
+
+class Trust(Protocol):
+    """The two repositories, as this device has verified them."""
+
+    def accept(self, bundle: BundleMessage, nonce: str) -> DirectorAnswer:
+        """Verify a director's bundle and keep its metadata (*durable*) if it is bound to this device and nonce."""
+
+    def authorise(self, target: Target) -> None:
+        """Verify that the image repository, refreshed now, lists exactly `target`; raises `TrustError`."""
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """One file to fetch: `length` and `sha256` are signed. `part` may hold a beginning of it."""
+
+    url: str
+    sha256: str
+    length: int
+    part: Path
+    bytes_per_s: int = 0
+    deadline_s: float = 86_400.0
+
+
+@dataclass(frozen=True)
+class Transferred:
+    """`received` bytes came over the network in this call; the first `resumed_from` were in `part` before."""
+
+    received: int
+    resumed_from: int
+
+
+class Downloads(Protocol):
+    """Bytes by HTTP."""
+
+    def fetch(self, transfer: Transfer, cancelled: Callable[[], bool]) -> Transferred:
+        """Complete `part` and check its hash (*durable*); raises `TransferError` or `DigestMismatchError`."""
+
+
+class Patcher(Protocol):
+    """Deltas, applied where a hostile patch can do no harm."""
+
+    def apply(self, codec: Codec, old: Path, patch: Path, output: Path, expected_bytes: int) -> None:
+        """Write `output`; raises `PatchError`."""
+
+
+@dataclass(frozen=True)
+class Links:
+    """The digests that a model's symlinks name; empty where there is none."""
+
+    current: str = ""
+    previous: str = ""
+    factory: str = ""
+
+
+@dataclass(frozen=True)
+class OpenSlot:
+    """A slot whose every byte was checked against its digest while it was read into memory."""
+
+    manifest: Manifest
+    digest: str
+    files: Mapping[str, bytes] = field(default_factory=dict)
+
+
+class Slots(Protocol):
+    """Immutable directories named by digest, and the symlinks that name the current one."""
+
+    def links(self, model: str) -> Links:
+        """What the symlinks say now."""
+
+    def holds(self, model: str, digest: str) -> Manifest | None:
+        """The manifest of a complete slot, or None. Contents are not hashed again."""
+
+    def open(self, model: str, digest: str) -> OpenSlot:
+        """Read and re-hash the slot; raises `SlotDamagedError`."""
+
+    def blob(self, model: str, sha256: str) -> Path | None:
+        """A file of a slot that should have this content."""
+
+    def staging(self, model: str, digest: str) -> Path:
+        """The private directory in which the slot is prepared; made if missing."""
+
+    def publish(self, model: str, manifest: Manifest) -> None:
+        """Check the staged files against the manifest and make them the slot (*durable*)."""
+
+    def point(self, model: str, *, current: str, previous: str) -> None:
+        """Swap the symlinks, `previous` first (*durable*). An empty digest removes a link."""
+
+    def discard(self, model: str, digest: str, *, slot: bool = False) -> None:
+        """Remove what is staged, and with `slot` the slot itself."""
+
+    def collect(self, model: str, keep: frozenset[str]) -> None:
+        """Remove every slot and staging directory but those that are linked or in `keep`."""
+
+    def free_bytes(self) -> int:
+        """What the disk still takes."""
+
+
+class Journal(Protocol):
+    """What must be known after a power cut. Every write is *durable* and whole."""
+
+    def deployments(self) -> Mapping[str, Deployment]:
+        """The last recorded state per model; what cannot be read is there as a deployment that is rolling back."""
+
+    def record(
+        self, deployment: Deployment, reports: Sequence[tuple[Up, Draft]] = (), denied: Sequence[Denied] = ()
+    ) -> None:
+        """One transaction: the new state, what the server is told of it, and what is denied from now on."""
+
+    def denied(self, model: str) -> tuple[Denied, ...]:
+        """What failed here."""
+
+    def recall(self, key: str) -> str | None:
+        """A remembered value."""
+
+    def remember(self, values: Mapping[str, str]) -> None:
+        """Remember values, all or none."""
+
+    def take_requests(self) -> Sequence[str]:
+        """The models for which a person at the device has asked for the previous version; each is given once."""
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A message that the server has not acknowledged."""
+
+    key: MessageKey
+    kind: Up
+    payload: bytes
+
+
+class Outbox(Protocol):
+    """Messages that must reach the server, kept until it says that they are durable there."""
+
+    def add(self, messages: Sequence[tuple[Up, Draft]]) -> None:
+        """Keep (*durable*), and make room by merging or dropping the oldest windows, which is counted."""
+
+    def pending(self, limit: int, *, beyond: Iterable[int] = ()) -> Sequence[Pending]:
+        """The oldest messages whose number is not in `beyond`."""
+
+    def sent(self, seqs: Sequence[int]) -> None:
+        """These were handed to the broker: they may be known there, so they are never merged."""
+
+    def acknowledge(self, boot: str, seqs: Sequence[int]) -> int:
+        """Forget exactly these; returns how many were known."""
+
+    def depth(self) -> int:
+        """How many wait."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a runtime says of itself."""
+
+    version: str
+    max_opset: int = 0
+    max_ir_version: int = 0
+    accelerators: tuple[str, ...] = ()
+
+
+class LoadedModel(Protocol):
+    """A model in memory."""
+
+    def infer(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Run once. Inputs and outputs are arrays by name; raises whatever the runtime raises."""
+
+    def metadata(self) -> Mapping[str, str]:
+        """What the file says of itself."""
+
+    def close(self) -> None:
+        """Free it. Nothing is inferring any more."""
+
+
+class Runtime(Protocol):
+    """An inference runtime."""
+
+    @property
+    def name(self) -> str:
+        """Its name in variants: `onnx`."""
+
+    def probe(self) -> Probe:
+        """What this installation can do."""
+
+    def load(self, weights: bytes, manifest: Manifest) -> LoadedModel:
+        """Load from memory, so that the bytes that were hashed are the bytes that run; raises `LoadError`."""
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What new leases of a model get: the label under which inferences are counted, and why it runs."""
+
+    model: str
+    version: str
+    digest: str
+    revision: int = 0
+    rollout: str = ""
+    reason: str = ""
+    slow_ms: float = 100.0
+    window_s: float = 60.0
+    parameters: Mapping[str, str] = field(default_factory=dict)
+
+
+class Host(Protocol):
+    """Where models run: the application's process. Swaps happen between leases."""
+
+    def prepare(self, slot: OpenSlot) -> None:
+        """Load beside what runs and warm up; raises `LoadError`. Nothing is served from it yet."""
+
+    def prepared(self, model: str, digest: str) -> bool:
+        """Whether this version is in memory, served or not."""
+
+    def self_test(self, model: str, digest: str, golden: bytes) -> None:
+        """Ask the prepared model its golden samples; raises `SelfTestError`."""
+
+    def switch(self, serving: Serving) -> None:
+        """New leases get the prepared model, or the same one under a new label; the old one is drained and freed.
+
+        With an empty digest: the application's own fallback, or nothing.
+        """
+
+    def forget(self, model: str, digest: str) -> None:
+        """Free a prepared model that will not be served."""
+
+    def activity(self, model: str) -> Activity:
+        """What happened since the last switch to other bytes."""
+
+    def serving(self, model: str) -> Serving | None:
+        """What new leases get, or None if there is nothing to lease."""
+
+
+class Meter(Protocol):
+    """What the application did with its models since it was last asked."""
+
+    def updating(self, model: str, *, under_way: bool) -> None:
+        """Windows that overlap an update are marked."""
+
+    def take_windows(self, *, everything: bool = False) -> Sequence[tuple[Window, float]]:
+        """Windows that are over (or, at the end, all of them) with the times at which they ended."""
+
+    def take_labels(self) -> Sequence[Label]:
+        """Labels that the application has handed in."""

@@ -1,0 +1,411 @@
+"""Where models run: loads them beside each other, hands out leases, swaps between leases, counts every inference.
+
+`ModelHost` is `ports.Host` and `ports.Meter` for the agent and the source of leases for the application. A lease pins
+one version: a swap changes what the next lease gets and frees the old model when its last lease is given back, so an
+inference never fails, and never mixes versions, because of an update.
+"""
+
+import itertools
+import logging
+import math
+import secrets
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Any, Final
+
+from device_client.core import golden as golden_test
+from device_client.core.errors import LoadError, NotReadyError
+from device_client.core.probation import Activity
+from device_client.core.vitals import LOCAL_ROUTE, Window, WindowKey
+from device_client.ports import Clock, LoadedModel, OpenSlot, Runtime, Serving
+from device_client.wire.bundles import FileRole
+from device_client.wire.messages import Label
+from device_client.wire.predictions import PredictionId
+
+log = logging.getLogger(__name__)
+
+FACTORY_VERSION: Final = "factory"  # the label of the application's own fallback
+Listener = Callable[[Serving | None, Serving], None]
+
+
+class Running:
+    """A model in memory with everything that an inference needs to know of it."""
+
+    def __init__(self, loaded: LoadedModel, labels: Sequence[str], digest: str) -> None:
+        self.loaded = loaded
+        self.labels = labels
+        self.digest = digest
+        self.leases = 0
+        self.retired = False
+        self.inferences = 0
+        self.errors = 0
+        self.nan = 0
+
+
+class Desk:
+    """One model's place: what is served, what is prepared, what was counted. Every attribute under `lock`."""
+
+    def __init__(self, model: str) -> None:
+        self.model = model
+        self.lock = threading.Lock()
+        self.serving: Serving | None = None
+        self.running: Running | None = None
+        self.prepared: dict[str, Running] = {}
+        self.fallback: Running | None = None
+        self.windows: dict[tuple[str, int, str], Window] = {}  # by digest, revision and route
+        self.finished: list[tuple[Window, float]] = []
+        self.updating = False
+        self.listeners: list[Listener] = []
+        self.ready = threading.Event()
+
+    def window(self, serving: Serving, route: str, now: float) -> Window:
+        """The open window of a label and route."""
+        place = (serving.digest, serving.revision, route)
+        window = self.windows.get(place)
+        if window is None:
+            key = WindowKey(self.model, serving.version, serving.digest, serving.revision, route)
+            window = self.windows[place] = Window(key, now, during_update=self.updating)
+        return window
+
+    def close_windows(self, now: float) -> None:
+        """End every open window."""
+        self.finished += [(window, now) for window in self.windows.values() if not window.empty]
+        self.windows.clear()
+
+
+class Result:
+    """One answer. `outputs` by name; `answer`, `confidence` and `id` are worked out when they are asked for."""
+
+    __slots__ = ("_answer", "_host", "_lease", "_nonce", "_route", "_second", "confidence", "outputs")
+
+    def __init__(  # noqa: PLR0917 - built once per inference, where keywords cost time
+        self,
+        host: "ModelHost",
+        lease: "Lease",
+        outputs: Mapping[str, Any],
+        confidence: float,
+        second: float,
+        nonce: str,
+    ) -> None:
+        self._host = host
+        self._lease = lease
+        self._second = second
+        self._nonce = nonce
+        self._answer: str | None = None
+        self._route = LOCAL_ROUTE
+        self.outputs = outputs
+        self.confidence = confidence
+
+    @property
+    def answer(self) -> str | None:
+        """What the model said: as `set`, else the label of the highest score of its first output."""
+        if self._answer is None:
+            self._answer = self._lease.top_label(self.outputs)
+        return self._answer
+
+    @property
+    def id(self) -> str:
+        """What to give to `feedback`, days later if need be: it carries device, version, revision, route and answer."""
+        serving = self._lease.serving
+        return str(
+            PredictionId(
+                device_id=self._host.device_id,
+                model=serving.model,
+                version=serving.version,
+                revision=serving.revision,
+                route=self._route,
+                second=int(self._second),
+                nonce=self._nonce,
+                answer=self.answer,
+            )
+        )
+
+    def set(self, *, answer: str | None = None, route: str | None = None) -> None:
+        """Say what was answered in the end, and by which route (`cloud`). Comes before the id is handed on."""
+        if answer is not None:
+            self._answer = answer
+        if route is not None and route != self._route:
+            self._route = route
+            self._host.rerouted(self._lease.serving, route)
+
+
+class Lease(AbstractContextManager["Lease"]):
+    """One version for one request."""
+
+    __slots__ = ("_desk", "_host", "_running", "serving")
+
+    def __init__(self, host: "ModelHost", desk: Desk, running: Running, serving: Serving) -> None:
+        self._host = host
+        self._desk = desk
+        self._running = running
+        self.serving = serving
+
+    @property
+    def version(self) -> str:
+        """Which version this is."""
+        return self.serving.version
+
+    def infer(self, **inputs: Any) -> Result:
+        """Run the model once and count it; raises what the runtime raises."""
+        return self._host.infer(self._desk, self._running, self, inputs)
+
+    def top_label(self, outputs: Mapping[str, Any]) -> str | None:
+        """The label of the highest score of the first output."""
+        scores = next(iter(outputs.values()), None)
+        if scores is None or not hasattr(scores, "argmax"):
+            return None
+        place = int(scores.argmax())
+        labels = self._running.labels
+        return labels[place] if place < len(labels) else str(place)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._host.give_back(self._desk, self._running)
+
+
+class ModelHost:
+    """All models of one process."""
+
+    def __init__(self, *, device_id: str, runtimes: Mapping[str, Runtime], clock: Clock) -> None:
+        self.device_id = device_id
+        self._runtimes = runtimes
+        self._clock = clock
+        self._desks: dict[str, Desk] = {}
+        self._lock = threading.Lock()
+        self._labels: list[Label] = []
+        self._nonce_prefix = secrets.token_hex(4)
+        self._nonces = itertools.count()
+
+    def desk(self, model: str) -> Desk:
+        """The place of a model; made when it is first asked for."""
+        with self._lock:
+            if model not in self._desks:
+                self._desks[model] = Desk(model)
+            return self._desks[model]
+
+    def _now(self) -> float:
+        return self._clock.now().timestamp()
+
+    # ------------------------------------------------------------ for the agent: ports.Host
+
+    def prepare(self, slot: OpenSlot) -> None:
+        manifest = slot.manifest
+        desk = self.desk(manifest.model)
+        if self.prepared(manifest.model, slot.digest):
+            return
+        runtime = self._runtimes.get(manifest.variant.runtime)
+        if runtime is None:
+            raise LoadError(f"expected a runtime of {sorted(self._runtimes)}, got {manifest.variant.runtime}")
+        loaded = runtime.load(slot.files[manifest.weights.name], manifest)
+        running = Running(loaded, _labels(slot), slot.digest)
+        with desk.lock:
+            desk.prepared[slot.digest] = running
+
+    def prepared(self, model: str, digest: str) -> bool:
+        desk = self.desk(model)
+        with desk.lock:
+            return digest in desk.prepared or (desk.running is not None and desk.running.digest == digest != "")
+
+    def self_test(self, model: str, digest: str, golden: bytes) -> None:
+        desk = self.desk(model)
+        with desk.lock:
+            running = desk.prepared.get(digest) or desk.running
+        if running is None or running.digest != digest:
+            raise LoadError(f"expected {digest[:16]} to be prepared, got nothing in memory")
+        loaded = running.loaded
+        golden_test.examine(
+            golden_test.Golden.parse(golden),
+            lambda inputs: {
+                name: value.tolist() if hasattr(value, "tolist") else value
+                for name, value in loaded.infer({name: [sample] for name, sample in inputs.items()}).items()
+            },
+            self._clock.monotonic,
+        )
+
+    def switch(self, serving: Serving) -> None:
+        desk = self.desk(serving.model)
+        doomed: list[Running] = []
+        with desk.lock:
+            before, old = desk.serving, desk.running
+            new = self._next(desk, serving)
+            desk.close_windows(self._now())
+            if new is None:
+                desk.serving, desk.running = None, None
+            else:
+                desk.running = new
+                desk.serving = serving if serving.digest else _factory(serving.model)
+            if old is not None and old is not new and old is not desk.fallback:
+                old.retired = True
+                if old.leases == 0:
+                    doomed.append(old)
+            after = desk.serving
+        for running in doomed:
+            running.loaded.close()
+        if after is None:
+            desk.ready.clear()
+        else:
+            desk.ready.set()
+            self._announce(desk, before, after)
+
+    @staticmethod
+    def _next(desk: Desk, serving: Serving) -> Running | None:
+        """What is to be served: the prepared model, the same one, the fallback, or nothing."""
+        if not serving.digest:
+            return desk.fallback
+        if desk.running is not None and desk.running.digest == serving.digest:
+            return desk.running
+        prepared = desk.prepared.pop(serving.digest, None)
+        if prepared is None:
+            raise LoadError(f"expected {serving.digest[:16]} to be prepared, got nothing in memory")
+        return prepared
+
+    def _announce(self, desk: Desk, before: Serving | None, after: Serving) -> None:
+        if before is not None and before.digest == after.digest:
+            return
+        for listener in tuple(desk.listeners):
+            try:
+                listener(before, after)
+            except Exception:
+                log.exception("the application's on_update for %s failed", desk.model)
+
+    def forget(self, model: str, digest: str) -> None:
+        desk = self.desk(model)
+        with desk.lock:
+            running = desk.prepared.pop(digest, None)
+        if running is not None:
+            running.loaded.close()
+
+    def activity(self, model: str) -> Activity:
+        desk = self.desk(model)
+        with desk.lock:
+            running = desk.running
+            return Activity() if running is None else Activity(running.inferences, running.errors, running.nan)
+
+    def serving(self, model: str) -> Serving | None:
+        desk = self.desk(model)
+        with desk.lock:
+            return desk.serving
+
+    # ------------------------------------------------------------ for the agent: ports.Meter
+
+    def updating(self, model: str, *, under_way: bool) -> None:
+        desk = self.desk(model)
+        with desk.lock:
+            desk.updating = under_way
+            if under_way:
+                for window in desk.windows.values():
+                    window.during_update = True
+
+    def take_windows(self, *, everything: bool = False) -> Sequence[tuple[Window, float]]:
+        now, taken = self._now(), []
+        for desk in tuple(self._desks.values()):
+            with desk.lock:
+                length_s = desk.serving.window_s if desk.serving is not None else 0.0
+                oldest = min((window.started_at for window in desk.windows.values()), default=now)
+                # A clock that was set back must not keep a window open for years.
+                if everything or not 0 <= now - oldest < length_s:
+                    desk.close_windows(now)
+                taken += desk.finished
+                desk.finished = []
+        return taken
+
+    def take_labels(self) -> Sequence[Label]:
+        with self._lock:
+            labels, self._labels = self._labels, []
+        return labels
+
+    # ------------------------------------------------------------ for the application
+
+    def set_fallback(self, model: str, loaded: LoadedModel) -> None:
+        """Serve `loaded` whenever no slot can be served."""
+        desk = self.desk(model)
+        with desk.lock:
+            desk.fallback = Running(loaded, (), "")
+            empty = desk.running is None
+        if empty:
+            self.switch(Serving(model, "", ""))
+
+    def lease(self, model: str) -> Lease:
+        """One version for one request; raises `NotReadyError` if there has never been any."""
+        desk = self.desk(model)
+        with desk.lock:
+            running, serving = desk.running, desk.serving
+            if running is None or serving is None:
+                raise NotReadyError(f"expected a model for {model}, got none yet: nothing installed and no fallback")
+            running.leases += 1
+        return Lease(self, desk, running, serving)
+
+    def give_back(self, desk: Desk, running: Running) -> None:
+        """The end of a lease: the last one of a retired model frees it."""
+        with desk.lock:
+            running.leases -= 1
+            last = running.retired and running.leases == 0
+        if last:
+            running.loaded.close()
+
+    def infer(self, desk: Desk, running: Running, lease: Lease, inputs: Mapping[str, Any]) -> Result:
+        """Run, time and count one inference."""
+        started = self._clock.monotonic()
+        try:
+            outputs = running.loaded.infer(inputs)
+        except Exception:
+            with desk.lock:
+                running.inferences += 1
+                running.errors += 1
+                desk.window(lease.serving, LOCAL_ROUTE, self._now()).failed()
+            raise
+        latency_ms = (self._clock.monotonic() - started) * 1_000.0
+        confidence, is_nan = _confidence(outputs)
+        now = self._now()
+        with desk.lock:
+            running.inferences += 1
+            running.nan += is_nan
+            desk.window(lease.serving, LOCAL_ROUTE, now).answered(latency_ms, confidence, is_nan=is_nan)
+        return Result(self, lease, outputs, confidence, now, f"{self._nonce_prefix}{next(self._nonces):08x}")
+
+    def rerouted(self, serving: Serving, route: str) -> None:
+        """An answer came by another route: counted there, without a latency of its own."""
+        desk = self.desk(serving.model)
+        with desk.lock:
+            desk.window(serving, route, self._now()).n += 1
+
+    def measure(self, model: str, name: str, value: float) -> None:
+        """Add to a custom metric of the open window."""
+        desk = self.desk(model)
+        with desk.lock:
+            if desk.serving is not None:
+                desk.window(desk.serving, LOCAL_ROUTE, self._now()).measured(name, value)
+
+    def label(self, label: Label) -> None:
+        """Keep a label until the agent fetches it."""
+        with self._lock:
+            self._labels.append(label)
+
+
+def _factory(model: str) -> Serving:
+    return Serving(model, FACTORY_VERSION, "", reason="the application's own fallback: nothing is installed")
+
+
+def _labels(slot: OpenSlot) -> tuple[str, ...]:
+    """The lines of the bundle's label file."""
+    file = slot.manifest.file_of_role(FileRole.LABELS)
+    if file is None:
+        return ()
+    return tuple(slot.files[file.name].decode(errors="replace").splitlines())
+
+
+def _confidence(outputs: Mapping[str, Any]) -> tuple[float, bool]:
+    """The highest value of the first output, and whether any floating-point output has a NaN (which `max` passes on)."""
+    confidence, is_nan, first = 0.0, False, True
+    for value in outputs.values():
+        kind = getattr(getattr(value, "dtype", None), "kind", "")
+        if kind == "f" and value.size:
+            top = float(value.max())
+            is_nan = is_nan or math.isnan(top)
+            if first and math.isfinite(top):
+                confidence = max(0.0, top)
+        first = False
+    return confidence, is_nan
