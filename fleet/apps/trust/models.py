@@ -1,5 +1,6 @@
 """Signed metadata, enrolment and credentials. Private to this app."""
 
+from django.core.serializers.json import DjangoJSONEncoder
 from django.db import models
 
 
@@ -91,3 +92,20 @@ class ApiToken(models.Model):
 
     def __str__(self) -> str:
         return f"{self.name} ({self.prefix})"
+
+
+class IdempotentRequest(models.Model):
+    """A request under an Idempotency-Key, and its answer once there is one."""
+
+    actor = models.CharField(max_length=128)
+    key = models.CharField(max_length=200)
+    digest = models.CharField(max_length=64)
+    status = models.PositiveSmallIntegerField(null=True)
+    body = models.JSONField(null=True, encoder=DjangoJSONEncoder)
+    created_at = models.DateTimeField(db_index=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(name="request_once_per_actor_and_key", fields=["actor", "key"])]
+
+    def __str__(self) -> str:
+        return f"{self.actor} {self.key}"

@@ -168,3 +168,11 @@ class VerifiedRole:
         return frozenset(
             path for path in set(self.targets) & set(self.previous) if self.targets[path] != self.previous[path]
         )
+
+
+@dataclass(frozen=True)
+class StoredAnswer:
+    """The answer that a request was given under its Idempotency-Key."""
+
+    status: int
+    body: object

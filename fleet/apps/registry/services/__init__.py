@@ -4,7 +4,7 @@ from fleet.apps.registry.services.catalogue import create_model, create_namespac
 from fleet.apps.registry.services.deltas import build_delta, request_deltas
 from fleet.apps.registry.services.finalisation import finalise_version
 from fleet.apps.registry.services.roles import mark_published, revoke_version, settle_published, stage_model_role
-from fleet.apps.registry.services.uploads import append_upload, begin_upload, sweep_blobs
+from fleet.apps.registry.services.uploads import append_upload, begin_upload, sweep_blobs, upload_state
 
 __all__ = [
     "append_upload",
@@ -21,4 +21,5 @@ __all__ = [
     "settle_published",
     "stage_model_role",
     "sweep_blobs",
+    "upload_state",
 ]

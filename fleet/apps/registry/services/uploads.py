@@ -43,7 +43,7 @@ def begin_upload(*, sha256: str, length: int, actor: str, now: datetime) -> Uplo
     return UploadRecord(sha256, row.length, row.received, complete=False)
 
 
-def upload(sha256: str) -> UploadRecord:
+def upload_state(sha256: str) -> UploadRecord:
     """Where an upload stands; raises NotFoundError."""
     stored = Blob.objects.filter(pk=sha256).first()
     if stored is not None:
@@ -69,7 +69,7 @@ def append_upload(
     Raises ConflictError with the right offset in its message for any other, InvalidInputError when the whole is not
     what its sha256 says (everything is forgotten then), UnavailableError when there is no room.
     """
-    state = upload(sha256)
+    state = upload_state(sha256)
     if state.complete:
         return state
     if offset != state.received:

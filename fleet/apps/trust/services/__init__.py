@@ -10,11 +10,15 @@ from fleet.apps.trust.services.image_repository import (
     verify_role,
 )
 from fleet.apps.trust.services.publication import publish_staged
+from fleet.apps.trust.services.requests import begin_request, finish_request, forget_request
 from fleet.apps.trust.services.tokens import authenticate_token, issue_token, revoke_token
 
 __all__ = [
     "authenticate_token",
+    "begin_request",
     "create_claim",
+    "finish_request",
+    "forget_request",
     "import_roots",
     "issue_token",
     "publish_staged",
