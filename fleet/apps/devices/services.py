@@ -75,9 +75,8 @@ def record_check(*, device_id: str, check: Check, now: datetime) -> None:
     )
     if not told:
         raise ForbiddenError("device_not_active", f"device {device_id!r:.80} is unknown, revoked or in quarantine")
-    known = {row.model: row for row in DeviceModel.objects.select_for_update().filter(device_id=device_id)}
     for running in sorted(check.models, key=lambda item: item.model):
-        row = known.get(running.model) or _device_model(device_id, running.model, now)
+        row = _locked(device_id, running.model, now)
         _apply_attestation(row, running, now)
         row.save()
 
@@ -122,8 +121,7 @@ def record_state(*, device_id: str, report: StateReport, weights: Mapping[str, s
                 )
         except IntegrityError:
             return False
-        row = DeviceModel.objects.select_for_update().filter(device_id=device_id, model=report.model).first()
-        row = row or _device_model(device_id, report.model, now)
+        row = _locked(device_id, report.model, now)
         if row.boot == report.key.boot and report.key.seq <= row.seq:
             return True
         _apply_report(row, report, weights, now)
@@ -143,8 +141,15 @@ def set_group(*, name: str, device_ids: Sequence[str], now: datetime) -> int:
     return len(found)
 
 
-def _device_model(device_id: str, model: str, now: datetime) -> DeviceModel:
-    return DeviceModel(device_id=device_id, model=model, state=UpdateState.IDLE.value, updated_at=now)
+def _locked(device_id: str, model: str, now: datetime) -> DeviceModel:
+    """The device's row for `model`, made if it is new, and ours until the transaction ends."""
+    rows = DeviceModel.objects.select_for_update()
+    row = rows.filter(device_id=device_id, model=model).first()
+    if row is None:
+        new = DeviceModel(device_id=device_id, model=model, state=UpdateState.IDLE.value, updated_at=now)
+        DeviceModel.objects.bulk_create([new], ignore_conflicts=True)
+        row = rows.get(device_id=device_id, model=model)
+    return row
 
 
 def _apply_attestation(row: DeviceModel, running: RunningModel, now: datetime) -> None:

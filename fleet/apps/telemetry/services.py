@@ -38,6 +38,8 @@ def take_in(*, messages: Sequence[Incoming], now: datetime) -> tuple[DurableKey,
     when this raises, nothing of it.
     """
     known = devices.briefs({item.device_id for item in messages})
+    # Two workers that lock devices in the same order do not wait for each other in a circle.
+    messages = sorted(messages, key=lambda item: item.device_id)
     accepted = [item for item in messages if item.device_id in known and known[item.device_id].is_active]
     refused = [item for item in messages if item.device_id not in known or not known[item.device_id].is_active]
     durable: list[DurableKey] = []
