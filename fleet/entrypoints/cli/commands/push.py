@@ -1,10 +1,11 @@
 """`modelfleet push`: a version, from files to signed, uploaded and published."""
 
+import hashlib
 from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from device_client.wire.bundles import FileRole, Manifest
 from device_client.wire.errors import WireError
@@ -26,6 +27,7 @@ from fleet.entrypoints.cli.uploads import Blob, upload
 from fleet.ports.key_sets import KeyName
 from fleet.wiring import cli as wiring
 
+LOST_ANSWER_TIMEOUT_S: Final = 15.0
 DETAILS = """
 FILES is one model file, or a directory with modelfleet.json, which names the variants:
   {"variants": [{"dir": "onnx-int8-any", "runtime": "onnx", "precision": "int8", "hardware": "any",
@@ -75,8 +77,9 @@ def run_push(context: Context, arguments: Namespace) -> int:
     signer = open_role_signer(api.url, arguments.keys, passphrase)
     push = prepare(api, signer, release, arguments.model, arguments.version, timeout_s=arguments.timeout)
     sent_bytes = sum(upload(api, context.console, blob) for blob in push.blobs)
-    record = api.post(
-        f"{model_path(push.model)}/versions",
+    record = finalise(
+        api,
+        push,
         {
             "manifests": [manifest.encode().decode() for manifest in push.manifests],
             "role": push.role.text,
@@ -84,7 +87,6 @@ def run_push(context: Context, arguments: Namespace) -> int:
             "git_sha": arguments.git_sha,
             "metadata": dict(release.metadata or {}),
         },
-        headers={"Idempotency-Key": f"{push.model}-{push.role.version}-{push.manifests[0].digest[:32]}"},
     )
     signer.remember(push.role)
     if arguments.wait:
@@ -115,6 +117,27 @@ def prepare(api: Api, signer: RoleSigner, release: Release, model: str, label: s
         blobs=tuple(blobs.values()),
         role=signer.sign(model, KeyName.PIPELINE, metadata, profile),
     )
+
+
+def finalise(api: Api, push: Push, body: JsonObject) -> JsonObject:
+    """Hand the version over. An answer that got lost is asked for again: under its key it is the same request."""
+    key = f"{push.model}-{push.role.version}-{hashlib.sha256(push.role.payload).hexdigest()[:32]}"
+
+    def ask() -> JsonObject | None:
+        try:
+            return api.post(f"{model_path(push.model)}/versions", body, headers={"Idempotency-Key": key})
+        except CommandError as error:
+            if error.code != "server_unreachable":
+                raise
+            return None
+
+    record = poll(ask, timeout_s=LOST_ANSWER_TIMEOUT_S)
+    if record is None:
+        raise CommandError(
+            "server_unreachable",
+            f"{push.model}@{push.version}: no answer from {api.url}; `modelfleet versions {push.model}` tells if it was taken",
+        )
+    return record
 
 
 def await_version(api: Api, signer: RoleSigner, push: Push, *, timeout_s: float) -> JsonObject:
