@@ -28,14 +28,24 @@ AWAY_S: Final = 1.0
 
 
 class Publisher:
-    """The one publisher. `publish_image` is one turn of the image repository; it returns how many roles it published."""
+    """The one publisher.
+
+    `publish_image` is one turn of the image repository; it returns how many roles it published. `shut_out_revoked` has
+    the broker turn away whoever is revoked by now.
+    """
 
     def __init__(
-        self, broker: Broker, clock: Clock, publish_image: Callable[[datetime], int], stop: threading.Event
+        self,
+        broker: Broker,
+        clock: Clock,
+        publish_image: Callable[[datetime], int],
+        shut_out_revoked: Callable[[datetime], None],
+        stop: threading.Event,
     ) -> None:
         self._broker = broker
         self._clock = clock
         self._publish_image = publish_image
+        self._shut_out_revoked = shut_out_revoked
         self._stop = stop
 
     def run(self) -> None:
@@ -50,6 +60,7 @@ class Publisher:
                 if self._clock.monotonic_s() >= image_at_s:
                     image_at_s = self._clock.monotonic_s() + IMAGE_S
                     self.publish_image()
+                    self.shut_out_revoked()
                 if not sent:
                     self._stop.wait(POLL_S)
         except StoppedError:
@@ -90,6 +101,13 @@ class Publisher:
         else:
             if published:
                 logger.info("published %d roles of the image repository", published)
+
+    def shut_out_revoked(self) -> None:
+        """Tell the broker who is revoked; what fails is logged and tried again a second later."""
+        try:
+            self._shut_out_revoked(self._clock.now())
+        except Exception:
+            logger.exception("the broker could not be told who is revoked")
 
     def _drain_singly(self, batch: Sequence[MessageRecord]) -> int:
         """Publish one by one, to find those that the broker refuses."""

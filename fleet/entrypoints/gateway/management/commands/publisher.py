@@ -6,7 +6,7 @@ from django.core.management.base import BaseCommand
 
 from fleet.entrypoints.gateway.lifecycle import stop_on_signals
 from fleet.entrypoints.gateway.publisher import Publisher
-from fleet.wiring import messaging, server
+from fleet.wiring import installation, messaging, server
 
 
 class Command(BaseCommand):
@@ -17,4 +17,10 @@ class Command(BaseCommand):
     def handle(self, *_args: Any, **_options: Any) -> None:
         """Work until told to stop."""
         with stop_on_signals() as stop:
-            Publisher(messaging.broker("_publisher"), server.clock(), server.publish_image, stop).run()
+            Publisher(
+                messaging.broker("_publisher"),
+                server.clock(),
+                server.publish_image,
+                installation.shut_out_revoked,
+                stop,
+            ).run()
