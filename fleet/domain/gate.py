@@ -17,6 +17,7 @@ from fleet.domain.policy import Metric, RatioGate, RolloutPolicy
 from fleet.domain.stats.ratios import Estimate, RatioSums, Unit, Unjudgeable, difference, share_of
 from fleet.domain.stats.shares import lower_bound
 from fleet.domain.strata import (
+    ALL_CLASSES,
     MIN_CONTROL,
     MIN_TREATED,
     Stratum,
@@ -28,7 +29,6 @@ from fleet.domain.strata import (
 from fleet.domain.verdicts import GateResult, Judgement, Kind, OfferCount, PhaseFacts, Row, Side, Verdict
 
 MAX_LISTED_DEVICES: Final = 40  # per side, in the evidence
-ALL: Final = "all classes"
 _SLACK: Final = 1e-9  # of a device: 0.1 * 30 is not exactly 3
 
 
@@ -108,7 +108,7 @@ def _install(policy: RolloutPolicy, facts: PhaseFacts, total: OfferCount, alpha:
         "alpha": alpha,
         "classes": [_offer_evidence(item) for item in facts.offers],
     }
-    return GateResult("install_failures", Kind.OFFERS, ALL, verdict, sentence, evidence)
+    return GateResult("install_failures", Kind.OFFERS, ALL_CLASSES, verdict, sentence, evidence)
 
 
 def _silence(policy: RolloutPolicy, facts: PhaseFacts) -> GateResult:
@@ -125,12 +125,12 @@ def _silence(policy: RolloutPolicy, facts: PhaseFacts) -> GateResult:
         verdict = Verdict.FAIL if facts.at_deadline else Verdict.WAIT
         sentence = f"{verdict.value.upper()}: {counted} (limit {_percent(limit)}, counted at the deadline)"
     evidence = {**_offer_evidence(total), "max_share": limit, "grace_s": grace_s}
-    return GateResult("silence", Kind.OFFERS, ALL, verdict, sentence, evidence)
+    return GateResult("silence", Kind.OFFERS, ALL_CLASSES, verdict, sentence, evidence)
 
 
 def _sum(offers: Sequence[OfferCount]) -> OfferCount:
     return OfferCount(
-        hardware_class=ALL,
+        hardware_class=ALL_CLASSES,
         offered=sum(item.offered for item in offers),
         committed=sum(item.committed for item in offers),
         failed=sum(item.failed for item in offers),
@@ -180,7 +180,7 @@ def _limit(gate: RatioGate, limit: float, policy: RolloutPolicy, facts: PhaseFac
         "treated": _arm_evidence(arm, rows),
         **_estimate_evidence(found),
     }
-    return GateResult(gate.name, Kind.LIMIT, ALL, verdict, sentence, evidence)
+    return GateResult(gate.name, Kind.LIMIT, ALL_CLASSES, verdict, sentence, evidence)
 
 
 # ---------------------------------------------------------------- comparisons with the control
@@ -201,7 +201,7 @@ def _compared(gate: RatioGate, stratum: Stratum, policy: RolloutPolicy, facts: P
         found = difference(
             treated, control, alpha=alpha, planned_treated=stratum.treated, planned_control=stratum.control
         )
-    where = "" if stratum.name == ALL else f" on {stratum.name}"
+    where = "" if stratum.name == ALL_CLASSES else f" on {stratum.name}"
     if isinstance(found, Unjudgeable):
         verdict = _undecided(facts)
         sentence = f"{verdict.value.upper()}: {gate.name}{where}: {found.reason}"
@@ -233,13 +233,13 @@ def _carried(gate: RatioGate, policy: RolloutPolicy, facts: PhaseFacts, reason: 
         verdict = found.verdict if found.verdict is Verdict.PASS else _undecided(facts)
         sentence = f"{verdict.value.upper()}: {gate.name} carried over from phase {found.phase + 1}: {found.sentence}"
         evidence: dict[str, object] = {"from_phase": found.phase, "reason": reason}
-        return GateResult(gate.name, Kind.CARRIED, ALL, verdict, sentence, evidence)
+        return GateResult(gate.name, Kind.CARRIED, ALL_CLASSES, verdict, sentence, evidence)
     later = any(has_control(phase.share, policy.control_share) for phase in policy.phases[facts.phase + 1 :])
     if later or not facts.has_baseline:
         return None
     verdict = _undecided(facts)
     sentence = f"{verdict.value.upper()}: {gate.name} was never compared with a control: {reason}"
-    return GateResult(gate.name, Kind.CARRIED, ALL, verdict, sentence, {"reason": reason})
+    return GateResult(gate.name, Kind.CARRIED, ALL_CLASSES, verdict, sentence, {"reason": reason})
 
 
 # ---------------------------------------------------------------- rows, words, evidence

@@ -10,6 +10,7 @@ from typing import Final
 from fleet.domain.policy import RolloutPolicy
 from fleet.domain.verdicts import ClassCount, PhaseCounts
 
+ALL_CLASSES: Final = "all classes"
 MIN_TREATED: Final = 4
 MIN_CONTROL: Final = 8
 MIN_CONTROL_SHARE: Final = 0.1
@@ -44,14 +45,13 @@ def comparison(counts: PhaseCounts, *, has_baseline: bool) -> Comparison:
         return Comparison(
             (), reason=f"its control is {counts.control} of {counts.population} devices, less than a tenth"
         )
-    alone = [item for item in counts.classes if _suffices(item.treated, item.control)]
-    rest = [item for item in counts.classes if item not in alone and item.treated + item.control > 0]
-    strata = [_stratum(item.hardware_class, [item]) for item in alone]
+    present = [item for item in counts.classes if item.treated + item.control > 0]
+    alone = [item for item in present if _suffices(item.treated, item.control)]
+    rest = [item for item in present if item not in alone]
+    strata = [_stratum([item], len(present)) for item in alone]
     notes: list[str] = []
     if rest:
-        merged = _stratum(
-            "other classes" if alone else "all classes" if len(rest) > 1 else rest[0].hardware_class, rest
-        )
+        merged = _stratum(rest, len(present))
         names = ", ".join(sorted(merged.classes))
         if _suffices(merged.treated, merged.control):
             strata.append(merged)
@@ -93,7 +93,8 @@ def _suffices(treated: int, control: int) -> bool:
     return treated >= MIN_TREATED and control >= MIN_CONTROL
 
 
-def _stratum(name: str, items: list[ClassCount]) -> Stratum:
+def _stratum(items: list[ClassCount], present: int) -> Stratum:
+    name = ALL_CLASSES if len(items) == present else items[0].hardware_class if len(items) == 1 else "other classes"
     return Stratum(
         name=name,
         classes=frozenset(item.hardware_class for item in items),

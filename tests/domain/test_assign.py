@@ -1,0 +1,173 @@
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from device_client.wire.bucketing import BUCKETS, bucket
+from device_client.wire.director import Arm, Decision
+from device_client.wire.messages import Denied
+from fleet.domain.assign import assign
+from fleet.domain.facts import DeviceFacts, Rule, RuleState
+from tests.domain.releases import CAPABLE, MODEL, NOW, build, device, rule
+
+BASE = rule(1, "1", state=RuleState.COMPLETED)
+
+
+def told(facts: DeviceFacts, *rules: Rule) -> str:
+    """The version that a device is told, or the decision where it is told none."""
+    answer = assign(facts, rules, model=MODEL, now=NOW)
+    return answer.version or answer.decision.value
+
+
+def test_assign__no_rules__nothing() -> None:
+    answer = assign(device(), [], model=MODEL, now=NOW)
+    assert (answer.decision, answer.reason) == (Decision.NOTHING, "no rule for this model yet")
+
+
+def test_assign__bucket_in_range__treated() -> None:
+    answer = assign(device(), [BASE, rule(2, "2")], model=MODEL, now=NOW)
+    assert (answer.version, answer.arm, answer.decision) == ("2", Arm.TREATED, Decision.NOW)
+    assert answer.bucket == bucket("seed", "cam-01")
+    assert "treats 100% in phase 1" in answer.reason
+
+
+def test_assign__range_ends_at_the_bucket__not_treated() -> None:
+    """Half-open: [0, bucket) does not hold the bucket."""
+    place = bucket("seed", "cam-01")
+    assert told(device(), BASE, rule(2, "2", treated_end=place)) == "1"
+    assert told(device(), BASE, rule(2, "2", treated_end=place + 1)) == "2"
+
+
+def test_assign__outside_the_range__newest_completed_baseline() -> None:
+    newer = rule(3, "3", state=RuleState.COMPLETED)
+    answer = assign(device(), [BASE, rule(5, "5", treated_end=0), newer], model=MODEL, now=NOW)
+    assert (answer.version, answer.arm) == ("3", Arm.BASELINE)
+    assert [step.outcome for step in answer.trace] == ["passed", "taken"]
+
+
+def test_assign__newest_baseline_does_not_match__older_one() -> None:
+    newer = rule(3, "3", state=RuleState.COMPLETED, hardware_classes=frozenset({"edge-max"}))
+    answer = assign(device(), [newer, BASE], model=MODEL, now=NOW)
+    assert answer.version == "1"
+    assert "is for edge-max, the device is edge-std" in answer.trace[0].sentence
+
+
+def test_assign__rule_withdrawn__falls_to_the_baseline() -> None:
+    bad = rule(2, "2", state=RuleState.WITHDRAWN)
+    assert told(device(runs=bad.builds[0]), BASE, bad) == "1"
+
+
+def test_assign__first_install_withdrawn__nothing() -> None:
+    assert told(device(), rule(2, "2", state=RuleState.WITHDRAWN)) == "nothing"
+
+
+def test_assign__rule_held__keeps_those_who_run_it_and_takes_no_new_ones() -> None:
+    held = rule(2, "2", state=RuleState.HELD)
+    assert told(device(runs=held.builds[0]), BASE, held) == "2"
+    assert told(device(runs=BASE.builds[0]), BASE, held) == "1"
+
+
+def test_assign__rule_starts_later__later_with_the_moment() -> None:
+    starts = NOW + timedelta(hours=1)
+    answer = assign(device(), [BASE, rule(2, "2", starts_at=starts)], model=MODEL, now=NOW)
+    assert (answer.decision, answer.until, answer.build) == (Decision.LATER, starts, None)
+    assert told(device(), BASE, rule(2, "2", starts_at=NOW)) == "2"
+
+
+def test_assign__failed_under_this_rollout__baseline() -> None:
+    new = rule(2, "2")
+    denied = (Denied(new.builds[0].digest, new.source),)
+    answer = assign(device(denied=denied), [BASE, new], model=MODEL, now=NOW)
+    assert answer.version == "1"
+    assert "failed on this device before" in answer.trace[0].sentence
+
+
+def test_assign__one_variant_failed__no_other_of_the_same_rollout() -> None:
+    builds = (build("2", "onnx-fp32-any"), build("2", "onnx-int8-any"))
+    new = rule(2, "2", builds=builds)
+    assert told(device(denied=(Denied(builds[0].digest, new.source),)), BASE, new) == "1"
+
+
+def test_assign__failed_under_an_earlier_rollout__new_rollout_may_try() -> None:
+    new = rule(2, "2")
+    assert told(device(denied=(Denied(new.builds[0].digest, "r-other"),)), BASE, new) == "2"
+
+
+def test_assign__baseline_failed_here__next_baseline() -> None:
+    newer = rule(3, "3", state=RuleState.COMPLETED)
+    assert told(device(denied=(Denied(newer.builds[0].digest, newer.source),)), BASE, newer) == "1"
+
+
+def test_assign__inactive_device__nothing() -> None:
+    assert told(device(is_active=False), BASE) == "nothing"
+
+
+def test_assign__nothing_fits__reason_names_every_refusal() -> None:
+    answer = assign(device(capabilities=replace(CAPABLE, runtimes={})), [BASE], model=MODEL, now=NOW)
+    assert answer.decision is Decision.NOTHING
+    assert "needs the runtime onnx" in answer.reason
+
+
+def test_assign__group_filter__matches_members_only() -> None:
+    canary = rule(2, "2", groups=frozenset({"canaries"}))
+    assert told(device(), BASE, canary) == "1"
+    assert told(device(groups=frozenset({"canaries", "dock"})), BASE, canary) == "2"
+
+
+def test_assign__two_running_rules__higher_priority_then_newer() -> None:
+    assert told(device(), rule(2, "2", priority=1), rule(3, "3")) == "2"
+    assert told(device(), rule(2, "2"), rule(3, "3")) == "3"
+
+
+def test_assign__rule_of_another_model__ignored() -> None:
+    assert told(device(), replace(BASE, model="vision.faces")) == "nothing"
+
+
+def test_assign__version_without_builds__refused_with_reason() -> None:
+    answer = assign(device(), [rule(2, "2", builds=())], model=MODEL, now=NOW)
+    assert "has no variants" in answer.reason
+
+
+@given(
+    name=st.from_regex(r"[a-z0-9][a-z0-9-]{2,20}", fullmatch=True),
+    seed=st.text(min_size=1, max_size=20),
+    ends=st.lists(st.integers(0, BUCKETS), min_size=2, max_size=5).map(sorted),
+)
+def test_phases__growing_ranges__who_was_treated_stays_treated(name: str, seed: str, ends: list[int]) -> None:
+    arms = [
+        assign(device(name), [BASE, rule(2, "2", seed=seed, phase=index, treated_end=end)], model=MODEL, now=NOW).arm
+        for index, end in enumerate(ends)
+    ]
+    first = arms.index(Arm.TREATED) if Arm.TREATED in arms else len(arms)
+    assert all(arm is Arm.TREATED for arm in arms[first:])
+
+
+@given(st.permutations([BASE, rule(2, "2", treated_end=400_000), rule(3, "3", state=RuleState.COMPLETED)]))
+def test_assign__any_order_of_rules__same_answer(rules: list[Rule]) -> None:
+    answer = assign(device("cam-07"), rules, model=MODEL, now=NOW)
+    assert answer == assign(device("cam-07"), sorted(rules, key=lambda item: item.id), model=MODEL, now=NOW)
+
+
+@given(
+    states=st.lists(st.sampled_from(list(RuleState)), max_size=5),
+    name=st.from_regex(r"[a-z0-9][a-z0-9-]{2,20}", fullmatch=True),
+    denied_of=st.integers(1, 5),
+)
+def test_assign__whatever_the_rules__never_offers_what_is_denied_or_withdrawn(
+    states: list[RuleState], name: str, denied_of: int
+) -> None:
+    rules = [rule(number, str(number), state=state) for number, state in enumerate(states, start=1)]
+    denied = tuple(Denied(item.builds[0].digest, item.source) for item in rules if item.id == denied_of)
+    answer = assign(device(name, denied=denied), rules, model=MODEL, now=NOW)
+    if answer.rule is not None:
+        assert answer.rule.id != denied_of
+        assert answer.rule.state is not RuleState.WITHDRAWN
+    assert answer.trace or not rules or answer.decision is Decision.NOTHING
+
+
+@pytest.mark.parametrize("state", list(RuleState))
+def test_assign__every_rule_state__is_decided(state: RuleState) -> None:
+    expected = {"running": "2", "held": "1", "completed": "2", "withdrawn": "1"}
+    assert told(device(), BASE, rule(2, "2", state=state)) == expected[state.value]

@@ -1,0 +1,121 @@
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from fleet.domain.conductor import Action, Snapshot, decide
+from fleet.domain.policy import RolloutPolicy
+from fleet.domain.rollout_states import RolloutState
+from fleet.domain.verdicts import ClassCount, OfferCount, PhaseCounts, PhaseFacts, Verdict
+from tests.domain.releases import NOW
+
+DOCUMENT: dict[str, Any] = {
+    "phases": [{"share": share, "min_duration_s": 10, "deadline_s": 60} for share in (0.25, 0.5, 1.0)],
+    "revert_deadline_s": 100,
+}
+POLICY = RolloutPolicy.parse(DOCUMENT)
+GOOD = OfferCount("edge-std", offered=4, committed=4)
+BAD = OfferCount("edge-std", offered=4, failed=4)
+NONE = OfferCount("edge-std")
+
+
+def after(seconds: float, offers: OfferCount = GOOD, *, policy: RolloutPolicy = POLICY, **more: Any) -> Any:
+    """The intent so many seconds into the phase."""
+    facts = PhaseFacts(more.pop("phase", 0), PhaseCounts((ClassCount("edge-std", 4, 8, 16),)), (offers,))
+    given = {
+        "state": RolloutState.RUNNING,
+        "policy": policy,
+        "facts": facts,
+        "phase_started_at": NOW,
+        "clock_from": NOW,
+    }
+    return decide(Snapshot(**{**given, **more}), NOW + timedelta(seconds=seconds))
+
+
+def test_running__gates_pass_and_time_is_up__advances() -> None:
+    intent = after(10)
+    assert (intent.action, intent.to_phase, intent.verdict) == (Action.ADVANCE, 1, Verdict.PASS)
+    assert intent.evidence["verdict"] == "pass"
+
+
+def test_running__gates_pass_before_the_minimum__waits() -> None:
+    intent = after(9)
+    assert intent.action is Action.WAIT
+    assert "1 s of the phase's minimum remain" in intent.sentence
+
+
+def test_running__last_phase_passes__completes() -> None:
+    assert after(10, phase=2).action is Action.COMPLETE
+
+
+def test_running__not_enough_installed__waits_then_holds_at_the_deadline() -> None:
+    assert after(59, NONE).action is Action.WAIT
+    intent = after(60, NONE)
+    assert (intent.action, intent.verdict) == (Action.HOLD, Verdict.INCONCLUSIVE)
+    assert intent.sentence.startswith("at the deadline: INCONCLUSIVE: ")
+
+
+def test_running__resumed_late__deadline_counts_from_there() -> None:
+    assert after(100, NONE, clock_from=NOW + timedelta(seconds=90)).action is Action.WAIT
+    assert after(150, NONE, clock_from=NOW + timedelta(seconds=90)).action is Action.HOLD
+
+
+def test_running__gate_fails__reverts_at_once() -> None:
+    intent = after(0, BAD)
+    assert (intent.action, intent.verdict) == (Action.REVERT, Verdict.FAIL)
+    assert intent.sentence == "FAIL: 4 of 4 installs failed (limit 10% of 4 devices)"
+
+
+def test_running__gate_fails_and_policy_holds__holds() -> None:
+    assert after(0, BAD, policy=RolloutPolicy.parse({**DOCUMENT, "on_fail": "hold"})).action is Action.HOLD
+
+
+def test_running__manual_policy__a_person_advances() -> None:
+    intent = after(10, policy=RolloutPolicy.parse({**DOCUMENT, "auto_advance": False}))
+    assert (intent.action, intent.verdict) == (Action.WAIT, Verdict.PASS)
+    assert "a person has to advance it" in intent.sentence
+
+
+def test_stop__asked_for__comes_before_every_gate() -> None:
+    for state in (RolloutState.RUNNING, RolloutState.HELD):
+        intent = after(10, stop="version 2 was revoked", state=state)
+        assert (intent.action, intent.sentence) == (Action.REVERT, "stopped: version 2 was revoked")
+
+
+def test_held__whatever_passes_or_is_late__waits_for_a_person() -> None:
+    assert after(10, state=RolloutState.HELD).action is Action.WAIT
+    assert after(1_000, NONE, state=RolloutState.HELD).action is Action.WAIT
+
+
+def test_held__gate_fails__devices_that_run_it_are_brought_back() -> None:
+    assert after(10, BAD, state=RolloutState.HELD).action is Action.REVERT
+
+
+def test_held__gate_fails_and_policy_holds__stays_held() -> None:
+    holds = RolloutPolicy.parse({**DOCUMENT, "on_fail": "hold"})
+    assert after(10, BAD, state=RolloutState.HELD, policy=holds).action is Action.WAIT
+
+
+@pytest.mark.parametrize(
+    ("left", "seconds", "action"),
+    [(0, 0, Action.FINISH_REVERT), (3, 99, Action.WAIT), (3, 100, Action.FINISH_REVERT)],
+)
+def test_reverting__devices_still_on_it__waits_until_they_are_back_or_the_deadline(
+    left: int, seconds: float, action: Action
+) -> None:
+    intent = after(seconds, state=RolloutState.REVERTING, still_running=left, reverting_since=NOW)
+    assert intent.action is action
+    assert str(left or "no device") in intent.sentence
+
+
+@pytest.mark.parametrize("state", set(RolloutState) - {RolloutState.RUNNING, RolloutState.HELD, RolloutState.REVERTING})
+def test_any_other_state__nothing_to_conduct__waits(state: RolloutState) -> None:
+    assert after(1_000, BAD, state=state, stop="now").action is Action.WAIT
+
+
+def test_decide__twice_on_the_same_snapshot__same_intent() -> None:
+    facts = PhaseFacts(0, PhaseCounts((ClassCount("edge-std", 4, 8, 16),)), (GOOD,))
+    snapshot = Snapshot(RolloutState.RUNNING, POLICY, facts, NOW, NOW)
+    later = NOW + timedelta(seconds=30)
+    assert decide(snapshot, later) == decide(replace(snapshot), later)

@@ -1,0 +1,99 @@
+from typing import Any
+
+import pytest
+
+from device_client.wire.bucketing import BUCKETS, bucket
+from fleet.demo import fleet_plan
+from fleet.domain.plan import Level, PlacedDevice, ranges, validate
+from fleet.domain.policy import RolloutPolicy
+
+GATES: dict[str, Any] = {"accuracy": {"margin_points": 5}}
+EVEN = [PlacedDevice("edge-std", BUCKETS * index // 16) for index in range(16)]
+
+
+def policy(*shares: float, **more: Any) -> RolloutPolicy:
+    phases = [{"share": share, "min_duration_s": 5, "deadline_s": 1_000} for share in shares]
+    return RolloutPolicy.parse({"phases": phases, "gates": GATES, **more})
+
+
+def codes(found: Any, level: Level) -> set[str]:
+    return {item.code for item in found.findings if item.level is level}
+
+
+def test_plan__demo_fleet__has_what_its_gates_need() -> None:
+    """The story's seeds: 4 treated and 8 control at 25%, 8 and 8 at 50%."""
+    placed = [PlacedDevice(item.hardware_class, bucket(fleet_plan.SEED_BETTER, item.id)) for item in fleet_plan.DEVICES]
+    found = validate(policy(0.25, 0.5, 1.0), placed, has_baseline=True)
+    assert not found.errors
+    assert [(counts.treated, counts.control) for counts in found.phases] == [(4, 8), (8, 8), (16, 0)]
+    assert [(item.phase, item.stratum) for item in found.detectable] == [(0, "all classes"), (1, "all classes")]
+    assert all(item.drop_points is not None and 5 < item.drop_points < 40 for item in found.detectable)
+
+
+def test_ranges__phases__are_nested_and_never_overlap_the_control() -> None:
+    ramp = policy(0.25, 0.75, 1.0)
+    found = [ranges(ramp, index) for index in range(3)]
+    assert [item.treated_end for item in found] == [250_000, 750_000, BUCKETS]
+    assert [item.control_start for item in found] == [500_000, 750_000, BUCKETS]
+
+
+@pytest.mark.parametrize(
+    ("broken", "code"),
+    [
+        (policy(0.5, 0.25, 1.0), "shares_not_rising"),
+        (policy(0.5, 0.5, 1.0), "shares_not_rising"),
+        (policy(1.0), "control_overlaps"),
+        (policy(0.25, 1.0, jitter_s=2_000), "deadline_before_jitter"),
+        (policy(0.01, 1.0), "phase_reaches_nobody"),
+        (policy(0.1, 1.0), "gate_unreachable"),
+        (
+            RolloutPolicy.parse({"phases": [{"share": 1, "min_duration_s": 9, "deadline_s": 9}]}),
+            "deadline_before_minimum",
+        ),
+    ],
+)
+def test_plan__cannot_work__error_says_why(broken: RolloutPolicy, code: str) -> None:
+    devices = EVEN if code != "phase_reaches_nobody" else EVEN[1:]
+    assert code in codes(validate(broken, devices, has_baseline=True), Level.ERROR)
+
+
+def test_plan__first_install__comparisons_are_noted_not_refused() -> None:
+    found = validate(policy(0.1, 1.0), EVEN, has_baseline=False)
+    assert not found.errors
+    assert "first_install" in codes(found, Level.NOTE)
+    assert found.detectable == ()
+
+
+def test_plan__no_accuracy_gate__warns() -> None:
+    assert "accuracy_unwatched" in codes(
+        validate(RolloutPolicy.parse("all-at-once"), EVEN, has_baseline=True), Level.WARNING
+    )
+
+
+def test_plan__nobody_there__warns_but_starts() -> None:
+    found = validate(RolloutPolicy.parse("all-at-once"), [], has_baseline=False)
+    assert not found.errors
+    assert "population_empty" in codes(found, Level.WARNING)
+
+
+def test_plan__preset_on_a_small_fleet__drops_phases_that_reach_nobody_new() -> None:
+    devices = [PlacedDevice("edge-std", BUCKETS * (2 * index + 1) // 32) for index in range(16)]
+    found = validate(RolloutPolicy.parse("safe-ramp"), devices, has_baseline=True)
+    assert [phase.share for phase in found.policy.phases] == [0.05, 0.25, 0.5, 1.0]
+    assert "phases_fitted" in codes(found, Level.NOTE)
+    assert not found.errors
+
+
+def test_plan__phase_too_small_to_compare__is_noted() -> None:
+    found = validate(policy(0.1, 0.5, 1.0), EVEN, has_baseline=True)
+    assert "phase_not_compared" in codes(found, Level.NOTE)
+    assert not found.errors
+
+
+def test_plan__larger_fleet__sees_smaller_drops() -> None:
+    large = [PlacedDevice("edge-std", BUCKETS * index // 1_000) for index in range(1_000)]
+    small_drop = validate(policy(0.25, 1.0), EVEN, has_baseline=True).detectable[0].drop_points
+    large_drop = validate(policy(0.25, 1.0), large, has_baseline=True).detectable[0].drop_points
+    assert small_drop is not None
+    assert large_drop is not None
+    assert large_drop < 8 < small_drop
