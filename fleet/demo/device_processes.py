@@ -46,20 +46,18 @@ class DeviceProcesses:
             "OPENBLAS_NUM_THREADS": "1",
         }
 
-    def enrol_all(self, devices: Mapping[DemoDevice, Enrolment], bandwidth: Mapping[str, str]) -> None:
+    def enrol_all(self, devices: Mapping[DemoDevice, Enrolment]) -> None:
         """Run `modelfleet-device enroll` for every device, as many at once as there are cores."""
         shutil.rmtree(self._directory, ignore_errors=True)
         with ThreadPoolExecutor(CORES) as pool:
-            list(pool.map(lambda device: self._enrol(device, devices[device], bandwidth.get(device.id)), devices))
+            list(pool.map(lambda device: self._enrol(device, devices[device]), devices))
 
-    def _enrol(self, device: DemoDevice, claim: Enrolment, bandwidth: str | None) -> None:
+    def _enrol(self, device: DemoDevice, claim: Enrolment) -> None:
         arguments = ["enroll", claim.server_url, "--token", claim.token, "--pin", claim.pin]
         arguments += ["--state", str(self._state(device.id)), "--model", MODEL]
         arguments += ["--hardware-class", device.hardware_class]
         for precision in device.precisions:
             arguments += ["--precision", precision]
-        if bandwidth is not None:
-            arguments += ["--bandwidth", bandwidth]
         self._command(device.id, *arguments)
 
     def start(self, device_id: str) -> None:

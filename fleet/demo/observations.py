@@ -1,0 +1,154 @@
+"""What the server observed, read from its public API and given names. Nothing here is preset or remembered."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from fleet.demo.control_plane import ControlPlane
+from fleet.demo.fleet_plan import DEVICES, MODEL
+
+COMMITTED: Final = "committed"
+ENDED: Final = frozenset({"completed", "reverted", "cancelled", "held"})
+
+
+@dataclass(frozen=True)
+class Running:
+    """What one device attests."""
+
+    device_id: str
+    hardware_class: str
+    version: str
+    digest: str
+    state: str
+    online: bool
+
+
+@dataclass(frozen=True)
+class Event:
+    """One report on a device's timeline; `seen_at` is the server's clock."""
+
+    device_id: str
+    seen_at: datetime
+    version: str
+    state: str
+    active_version: str
+    transport: str
+    failure: str
+    bytes_received: int
+    bytes_total: int
+    resumed_from: int
+
+
+@dataclass(frozen=True)
+class Performance:
+    """One version over the fleet; None where nothing was measured."""
+
+    version: str
+    inferences: int
+    errors: int
+    accuracy: float | None
+    p95_ms: float | None
+    devices: int
+
+
+def running(control: ControlPlane) -> list[Running]:
+    """Every device with what it attests for the demo's model."""
+    found = []
+    for device in control.every("devices"):
+        attested: Mapping[str, Any] = next((item for item in device["models"] if item["model"] == MODEL), {})
+        found.append(
+            Running(
+                device_id=device["id"],
+                hardware_class=device["hardware_class"],
+                version=attested.get("active_version", ""),
+                digest=attested.get("active_digest", ""),
+                state=attested.get("state", ""),
+                online=device["online"],
+            )
+        )
+    return found
+
+
+def timeline(control: ControlPlane) -> list[Event]:
+    """Every report of every device, oldest first."""
+    events = [_event(device.id, item) for device in DEVICES for item in control.every(f"devices/{device.id}/timeline")]
+    return sorted(events, key=lambda event: event.seen_at)
+
+
+def _event(device_id: str, item: Mapping[str, Any]) -> Event:
+    report = item["report"]
+    return Event(
+        device_id=device_id,
+        seen_at=datetime.fromisoformat(item["received_at"]),
+        version=item["version"],
+        state=item["state"],
+        active_version=report["active_version"],
+        transport=report["transport"],
+        failure=report["failure"] or "",
+        bytes_received=report["bytes_received"],
+        bytes_total=report["bytes_total"],
+        resumed_from=report["resumed_from"],
+    )
+
+
+def performance(control: ControlPlane) -> list[Performance]:
+    """Each version over all hardware classes."""
+    return [
+        Performance(
+            version=item["version"],
+            inferences=item["n"],
+            errors=item["errors"],
+            accuracy=item["accuracy"],
+            p95_ms=item["p95_ms"],
+            devices=item["devices"],
+        )
+        for item in control.get(f"models/{MODEL}/performance")["versions"]
+    ]
+
+
+def decisions(control: ControlPlane, rollout: str) -> list[Mapping[str, Any]]:
+    """A rollout's decisions, oldest first."""
+    return sorted(control.every(f"rollouts/{rollout}/decisions"), key=lambda item: item["id"])
+
+
+def count_by_version(devices: Iterable[Running]) -> dict[str, int]:
+    """How many devices attest each version."""
+    counts: dict[str, int] = {}
+    for device in devices:
+        counts[device.version or "none"] = counts.get(device.version or "none", 0) + 1
+    return dict(sorted(counts.items()))
+
+
+def exposed(events: Iterable[Event], version: str) -> set[str]:
+    """Devices that ever served a version."""
+    return {event.device_id for event in events if event.active_version == version}
+
+
+def seconds_to_revert(events: Iterable[Event], bad: str, good: str) -> float | None:
+    """From the first device that served `bad` to the last of them that served `good` again."""
+    listed = list(events)
+    devices = exposed(listed, bad)
+    started = next((event.seen_at for event in listed if event.active_version == bad), None)
+    back: dict[str, datetime] = {}
+    for event in listed:
+        if event.device_id in devices and started is not None and event.seen_at >= started:
+            if event.active_version == good:
+                back.setdefault(event.device_id, event.seen_at)
+            elif event.active_version == bad:
+                back.pop(event.device_id, None)
+    if started is None or set(back) != devices:
+        return None
+    return (max(back.values()) - started).total_seconds()
+
+
+def refused(events: Iterable[Event], version: str, failure: str) -> set[str]:
+    """Devices that reported `failure` for a version and never served it."""
+    listed = list(events)
+    failed = {event.device_id for event in listed if event.version == version and event.failure == failure}
+    return failed - exposed(listed, version)
+
+
+def updates(events: Iterable[Event], version: str) -> list[Event]:
+    """The report that ended each device's update to a version."""
+    return [event for event in events if event.version == version and event.state == COMMITTED]

@@ -1,0 +1,46 @@
+"""The rollout policies of the demo: the fields of the public API, with windows and deadlines of seconds.
+
+Latency is judged against an SLO of milliseconds and not against the control: sixteen devices share this machine's cores,
+so a difference between two arms would be the scheduler's.
+"""
+
+from typing import Final
+
+SLO_MS: Final = 50.0
+LABELS_PER_DEVICE: Final = 60
+RAMP: Final = (0.25, 0.5, 1.0)
+
+_DEVICE: Final = {"window_s": 2.0, "probation_s": 3.0, "probation_inferences": 10, "slow_ms": SLO_MS}
+_HEALTH: Final[dict[str, object]] = {
+    "install_failures": {"max_share": 0.1, "min_installed_share": 1.0},
+    "silence": {"grace_s": 60, "max_share": 0.1},
+    "errors": {"max_share": 0.01, "min_inferences_per_device": 30},
+    "latency": {"slow_ms": SLO_MS, "max_slow_share": 0.05, "min_inferences_per_device": 30},
+}
+_ACCURACY: Final = {"margin_points": 5, "min_labels_per_device": LABELS_PER_DEVICE}
+
+
+def _phases(*shares: float) -> list[dict[str, float]]:
+    return [{"share": share, "min_duration_s": 3, "deadline_s": 150} for share in shares]
+
+
+def everyone(*, allow_delta: bool) -> dict[str, object]:
+    """All devices at once: there is no control, so the gates are absolute."""
+    return {
+        "phases": _phases(1.0),
+        "control_share": 0.0,
+        "gates": _HEALTH,
+        "device": _DEVICE,
+        "allow_delta": allow_delta,
+    }
+
+
+def ramp(*, download_bytes_per_s: int = 0) -> dict[str, object]:
+    """25-50-100 with an accuracy gate against the control; the last step carries its verdict over."""
+    return {
+        "phases": _phases(*RAMP),
+        "control_share": 0.5,
+        "gates": {**_HEALTH, "accuracy": _ACCURACY},
+        "device": {**_DEVICE, "download_bytes_per_s": download_bytes_per_s},
+        "delta_wait_s": 40,
+    }
