@@ -280,10 +280,10 @@ class ReleaseServerSimulator:
 
     def _revoke(self, body: Any, model: str, label: str) -> Answer:
         _, version = self._version({}, model, label)
-        role = self._verified_role(model, body["role"].encode())
+        role = self._verified_role(model, body["metadata"].encode())
         if any(path.split("/")[2] == label for path in role.signed.targets):
             raise InvalidInputError("role_not_revocation", f"expected a role without {label}, got one that lists it")
-        self._take(model, body["role"].encode())
+        self._take(model, body["metadata"].encode())
         version["state"] = "revoked"
         return 200, version
 

@@ -28,9 +28,5 @@ class ServerRefusedError(CommandError):
     """The server answered no; `code` is the server's."""
 
     def __init__(self, status: int, code: str, message: str) -> None:
-        super().__init__(code, message, ExitCode.INCOMPATIBLE if code in INCOMPATIBLE_CODES else ExitCode.ERROR)
+        super().__init__(code, message)
         self.status = status
-
-
-# The server's codes that mean: nothing is wrong with the request, but no device of the population can run this.
-INCOMPATIBLE_CODES = frozenset({"incompatible", "no_eligible_devices"})

@@ -122,7 +122,7 @@ def run_revoke(context: Context, arguments: Namespace) -> int:
     if len(metadata.signed.targets) == len(current.content.targets):
         raise CommandError("version_unknown", f"expected a version that {model}'s signed role lists, got {label}")
     role = signer.sign(model, KeyName.PIPELINE, metadata, profile)
-    record = api.post(f"{version_path(model, label)}:revoke", {"role": role.text})
+    record = api.post(f"{version_path(model, label)}:revoke", {"metadata": role.text})
     signer.remember(role)
     signer.await_published(role, PUBLISH_TIMEOUT_S)
     context.console.result(

@@ -75,12 +75,12 @@ def run_start(context: Context, arguments: Namespace) -> int:
 
 
 def run_plan(context: Context, arguments: Namespace) -> int:
-    """Nothing is stored. Exit code 4 if no device could run the version."""
+    """Nothing is stored. Exit code 4 if there are devices and none could run the version."""
     api = context.api()
     plan = api.post("/plan", _body(api, arguments))
     context.console.result(plan, *_plan_lines(plan))
-    if plan.get("eligible") == 0:
-        raise CommandError("incompatible", "no device of the population can run this version", ExitCode.INCOMPATIBLE)
+    if plan["population"] and not plan["eligible"]:
+        raise CommandError("incompatible", f"none of {plan['population']} devices can run it", ExitCode.INCOMPATIBLE)
     return ExitCode.ERROR if _has_errors(plan) else ExitCode.HEALTHY
 
 

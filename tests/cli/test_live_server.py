@@ -1,0 +1,171 @@
+"""The pipeline command against the real control plane: real HTTP, real database, the publisher's real work."""
+
+import dataclasses
+import json
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from django.db import connections
+from pytest_django import Settings
+from pytest_django.live_server_helper import LiveServer
+
+from fleet.apps.registry import selectors as registry
+from fleet.apps.trust import services as trust
+from fleet.config.environment import LocalBlobs
+from fleet.entrypoints.cli import uploads
+from fleet.wiring import installation, server
+from tests.cli.conftest import CommandLine
+
+COMPOSED = (
+    server.blob_store,
+    server.upload_spool,
+    server.image_files,
+    server.signer,
+    server.online_keys,
+    installation.device_authority,
+)
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def _publish_until(stop: threading.Event) -> None:
+    """What the publisher process does with the image repository."""
+    try:
+        while not stop.wait(0.1):
+            server.publish_image(datetime.now(UTC))
+    finally:
+        connections.close_all()
+
+
+@pytest.fixture
+def installed(settings: Settings, tmp_path: Path) -> Iterator[Path]:
+    """A control plane with a home of its own."""
+    home = tmp_path / "server"
+    home.mkdir()
+    settings.MODELFLEET = dataclasses.replace(settings.MODELFLEET, home=home, blobs=LocalBlobs(home / "blobs"))
+    for composed in COMPOSED:
+        composed.cache_clear()
+    installation.prepare_secrets()
+    yield home
+    for composed in COMPOSED:
+        composed.cache_clear()
+
+
+@pytest.fixture
+def modelfleet(live_server: LiveServer, installed: Path, tmp_path: Path) -> CommandLine:
+    """The command with a token for everything."""
+    _, token = trust.issue_token(name="ci", granted=["admin"], expires_in_s=3600, actor="test", now=datetime.now(UTC))
+    return CommandLine({"HOME": str(tmp_path / "home"), "MODELFLEET_URL": live_server.url, "MODELFLEET_TOKEN": token})
+
+
+@pytest.fixture
+def publisher(modelfleet: CommandLine) -> Iterator[None]:
+    """Publishes as long as the test runs."""
+    stop = threading.Event()
+    thread = threading.Thread(target=_publish_until, args=(stop,))
+    thread.start()
+    yield
+    stop.set()
+    thread.join()
+
+
+def _limited(modelfleet: CommandLine, *granted: str) -> CommandLine:
+    _, token = trust.issue_token(
+        name="limited", granted=granted, expires_in_s=3600, actor="test", now=datetime.now(UTC)
+    )
+    return CommandLine({**modelfleet.environment, "MODELFLEET_TOKEN": token})
+
+
+def _error(modelfleet: CommandLine, *words: str | Path) -> str:
+    ran = modelfleet("--json", *words)
+    assert ran.code == 1, ran.out
+    return str(json.loads(ran.err.splitlines()[-1])["error"]["code"])
+
+
+@pytest.mark.usefixtures("publisher")
+def test_live__from_keys_to_revocation__every_step_taken(
+    modelfleet: CommandLine, keys: Path, release_dir: Path, onnx_file: Callable[..., Path]
+) -> None:
+    modelfleet.ok("models", "create", "vision.digits", "--keys", keys, "--description", "digits")
+    pushed = modelfleet.ok("push", "vision.digits", release_dir, "--keys", keys, "--git-sha", "abc")
+    assert (pushed["version"], pushed["state"]) == ("1", "published")
+    record = registry.get_version("vision.digits", "1")
+    assert record.variants[0].digest == pushed["variants"][0]["digest"]
+    assert modelfleet.ok("push", "vision.digits", onnx_file(2), "--keys", keys)["version"] == "2"
+    modelfleet.ok("alias", "set", "champion", "vision.digits@1")
+    assert [item["name"] for item in modelfleet.ok("alias", "list", "vision.digits")] == ["champion"]
+    assert [item["version"] for item in modelfleet.ok("versions", "vision.digits")] == ["2", "1"]
+    assert modelfleet.ok("models", "list")[0]["latest_version"] == "2"
+    assert modelfleet.ok("revoke", "vision.digits@2", "--keys", keys)["state"] == "revoked"
+    assert modelfleet.ok("push", "vision.digits", onnx_file(3), "--keys", keys)["version"] == "3"
+    assert len(modelfleet.ok("keys", "refresh", keys, "--all")["signed"]) == 2
+    for words in (
+        ("models", "list"),
+        ("versions", "vision.digits"),
+        ("whoami",),
+        ("rollout", "list"),
+        ("tail", "--once"),
+    ):
+        assert modelfleet(*words).code == 0
+
+
+@pytest.mark.usefixtures("publisher")
+def test_live__upload_in_many_chunks__arrives_whole(
+    modelfleet: CommandLine, keys: Path, onnx_file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads, "CHUNK_BYTES", 10_000)
+    modelfleet.ok("models", "create", "vision.digits", "--keys", keys)
+    path = onnx_file(1, hidden=200)
+    assert modelfleet.ok("push", "vision.digits", path, "--keys", keys)["bytes_sent"] == path.stat().st_size
+
+
+def test_live__no_publisher__push_cannot_begin_and_says_why(
+    modelfleet: CommandLine, keys: Path, onnx_file: Callable[..., Path]
+) -> None:
+    assert _error(modelfleet, "push", "vision.digits", onnx_file(), "--keys", keys) == "repository_unavailable"
+
+
+def test_live__second_key_set__refused_by_the_server(modelfleet: CommandLine, keys: Path, tmp_path: Path) -> None:
+    assert _error(modelfleet, "keys", "init", tmp_path / "other", "--no-passphrase") == "roots_exist"
+
+
+def test_live__wrong_token__one_line(modelfleet: CommandLine) -> None:
+    modelfleet.environment["MODELFLEET_TOKEN"] = "mf_00000000_" + "x" * 43
+    assert _error(modelfleet, "models", "list") == "not_authenticated"
+
+
+def test_live__token_without_the_scope__refused_before_anything_is_stored(
+    modelfleet: CommandLine, keys: Path, tmp_path: Path
+) -> None:
+    reader = _limited(modelfleet, "read")
+    assert reader.ok("models", "list") == []
+    assert _error(reader, "devices", "claim", "cam-01", "--hardware-class", "camera") == "scope_missing"
+    assert _error(reader, "keys", "import", keys) == "scope_missing"
+
+
+def test_live__claim__printed_command_pins_what_is_served(modelfleet: CommandLine, keys: Path) -> None:
+    document = modelfleet.ok("devices", "claim", "cam-01", "--hardware-class", "camera", "--attribute", "site=hall")
+    assert document["command"].startswith("modelfleet-device enroll http")
+    assert len(document["pin"]) == 64
+    assert modelfleet.ok("devices", "list") == []
+
+
+def test_live__claim_before_keys__says_what_is_missing(modelfleet: CommandLine) -> None:
+    ran = modelfleet("devices", "claim", "cam-01", "--hardware-class", "camera")
+    assert ran.code == 1
+    assert "keys init" in ran.err
+
+
+def test_live__unknown_things__named_in_one_line(modelfleet: CommandLine) -> None:
+    for words in (
+        ("versions", "no.such"),
+        ("rollout", "show", "r-000000000000"),
+        ("rollout", "wait"),
+        ("explain", "no-such-device", "no.such"),
+        ("rollout", "start", "no.such@1"),
+    ):
+        ran = modelfleet(*words)
+        assert (ran.code, ran.err.count("\n")) == (1, 1), ran.err
