@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 
 from fleet.entrypoints.up.addresses import LOOPBACK, any_free_port
 from tests.embedded_broker import answers, wait_for
@@ -105,6 +106,13 @@ def status_of(url: str) -> int:
         return int(response.status)
 
 
+@pytest.fixture(scope="module")
+def shared_up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """One installation for the tests that leave it running."""
+    with running(tmp_path_factory.mktemp("shared") / "home") as up:
+        yield up
+
+
 def test_up__started_and_interrupted__everything_answers_and_nothing_is_left(tmp_path: Path) -> None:
     home = tmp_path / "home"
     with running(home) as up:
@@ -155,13 +163,36 @@ def test_up__killed_itself__no_process_is_left(tmp_path: Path) -> None:
         assert again.stop() == 0
 
 
-def test_up__a_second_one_on_the_same_home__refused_in_one_line(tmp_path: Path) -> None:
-    home = tmp_path / "home"
-    with running(home) as up:
-        second = subprocess.run(**command(home), capture_output=True, check=False, timeout=60)
-        assert second.returncode == 1
-        assert second.stderr.strip() == f"CommandError: another `up` (pid {up.process.pid}) already runs on {home}"
-        assert status_of(f"{up.note['web_url']}/healthz") == 200
+def test_up__a_second_one_on_the_same_home__refused_in_one_line(shared_up: Up) -> None:
+    second = subprocess.run(**command(shared_up.home), capture_output=True, check=False, timeout=60)
+    assert second.returncode == 1
+    assert second.stderr.strip() == (
+        f"CommandError: another `up` (pid {shared_up.process.pid}) already runs on {shared_up.home}"
+    )
+    assert status_of(f"{shared_up.note['web_url']}/healthz") == 200
+
+
+REVOKE = """
+from datetime import timedelta
+from django.utils import timezone
+from fleet.apps.trust import services
+from fleet.apps.trust.models import Certificate
+now = timezone.now()
+Certificate.objects.create(serial="a1b2", device_id="dev-gone", not_before=now, not_after=now + timedelta(days=30))
+services.revoke_device(device_id="dev-gone", actor="test", now=now)
+"""
+
+
+def test_up__device_is_revoked__the_broker_is_told_within_seconds(shared_up: Up) -> None:
+    start = command(shared_up.home)
+    start["args"] = [sys.executable, str(ROOT / "manage.py"), "shell", "-c", REVOKE]
+    access_list = shared_up.home / "broker" / "access.acl"
+    assert "dev-gone" not in access_list.read_text()
+    subprocess.run(**start, check=True, timeout=60)
+    wait_for(lambda: "user dev-gone\ntopic deny #" in access_list.read_text(), "the access list")
+    wait_for(lambda: "rereads who may connect" in shared_up.text(), "the broker to be told")
+    crl = x509.load_pem_x509_crl((shared_up.home / "broker" / "devices.crl").read_bytes())
+    assert crl.get_revoked_certificate_by_serial_number(0xA1B2) is not None
 
 
 def test_up__port_that_was_asked_for_is_taken__one_line_and_status_1(tmp_path: Path) -> None:
