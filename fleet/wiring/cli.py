@@ -1,18 +1,22 @@
-"""Composes what the pipeline command uses: the control plane over HTTP, key sets on disk, verified metadata, the clock."""
+"""Composes what the pipeline command uses: the control plane over HTTP, key sets on disk, verified metadata, the clock.
+
+Adapters that sign or verify are imported where they are made: they take a second, and most commands need none.
+"""
 
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-
-from securesystemslib.signer import Signer
+from typing import TYPE_CHECKING
 
 from fleet.adapters.clock_system import SystemClock
-from fleet.adapters.key_directory import KeyDirectory, generate_signers, write_key_set
 from fleet.adapters.release_server_http import HttpReleaseServer
-from fleet.adapters.verified_repository import VerifiedRepository
-from fleet.ports.key_sets import AnchorName, KeyName, KeySet
 from fleet.ports.release_server import ReleaseServer
-from fleet.ports.verified_roles import VerifiedRoles
+
+if TYPE_CHECKING:
+    from securesystemslib.signer import Signer
+
+    from fleet.ports.key_sets import AnchorName, KeyName, KeySet
+    from fleet.ports.verified_roles import VerifiedRoles
 
 IMAGE_METADATA_PATH = "/image/metadata/"
 
@@ -21,15 +25,19 @@ class NewKeys:
     """Keys that exist in memory only, until `save` writes them together with what they signed."""
 
     def __init__(self) -> None:
+        from fleet.adapters.key_directory import generate_signers
+
         self._signers = generate_signers()
 
     @property
-    def signers(self) -> Mapping[KeyName, Signer]:
+    def signers(self) -> "Mapping[KeyName, Signer]":
         """By name."""
         return self._signers
 
-    def save(self, directory: Path, anchors: Mapping[AnchorName, bytes], passphrase: bytes | None) -> KeySet:
+    def save(self, directory: Path, anchors: "Mapping[AnchorName, bytes]", passphrase: bytes | None) -> "KeySet":
         """Write them as a new key set. Raises KeySetUnusableError."""
+        from fleet.adapters.key_directory import write_key_set
+
         return write_key_set(directory, self._signers, anchors, passphrase)
 
 
@@ -43,12 +51,18 @@ def release_server(url: str, token: str) -> ReleaseServer:
     return HttpReleaseServer(url, token)
 
 
-def key_set(directory: Path) -> KeySet:
+def key_set(directory: Path) -> "KeySet":
     """An existing key set."""
+    from fleet.adapters.key_directory import KeyDirectory
+
     return KeyDirectory(directory)
 
 
-def verified_roles(url: str, directory: Path) -> VerifiedRoles:
+def verified_roles(url: str, directory: Path) -> "VerifiedRoles":
     """The image repository published by the server at `url`, trusted through the key set in `directory`."""
+    from fleet.adapters.key_directory import KeyDirectory
+    from fleet.adapters.verified_repository import VerifiedRepository
+    from fleet.ports.key_sets import AnchorName
+
     keys = KeyDirectory(directory)
     return VerifiedRepository(f"{url}{IMAGE_METADATA_PATH}", keys.anchor(AnchorName.IMAGE_ROOT), keys.published)

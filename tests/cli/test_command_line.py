@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from fleet.entrypoints.cli import uploads
+from fleet.entrypoints.cli.__main__ import MODULES, build_parser
 from fleet.entrypoints.cli.logins import config_path
 from fleet.entrypoints.cli.polling import poll
 from fleet.entrypoints.cli.quantities import parse_duration_s, parse_model_version, parse_pair, show_bytes
@@ -108,6 +109,22 @@ def test_usage__wrong__one_line_and_exit_code_1(modelfleet: CommandLine, words: 
 
 def test_json_flag__before_or_after_the_command__same_result(modelfleet: CommandLine) -> None:
     assert modelfleet("--json", "whoami").json == modelfleet("whoami", "--json").json
+
+
+def test_command_table__every_module__adds_what_the_table_says() -> None:
+    registered = {}
+    for module, names in MODULES.items():
+        parser = build_parser([names[0]])
+        registered[module] = set(parser._subparsers._group_actions[0].choices or ())  # type: ignore[union-attr]
+    assert registered == {module: set(names) for module, names in MODULES.items()}
+
+
+def test_module__command_that_signs_nothing__imports_no_signing_library() -> None:
+    script = (
+        "import sys; from fleet.entrypoints.cli.__main__ import run; run(['rollout', 'list'], {}, sys.stdout, sys.stderr);"
+        "sys.exit(bool({'tuf', 'securesystemslib'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False, capture_output=True).returncode == 0
 
 
 def test_module__run_as_a_program_with_closed_output__ends_quietly() -> None:

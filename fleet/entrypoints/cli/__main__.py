@@ -4,24 +4,33 @@ import os
 import sys
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Mapping, Sequence
-from importlib import metadata
-from typing import TextIO
+from importlib import import_module, metadata
+from typing import Final, TextIO
 
-from fleet.entrypoints.cli.commands import account, devices, events, keys, models, push, rollouts
 from fleet.entrypoints.cli.console import Console
 from fleet.entrypoints.cli.context import Context
 from fleet.entrypoints.cli.errors import CommandError, ExitCode
 from fleet.entrypoints.cli.grammar import Commands, OneLineParser, add_common_options
 from fleet.entrypoints.cli.logins import find_login
 
+# Which module adds which commands. Signing libraries take a second to import, so only the module that is meant is.
+MODULES: Final[Mapping[str, Sequence[str]]] = {
+    "account": ("login", "whoami"),
+    "keys": ("keys",),
+    "models": ("models", "versions", "revoke", "alias"),
+    "push": ("push",),
+    "rollouts": ("rollout",),
+    "devices": ("devices", "explain"),
+    "events": ("tail",),
+}
 EXIT_CODES = """
 exit codes: 0 done, or the rollout is healthy; 1 error; 2 rolled back; 3 held or inconclusive; 4 no device can run it
 environment: MODELFLEET_URL, MODELFLEET_TOKEN, MODELFLEET_KEYS_PASSPHRASE
 """
 
 
-def build_parser() -> OneLineParser:
-    """The whole command line."""
+def build_parser(words: Sequence[str] = ()) -> OneLineParser:
+    """The whole command line, or as much of it as parses `words` if their first command is known."""
     parser = OneLineParser(
         prog="modelfleet",
         description="Release machine-learning models to a fleet, and watch them arrive.",
@@ -31,16 +40,28 @@ def build_parser() -> OneLineParser:
     parser.add_argument("--version", action="version", version=f"modelfleet {metadata.version('modelfleet')}")
     add_common_options(parser)
     commands = Commands(parser.add_subparsers(metavar="COMMAND", required=True, parser_class=OneLineParser))
-    for module in (account, keys, models, push, rollouts, devices, events):
-        module.register(commands)
+    meant = [module for module, names in MODULES.items() if _first_command(words) in names]
+    for module in meant or MODULES:
+        import_module(f"fleet.entrypoints.cli.commands.{module}").register(commands)
     return parser
+
+
+def _first_command(words: Sequence[str]) -> str | None:
+    """The first word that is neither an option nor the value of one."""
+    rest = iter(words)
+    for word in rest:
+        if word == "--url":
+            next(rest, None)
+        elif not word.startswith("-"):
+            return word
+    return None
 
 
 def run(words: Sequence[str], environment: Mapping[str, str], out: TextIO, err: TextIO) -> int:
     """Run one command line; returns its exit code."""
     console = Console(as_json="--json" in words, out=out, err=err)
     try:
-        arguments = build_parser().parse_args(list(words))
+        arguments = build_parser(words).parse_args(list(words))
         login = find_login(environment, getattr(arguments, "url", None))
         return int(arguments.run(Context(console, environment, login), arguments))
     except CommandError as error:
