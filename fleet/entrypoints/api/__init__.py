@@ -1,0 +1,1 @@
+"""REST for release pipelines and operators, version 1. Default deny; every error is a problem document."""

@@ -1,0 +1,70 @@
+"""Lists in pages. A cursor says where the next page begins, by the key of the last item, so insertions shift nothing."""
+
+import base64
+import binascii
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeVar
+from urllib.parse import urlencode
+
+from rest_framework import serializers
+from rest_framework.response import Response
+from rest_framework.serializers import Serializer
+
+from fleet.domain.errors import InvalidInputError
+from fleet.entrypoints.api.base import ApiView
+
+Item = TypeVar("Item")
+Key = int | str
+DEFAULT_PAGE_SIZE: Final = 100
+MAX_PAGE_SIZE: Final = 500
+MAX_CURSOR_CHARS: Final = 400
+MAX_KEY: Final = 1 << 62
+
+
+class PageQuery(Serializer[Any]):
+    """What every list understands."""
+
+    cursor = serializers.CharField(required=False, max_length=MAX_CURSOR_CHARS, help_text="From `next` of a page.")
+    page_size = serializers.IntegerField(required=False, min_value=1, max_value=MAX_PAGE_SIZE)
+
+
+def page(
+    view: ApiView,
+    fetch: Callable[[Any, int], Sequence[Item]],
+    key: Callable[[Item], Key],
+    render: type[Serializer[Any]],
+    *,
+    cursor: type[int] | type[str] = int,
+) -> Response:
+    """One page. `fetch(after, limit)` gives the items behind the key `after` (None for the first page)."""
+    values = view.query(PageQuery)
+    size = values.get("page_size", DEFAULT_PAGE_SIZE)
+    found = fetch(_decode(values["cursor"], cursor) if "cursor" in values else None, size + 1)
+    shown = found[:size]
+    following = None
+    if len(found) > size:
+        parameters = {name: view.request.query_params[name] for name in view.request.query_params}
+        parameters["cursor"] = _encode(key(shown[-1]))
+        following = f"{view.request.build_absolute_uri(view.request.path)}?{urlencode(parameters)}"
+    return Response({"next": following, "previous": None, "results": render(shown, many=True).data})
+
+
+def whole(view: ApiView, items: Sequence[Item], render: type[Serializer[Any]]) -> Response:
+    """A list that is short by its nature, in the form of a single page."""
+    view.query(PageQuery)
+    return Response({"next": None, "previous": None, "results": render(items, many=True).data})
+
+
+def _encode(key: Key) -> str:
+    return base64.urlsafe_b64encode(json.dumps(key).encode()).decode().rstrip("=")
+
+
+def _decode(text: str, kind: type[int] | type[str]) -> Key:
+    try:
+        value = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+    except (ValueError, binascii.Error, RecursionError):
+        value = None
+    if type(value) is kind and (not isinstance(value, int) or 0 <= value < MAX_KEY):
+        return value
+    raise InvalidInputError("cursor_invalid", "expected a cursor from a page's `next`, got something else")

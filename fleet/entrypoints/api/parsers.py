@@ -1,0 +1,65 @@
+"""Bodies, bounded before they are read. JSON is decoded strictly: no NaN, no NUL, no half characters, no deep nesting."""
+
+import json
+from collections.abc import Mapping
+from typing import IO, Any, Final
+
+from rest_framework.exceptions import ParseError
+from rest_framework.parsers import BaseParser
+
+from fleet.domain.errors import InvalidInputError, TooLargeError
+
+# Room for 32 manifests of 64 KiB and a role of 1 MiB.
+MAX_JSON_BYTES: Final = 4 << 20
+
+
+class BoundedJsonParser(BaseParser):
+    """`application/json` of at most `MAX_JSON_BYTES`."""
+
+    media_type = "application/json"
+
+    def parse(
+        self,
+        stream: IO[Any],
+        media_type: str | None = None,  # noqa: ARG002 - the base class's signature
+        parser_context: Mapping[str, Any] | None = None,  # noqa: ARG002
+    ) -> Any:
+        """The decoded body."""
+        body = stream.read(MAX_JSON_BYTES + 1)
+        if len(body) > MAX_JSON_BYTES:
+            raise TooLargeError("body_too_large", f"expected a body of at most {MAX_JSON_BYTES} bytes, got more")
+        try:
+            value = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
+            _require_storable(value)
+        except RecursionError as error:
+            raise ParseError("expected JSON of reasonable depth, got deeper nesting") from error
+        except (ValueError, UnicodeError) as error:
+            raise ParseError(f"expected JSON, got: {error}"[:200]) from error
+        return value
+
+
+class RawParser(BaseParser):
+    """Bytes as they come: the view reads the stream itself, as far as it wants to."""
+
+    media_type = "application/octet-stream"
+
+    def parse(
+        self,
+        stream: IO[Any],
+        media_type: str | None = None,  # noqa: ARG002 - the base class's signature
+        parser_context: Mapping[str, Any] | None = None,  # noqa: ARG002
+    ) -> Any:
+        """The stream itself."""
+        return stream
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"expected finite numbers, got {name}")
+
+
+def _require_storable(value: object) -> None:
+    """NUL and unpaired surrogates are JSON, but no database column takes them."""
+    text = json.dumps(value, ensure_ascii=False)
+    if "\\u0000" in text:
+        raise InvalidInputError("body_invalid", "expected text without NUL characters, got some")
+    text.encode("utf-8")

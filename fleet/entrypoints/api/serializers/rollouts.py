@@ -1,0 +1,136 @@
+"""Rollouts, plans, gates, decisions."""
+
+from typing import Any
+
+from rest_framework import serializers
+from rest_framework.serializers import Serializer
+
+from fleet.domain.rollout_states import RolloutState
+from fleet.entrypoints.api.pagination import PageQuery
+from fleet.entrypoints.api.serializers.fields import PlainField
+
+
+class PlanBody(Serializer[Any]):
+    """What a rollout would do."""
+
+    model = serializers.CharField(max_length=63)
+    version = serializers.CharField(max_length=64)
+    policy = serializers.JSONField(help_text='A policy, or {"preset": name} with fields of its own.')
+    against = serializers.CharField(max_length=64, required=False, allow_null=True, default=None)
+    seed = serializers.CharField(
+        max_length=64, required=False, allow_null=True, default=None, help_text="Who is first; random if absent."
+    )
+
+
+class RolloutQuery(PageQuery):
+    """Which rollouts."""
+
+    model = serializers.CharField(required=False, max_length=63)
+    version = serializers.CharField(required=False, max_length=64)
+    state = serializers.ChoiceField([item.value for item in RolloutState], required=False)
+
+
+class FindingSerializer(Serializer[Any]):
+    """One thing to know about a plan."""
+
+    level = serializers.CharField(source="level.value", help_text="`error` refuses the start.")
+    code = serializers.CharField()
+    sentence = serializers.CharField()
+
+
+class RolloutSerializer(Serializer[Any]):
+    """One rollout. `revision` rises with every change; send it as If-Match to act on what you saw."""
+
+    id = serializers.CharField()
+    model = serializers.CharField()
+    version = serializers.CharField()
+    against = serializers.CharField(allow_null=True)
+    state = serializers.CharField(source="state.value")
+    seed = serializers.CharField()
+    policy = PlainField()
+    phase = serializers.IntegerField()
+    phases = serializers.IntegerField()
+    share = serializers.FloatField()
+    phase_started_at = serializers.DateTimeField(allow_null=True)
+    revision = serializers.IntegerField()
+    because = serializers.CharField()
+    created_by = serializers.CharField()
+    created_at = serializers.DateTimeField()
+    started_at = serializers.DateTimeField(allow_null=True)
+    reverting_since_at = serializers.DateTimeField(allow_null=True)
+    ended_at = serializers.DateTimeField(allow_null=True)
+    findings = FindingSerializer(many=True)
+
+
+class PlanSerializer(Serializer[Any]):
+    """A dry run: who would get what, who nothing and why, what the gates could see."""
+
+    model = serializers.CharField()
+    version = serializers.CharField()
+    against = serializers.CharField(allow_null=True)
+    policy = PlainField()
+    population = serializers.IntegerField()
+    eligible = serializers.IntegerField()
+    variants = PlainField(help_text="Devices by variant.")
+    refused = PlainField(help_text="Devices that would get nothing, by reason.")
+    phases = PlainField()
+    findings = FindingSerializer(many=True)
+    detectable = PlainField()
+
+
+class ActionBody(Serializer[Any]):
+    """Why."""
+
+    reason = serializers.CharField(max_length=500, allow_blank=True, default="")
+
+
+class GatesSerializer(Serializer[Any]):
+    """The gates of the present phase as they stand, each with its evidence."""
+
+    rollout = serializers.CharField()
+    phase = serializers.IntegerField()
+    at = serializers.DateTimeField()
+    frozen = serializers.BooleanField(help_text="As they stood when the phase ended.")
+    verdict = PlainField()
+    action = PlainField(help_text="What the conductor would do now.")
+    sentence = serializers.CharField()
+    gates = PlainField()
+    notes = serializers.ListField(child=serializers.CharField())
+    counts = PlainField()
+    offers = PlainField()
+    earliest_at = serializers.DateTimeField(allow_null=True)
+    deadline_at = serializers.DateTimeField(allow_null=True)
+
+
+class DecisionSerializer(Serializer[Any]):
+    """One decision with its frozen evidence."""
+
+    id = serializers.IntegerField()
+    rollout = serializers.CharField()
+    model = serializers.CharField()
+    version = serializers.CharField()
+    phase = serializers.IntegerField()
+    at = serializers.DateTimeField()
+    action = serializers.CharField()
+    verdict = serializers.CharField()
+    actor = serializers.CharField()
+    sentence = serializers.CharField()
+    evidence = PlainField()
+
+
+class PhaseSerializer(Serializer[Any]):
+    """One phase as it happened."""
+
+    index = serializers.IntegerField()
+    share = serializers.FloatField()
+    counts = PlainField()
+    verdict = PlainField()
+    judgement = PlainField()
+    started_at = serializers.DateTimeField()
+    ended_at = serializers.DateTimeField(allow_null=True)
+
+
+class PhasesSerializer(Serializer[Any]):
+    """The phases that have begun."""
+
+    results = PhaseSerializer(many=True)

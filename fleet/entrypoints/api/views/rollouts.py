@@ -1,0 +1,187 @@
+"""Rollouts: dry runs, starts, the operator's words, gates and decisions."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from http import HTTPStatus
+from typing import Final
+
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from fleet.apps.rollouts import selectors, services
+from fleet.apps.rollouts.records import DecisionRecord, RolloutRecord
+from fleet.domain.errors import InvalidInputError
+from fleet.domain.scopes import Scope
+from fleet.entrypoints.api.access import require
+from fleet.entrypoints.api.base import ApiView
+from fleet.entrypoints.api.documentation import documented, paged
+from fleet.entrypoints.api.idempotency import HEADER, once
+from fleet.entrypoints.api.pagination import PageQuery, page
+from fleet.entrypoints.api.serializers import rollouts as forms
+
+_REVISION: Final = re.compile(r'(?:W/)?"?(\d{1,18})"?')
+_ACTIONS: Final[Mapping[str, Callable[..., RolloutRecord]]] = {
+    "pause": services.hold,
+    "resume": services.resume,
+    "advance": services.advance,
+    "revert": services.revert,
+    "cancel": services.cancel,
+}
+
+
+class Plan(ApiView):
+    """Dry runs."""
+
+    scopes = {"POST": Scope.READ}
+    names_model_later = True
+
+    @documented(forms.PlanSerializer, request=forms.PlanBody, summary="Dry run of a rollout")
+    def post(self, _request: Request) -> Response:
+        """Who would get which variant, who would get none and why, what the gates could see. Stores nothing."""
+        body = self.body(forms.PlanBody)
+        require(self.principal, Scope.READ, body["model"])
+        return Response(forms.PlanSerializer(services.plan(**body, now=self.now)).data)
+
+
+class Rollouts(ApiView):
+    """Rollouts."""
+
+    scopes = {"GET": Scope.READ, "POST": Scope.ROLLOUT_WRITE}
+    names_model_later = True
+
+    @paged(forms.RolloutSerializer, summary="List rollouts", query=forms.RolloutQuery)
+    def get(self, _request: Request) -> Response:
+        """The newest first."""
+        asked = self.query(forms.RolloutQuery)
+        if "model" in asked or not self.principal.may(Scope.READ, None):
+            require(self.principal, Scope.READ, asked.get("model", ""))
+        states = [asked["state"]] if "state" in asked else []
+
+        def fetch(after: str | None, limit: int) -> Sequence[RolloutRecord]:
+            return selectors.rollouts(
+                model=asked.get("model", ""),
+                version=asked.get("version", ""),
+                states=states,
+                limit=limit,
+                after=after or "",
+            )
+
+        return page(self, fetch, lambda item: item.id, forms.RolloutSerializer, cursor=str)
+
+    @documented(
+        forms.RolloutSerializer,
+        status=201,
+        request=forms.PlanBody,
+        summary="Start a rollout",
+        headers={HEADER: "Makes it safe to send the request again."},
+    )
+    def post(self, _request: Request) -> Response:
+        """Of a published version. Findings about the plan are part of the answer; an error among them refuses it."""
+        return once(self, self._start)
+
+    def _start(self) -> Response:
+        body = self.body(forms.PlanBody)
+        require(self.principal, Scope.ROLLOUT_WRITE, body["model"])
+        record = services.start(**body, actor=self.principal.actor, now=self.now)
+        return _answer(record, HTTPStatus.CREATED)
+
+
+class _OneRollout(ApiView):
+    """A view of one rollout, whose model decides who may look and act."""
+
+    names_model_later = True
+
+    def _found(self, rollout: str, scope: Scope) -> RolloutRecord:
+        record = selectors.rollout(rollout)
+        require(self.principal, scope, record.model)
+        return record
+
+
+class Rollout(_OneRollout):
+    """One rollout."""
+
+    scopes = {"GET": Scope.READ}
+
+    @documented(forms.RolloutSerializer, summary="Show a rollout")
+    def get(self, _request: Request, rollout: str) -> Response:
+        """Its state; the ETag is its revision."""
+        return _answer(self._found(rollout, Scope.READ), HTTPStatus.OK)
+
+
+class RolloutAction(_OneRollout):
+    """The operator's word."""
+
+    scopes = {"POST": Scope.ROLLOUT_WRITE}
+
+    @documented(
+        forms.RolloutSerializer,
+        request=forms.ActionBody,
+        summary="Pause, resume, advance, revert or cancel a rollout",
+        headers={"If-Match": "The revision that you saw; 409 if it has moved on."},
+    )
+    def post(self, request: Request, rollout: str, action: str) -> Response:
+        """Refused with 409 where the state does not allow it."""
+        self._found(rollout, Scope.ROLLOUT_WRITE)
+        body = self.body(forms.ActionBody)
+        record = _ACTIONS[action](
+            rollout_id=rollout,
+            actor=self.principal.actor,
+            reason=body["reason"],
+            if_revision=_revision(request),
+            now=self.now,
+        )
+        return _answer(record, HTTPStatus.OK)
+
+
+class Gates(_OneRollout):
+    """The gates of a rollout."""
+
+    scopes = {"GET": Scope.READ}
+
+    @documented(forms.GatesSerializer, summary="The gates as they stand")
+    def get(self, _request: Request, rollout: str) -> Response:
+        """Each gate with its estimate, interval, margin, verdict and the devices of both sides."""
+        self._found(rollout, Scope.READ)
+        return Response(forms.GatesSerializer(selectors.gates(rollout, now=self.now)).data)
+
+
+class Phases(_OneRollout):
+    """The phases of a rollout."""
+
+    scopes = {"GET": Scope.READ}
+
+    @documented(forms.PhasesSerializer, summary="The phases that have begun")
+    def get(self, _request: Request, rollout: str) -> Response:
+        """In order, with counts and verdicts."""
+        self._found(rollout, Scope.READ)
+        return Response(forms.PhasesSerializer({"results": selectors.phases(rollout)}).data)
+
+
+class Decisions(_OneRollout):
+    """What was decided about a rollout."""
+
+    scopes = {"GET": Scope.READ}
+
+    @paged(forms.DecisionSerializer, summary="List decisions", query=PageQuery)
+    def get(self, _request: Request, rollout: str) -> Response:
+        """The newest first, each with its evidence."""
+        self._found(rollout, Scope.READ)
+
+        def fetch(after: int | None, limit: int) -> Sequence[DecisionRecord]:
+            return selectors.decisions(rollout, limit=limit, after=after)
+
+        return page(self, fetch, lambda item: item.id, forms.DecisionSerializer)
+
+
+def _answer(record: RolloutRecord, status: HTTPStatus) -> Response:
+    return Response(forms.RolloutSerializer(record).data, status=status, headers={"ETag": f'"{record.revision}"'})
+
+
+def _revision(request: Request) -> int | None:
+    text = request.headers.get("If-Match")
+    if text is None or text.strip() == "*":
+        return None
+    match = _REVISION.fullmatch(text.strip())
+    if match is None:
+        raise InvalidInputError("if_match", f'If-Match: expected a revision such as "3", got {text[:40]!r}')
+    return int(match[1])

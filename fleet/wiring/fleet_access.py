@@ -1,0 +1,17 @@
+"""Composes what must happen together when a device loses its membership: its record, its certificates, the broker."""
+
+from datetime import datetime
+
+from django.db import transaction
+
+from fleet.apps.devices import services as devices
+from fleet.apps.trust import services as trust
+from fleet.wiring import installation
+
+
+def revoke_device(*, device_id: str, actor: str, now: datetime) -> None:
+    """Revoke a device for good. The database decides; the broker's lists follow from it and are complete each time."""
+    with transaction.atomic():
+        devices.set_state(device_id=device_id, state="revoked", now=now)
+        trust.revoke_device(device_id=device_id, actor=actor, now=now)
+    installation.shut_out_revoked(now)
