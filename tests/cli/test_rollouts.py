@@ -1,6 +1,5 @@
 """`modelfleet rollout`, `devices`, `explain`, `tail`: what is sent, what is said, which exit code."""
 
-import hashlib
 import json
 import shlex
 from pathlib import Path
@@ -153,7 +152,7 @@ def test_devices_claim__new_device__command_carries_token_and_pin_of_the_anchors
     words = shlex.split(document["command"])
     assert words[:3] == ["modelfleet-device", "enroll", server.url]
     assert words[words.index("--token") + 1] == document["token"]
-    assert words[words.index("--pin") + 1] == hashlib.sha256(server.anchors).hexdigest()
+    assert words[words.index("--pin") + 1] == server.pin
     assert modelfleet("devices", "claim", "cam-02", "--hardware-class", "camera").out.count("\n") == 1
 
 

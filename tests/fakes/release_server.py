@@ -40,7 +40,7 @@ class ReleaseServerSimulator:
     publishing: bool = True
     cut_uploads: int = 0
     """So many of the next chunks are taken half and answered with 503."""
-    anchors: bytes = b'{"v":1}'
+    pin: str = "ab" * 32
     url: str = ""
     metadata: dict[str, bytes] = field(default_factory=dict)
     roles: dict[str, list[bytes]] = field(default_factory=dict)
@@ -114,8 +114,6 @@ class ReleaseServerSimulator:
         if path.startswith("/image/metadata/"):
             found = self.metadata.get(path.removeprefix("/image/metadata/"))
             return (404, {}) if found is None else (200, found)
-        if path == "/device/v1/anchors":
-            return 200, self.anchors
         if headers.get("authorization") != f"Bearer {TOKEN}":
             return 401, {
                 "code": "not_authenticated",
@@ -333,7 +331,13 @@ class ReleaseServerSimulator:
     def _claim(self, body: Any) -> Answer:
         self.claims.append(body)
         token = base64.urlsafe_b64encode(hashlib.sha256(str(len(self.claims)).encode()).digest()).decode().rstrip("=")
-        return 201, {**body, "token": token}
+        return 201, {
+            **body,
+            "token": token,
+            "pin": self.pin,
+            "device_url": self.url,
+            "expires_at": "2026-01-02T00:00:00Z",
+        }
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -13,7 +13,6 @@ from fleet.entrypoints.cli.errors import CommandError, ServerRefusedError
 from fleet.ports.release_server import ReleaseServer, Reply, ServerUnreachableError
 
 BASE: Final = "/api/v1"
-DEVICE_BASE: Final = "/device/v1"
 PAGE_ITEMS: Final = 200
 JsonObject = dict[str, Any]
 
@@ -58,10 +57,6 @@ class Api:
         """One part of an upload. The status is the caller's to judge; raises ServerUnreachableError."""
         headers = {"Upload-Offset": str(offset), "Content-Type": "application/octet-stream"}
         return self._server.send("PATCH", f"{BASE}/uploads/{sha256}", content=chunk, headers=headers)
-
-    def anchors(self) -> bytes:
-        """The trust anchors that devices are enrolled with, as served."""
-        return self._checked("GET", f"{DEVICE_BASE}/anchors").content
 
     def _own_path(self, link: object) -> str | None:
         """The next page's path. A link to another host is not followed: the token belongs to this server."""

@@ -1,15 +1,12 @@
 """`modelfleet devices` and `explain`: who may join, who is there, and why a device runs what it runs."""
 
-import hashlib
 import shlex
 from argparse import Namespace
-from datetime import timedelta
 
 from fleet.entrypoints.cli.context import Context
 from fleet.entrypoints.cli.errors import ExitCode
 from fleet.entrypoints.cli.grammar import Commands
 from fleet.entrypoints.cli.quantities import parse_duration_s, parse_model_name, parse_pair
-from fleet.wiring import cli as wiring
 
 DAY_S = 86_400.0
 
@@ -31,9 +28,8 @@ def register(commands: Commands) -> None:
 
 
 def run_claim(context: Context, arguments: Namespace) -> int:
-    """The pin is taken over what this command saw: a device that is served other anchors refuses to join."""
+    """The pin is the hash of the trust anchors: a device that is served others refuses to join."""
     api = context.api()
-    anchors = api.anchors()
     answer = api.post(
         "/enrolment/claims",
         {
@@ -43,21 +39,19 @@ def run_claim(context: Context, arguments: Namespace) -> int:
             "expires_in_s": int(arguments.expires),
         },
     )
-    pin = hashlib.sha256(anchors).hexdigest()
-    url = str(answer.get("device_url") or api.url)
-    command = shlex.join(["modelfleet-device", "enroll", url, "--token", answer["token"], "--pin", pin])
-    expires_at = answer.get("expires_at") or (wiring.now() + timedelta(seconds=arguments.expires)).isoformat()
+    words = ["modelfleet-device", "enroll", answer["device_url"], "--token", answer["token"], "--pin", answer["pin"]]
+    command = shlex.join(words)
     document = {
         "device_id": arguments.device,
         "hardware_class": arguments.hardware_class,
         "token": answer["token"],
-        "pin": pin,
-        "url": url,
+        "pin": answer["pin"],
+        "url": answer["device_url"],
         "command": command,
-        "expires_at": expires_at,
+        "expires_at": answer["expires_at"],
     }
     context.console.note(
-        f"run this on {arguments.device} (add --state DIR and --model NAME); it works once, until {expires_at}:"
+        f"run this on {arguments.device} (add --state DIR and --model NAME); it works once, until {answer['expires_at']}:"
     )
     context.console.result(document, command)
     return ExitCode.HEALTHY
