@@ -109,7 +109,10 @@ def test_reverting__devices_still_on_it__waits_until_they_are_back_or_the_deadli
     assert str(left or "no device") in intent.sentence
 
 
-@pytest.mark.parametrize("state", set(RolloutState) - {RolloutState.RUNNING, RolloutState.HELD, RolloutState.REVERTING})
+@pytest.mark.parametrize(
+    "state",
+    [state for state in RolloutState if state not in {RolloutState.RUNNING, RolloutState.HELD, RolloutState.REVERTING}],
+)
 def test_any_other_state__nothing_to_conduct__waits(state: RolloutState) -> None:
     assert after(1_000, BAD, state=state, stop="now").action is Action.WAIT
 
