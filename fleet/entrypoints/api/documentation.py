@@ -76,6 +76,7 @@ def documented(
     query: Any = None,
     headers: Mapping[str, str] | None = None,
     also: Mapping[int, Any] | None = None,
+    operation: str | None = None,
 ) -> Callable[[ViewMethod], ViewMethod]:
     """Describe a method: what it takes, what it gives, and every way it says no."""
     parameters: list[Any] = [] if query is None else [query]
@@ -84,7 +85,11 @@ def documented(
     ]
     responses: dict[Any, Any] = {status: answer, **dict(also or {}), **_problems()}
     decorate: Callable[[ViewMethod], ViewMethod] = extend_schema(
-        request=request, responses=responses, parameters=parameters, summary=summary or None
+        operation_id=operation,
+        request=request,
+        responses=responses,
+        parameters=parameters,
+        summary=summary or None,
     )
     return decorate
 
@@ -102,4 +107,4 @@ def paged(
             "results": item(many=True, help_text=f"At most {MAX_PAGE_SIZE}."),
         },
     )
-    return documented(wrapped, summary=summary, query=query)
+    return documented(wrapped, summary=summary, query=query, operation=f"{name.lower()}_list")
