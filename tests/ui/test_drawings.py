@@ -10,9 +10,7 @@ from fleet.entrypoints.ui.wording import age_in_words, badge_for, bytes_in_words
 
 
 def test_interval__lower_is_worse__region_beyond_the_margin_is_on_the_left() -> None:
-    drawing = draw_interval(
-        estimate=-0.30, low=-0.36, high=-0.27, limit=-0.05, lower_is_worse=True, reference=0.0
-    )
+    drawing = draw_interval(estimate=-0.30, low=-0.36, high=-0.27, limit=-0.05, lower_is_worse=True, reference=0.0)
     assert drawing.low_x < drawing.estimate_x < drawing.high_x < drawing.limit_x
     assert drawing.reference_x is not None
     assert drawing.limit_x < drawing.reference_x
@@ -75,7 +73,8 @@ def test_bytes__in_words__have_at_most_three_figures(count: int, words: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"), [(2, "now"), (59, "59 s ago"), (3_599, "59 min ago"), (-7_300, "in 2 h"), (200_000, "2 d ago")]
+    ("seconds", "words"),
+    [(2, "now"), (59, "59 s ago"), (3_599, "59 min ago"), (-7_300, "in 2 h"), (200_000, "2 d ago")],
 )
 def test_age__in_words__names_the_largest_whole_unit(seconds: float, words: str) -> None:
     assert age_in_words(seconds) == words

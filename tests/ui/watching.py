@@ -109,28 +109,29 @@ class Watch:
 
     problems: list[str] = field(default_factory=list)
     host: str = ""
+    at: str = ""
 
     def attach(self, page: Page, server_url: str) -> None:
         """Look on from now; `server_url` is the only place that the page may ask."""
         self.host = urlsplit(server_url).netloc
         page.on("console", self._console)
-        page.on("pageerror", lambda error: self.problems.append(f"uncaught: {error}"))
+        page.on("pageerror", lambda error: self.problems.append(f"{self.at}: uncaught: {error}"))
         page.on("request", self._request)
         page.on("requestfailed", self._failed)
 
     def _console(self, message: ConsoleMessage) -> None:
         if message.type in {"error", "warning"}:
-            self.problems.append(f"console {message.type}: {message.text}")
+            self.problems.append(f"{self.at}: console {message.type}: {message.text}")
 
     def _request(self, request: Request) -> None:
         parts = urlsplit(request.url)
         if parts.scheme in {"http", "https", "ws", "wss"} and parts.netloc != self.host:
-            self.problems.append(f"asked another host: {request.url}")
+            self.problems.append(f"{self.at}: asked another host: {request.url}")
 
     def _failed(self, request: Request) -> None:
         failure = request.failure or ""
         if "ERR_ABORTED" not in failure:  # leaving a page ends what it was still asking for
-            self.problems.append(f"failed: {request.url} {failure}")
+            self.problems.append(f"{self.at}: failed: {request.url} {failure}")
 
 
 def inspect(page: Page) -> list[str]:

@@ -54,6 +54,8 @@ class ActionForm(forms.Form):
     reason = forms.CharField(
         label="Reason",
         max_length=300,
-        widget=forms.TextInput(attrs={"autocomplete": "off", "placeholder": "shown with the decision and in the audit"}),
+        widget=forms.TextInput(
+            attrs={"autocomplete": "off", "placeholder": "shown with the decision and in the audit"}
+        ),
     )
     revision = forms.IntegerField(min_value=0, widget=forms.HiddenInput())

@@ -89,10 +89,8 @@ def gate_cards(gates: object) -> tuple[GateCard, ...]:
 def _card(gate: Mapping[str, object]) -> GateCard:
     evidence = gate.get("evidence")
     evidence = evidence if isinstance(evidence, dict) else {}
-    name, kind = str(gate.get("gate", "")), str(gate.get("kind", ""))
-    arms = tuple(
-        _arm(side, evidence[side]) for side in ("treated", "control") if isinstance(evidence.get(side), dict)
-    )
+    name, kind = str(gate.get("name", "")), str(gate.get("kind", ""))
+    arms = tuple(_arm(side, evidence[side]) for side in ("treated", "control") if isinstance(evidence.get(side), dict))
     interval, limit = _interval(kind, evidence)
     low, high, value = (_number(evidence.get(key)) for key in ("lower", "upper", "value"))
     words = _points if kind == Kind.CONTROL.value else _share
@@ -139,11 +137,15 @@ def _interval(kind: str, evidence: Mapping[str, object]) -> tuple[IntervalDrawin
 def _outcomes(kind: str, name: str, evidence: Mapping[str, object]) -> OutcomeDrawing | None:
     if kind != Kind.OFFERS.value:
         return None
-    counts = {key: int(_number(evidence.get(key)) or 0) for key in ("offered", "committed", "failed", "rolled_back", "silent")}
+    counts = {
+        key: int(_number(evidence.get(key)) or 0) for key in ("offered", "committed", "failed", "rolled_back", "silent")
+    }
     planned = int(_number(evidence.get("planned")) or 0) or counts["offered"]
     failed = counts["failed"] + counts["rolled_back"]
     silent = counts["silent"] if name == "silence" else 0
-    return draw_outcomes(planned=planned, offered=counts["offered"], committed=counts["committed"], failed=failed, silent=silent)
+    return draw_outcomes(
+        planned=planned, offered=counts["offered"], committed=counts["committed"], failed=failed, silent=silent
+    )
 
 
 def _arm(name: str, arm: Mapping[str, object]) -> Arm:

@@ -54,7 +54,5 @@ def render_page(
 
 def _expiring(roles: tuple[RoleState, ...], now: datetime) -> tuple[list[RoleState], list[RoleState]]:
     expired = [role for role in roles if role.expires_at <= now]
-    soon = [
-        role for role in roles if now < role.expires_at <= now + EXPIRY_NOTICE and role.role not in ONLINE_ROLES
-    ]
+    soon = [role for role in roles if now < role.expires_at <= now + EXPIRY_NOTICE and role.role not in ONLINE_ROLES]
     return expired, soon

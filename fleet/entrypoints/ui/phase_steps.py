@@ -82,7 +82,9 @@ def next_share(rollout: RolloutRecord) -> float | None:
     return phases[rollout.phase + 1].share if rollout.phase + 1 < len(phases) else None
 
 
-def consequences(action: str, rollout: RolloutRecord, *, installed: int, under_way: int, planned: int) -> tuple[str, ...]:
+def consequences(
+    action: str, rollout: RolloutRecord, *, installed: int, under_way: int, planned: int
+) -> tuple[str, ...]:
     """What an intervention would touch, in sentences for the person who is about to ask for it."""
     back = f"version {rollout.against}" if rollout.against else "their baseline, or their factory fallback"
     running = f"{installed} {_devices(installed)}"
@@ -100,10 +102,21 @@ def consequences(action: str, rollout: RolloutRecord, *, installed: int, under_w
             )
         case "advance":
             share = next_share(rollout)
-            to = "There is no further phase: it becomes the baseline." if share is None else f"The next phase begins now and treats {share:.0%} of the population."
-            return (to, "The gates of the present phase are not waited for. Your reason stands in the decision instead.")
+            to = (
+                "There is no further phase: it becomes the baseline."
+                if share is None
+                else f"The next phase begins now and treats {share:.0%} of the population."
+            )
+            return (
+                to,
+                "The gates of the present phase are not waited for. Your reason stands in the decision instead.",
+            )
         case "revert" | "cancel":
-            end = "The rollout ends as reverted and is not resumed." if action == "revert" else "The rollout ends as cancelled and is not resumed."
+            end = (
+                "The rollout ends as reverted and is not resumed."
+                if action == "revert"
+                else "The rollout ends as cancelled and is not resumed."
+            )
             return (
                 f"The version is withdrawn. {running} that installed it go back to {back}; most still hold it and download nothing.",
                 f"{under_way} {_devices(under_way)} on the way to it stop.",

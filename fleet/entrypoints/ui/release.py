@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from fleet.apps.devices.records import RunningCount
-from fleet.apps.registry.records import AliasRecord, DeltaRecord, DeltaState, VersionRecord
+from fleet.apps.registry.records import AliasRecord, DeltaRecord, DeltaSavings, DeltaState, VersionRecord
 from fleet.apps.telemetry.records import VersionSummary
 
 
@@ -36,7 +36,10 @@ def version_lines(
         counts[item.version] = (count + item.count, online + item.online)
     return tuple(
         VersionLine(
-            version, tuple(names.get(version.label, ())), measured.get(version.label), *counts.get(version.label, (0, 0))
+            version,
+            tuple(names.get(version.label, ())),
+            measured.get(version.label),
+            *counts.get(version.label, (0, 0)),
         )
         for version in versions
     )
@@ -79,3 +82,17 @@ class Patch:
         if self.delta.state is not DeltaState.READY or not self.delta.new_bytes:
             return None
         return (self.delta.patch_bytes or 0) / self.delta.new_bytes
+
+
+@dataclass(frozen=True)
+class DeltaSizes:
+    """What one download by each ready delta takes, and what it would take in full."""
+
+    patch_bytes: int
+    full_bytes: int
+
+
+def delta_sizes(savings: Iterable[DeltaSavings]) -> DeltaSizes:
+    """The sizes of several models together."""
+    items = tuple(savings)
+    return DeltaSizes(sum(item.patch_bytes for item in items), sum(item.full_bytes for item in items))

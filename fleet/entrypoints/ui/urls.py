@@ -20,6 +20,8 @@ urlpatterns = [
     path("devices/<str:device_id>", devices.device, name="device"),
     path("enrol", enrol.enrol, name="enrol"),
     path("audit", audit.audit, name="audit"),
-    path("login", LoginView.as_view(template_name="session/login.html", redirect_authenticated_user=True), name="login"),
+    path(
+        "login", LoginView.as_view(template_name="session/login.html", redirect_authenticated_user=True), name="login"
+    ),
     path("logout", LogoutView.as_view(), name="logout"),
 ]

@@ -14,6 +14,8 @@ from fleet.entrypoints.ui.wording import age_in_words, badge_for, bytes_in_words
 
 register = template.Library()
 NO_VALUE = "\N{EN DASH}"
+MISSING = (None, "")
+"""Nothing to show. A template's path through an absent record ends in an empty string."""
 
 
 @register.simple_tag
@@ -39,7 +41,7 @@ def badge(word: object) -> SafeString:
 @register.simple_tag(takes_context=True)
 def ago(context: Context, at: datetime | None, empty: str = "never") -> SafeString:
     """How long ago something was; the exact time on hovering; kept true by ui.js."""
-    if at is None:
+    if at in MISSING:
         return format_html('<span class="faint">{}</span>', empty)
     return format_html(
         '<time datetime="{}" title="{}" data-relative>{}</time>',
@@ -52,37 +54,37 @@ def ago(context: Context, at: datetime | None, empty: str = "never") -> SafeStri
 @register.filter
 def at_time(at: datetime | None) -> str:
     """`2026-01-31 12:00:05 UTC`."""
-    return NO_VALUE if at is None else f"{at:%Y-%m-%d %H:%M:%S} UTC"
+    return NO_VALUE if at in MISSING else f"{at:%Y-%m-%d %H:%M:%S} UTC"
 
 
 @register.filter
 def sized(count: float | None) -> str:
     """`4.5 MB`."""
-    return NO_VALUE if count is None else bytes_in_words(count)
+    return NO_VALUE if count in MISSING else bytes_in_words(count)
 
 
 @register.filter
 def span(seconds: float | None) -> str:
     """`7 min`."""
-    return NO_VALUE if seconds is None else span_in_words(seconds)
+    return NO_VALUE if seconds in MISSING else span_in_words(seconds)
 
 
 @register.filter
 def counted(number: float | None) -> str:
     """`12,345`."""
-    return NO_VALUE if number is None else f"{number:,.0f}"
+    return NO_VALUE if number in MISSING else f"{number:,.0f}"
 
 
 @register.filter
 def percent(share: float | None, digits: int = 0) -> str:
     """0.256 as `25.6 %`."""
-    return NO_VALUE if share is None else f"{share * 100:.{digits}f}\N{NO-BREAK SPACE}%"
+    return NO_VALUE if share in MISSING else f"{share * 100:.{digits}f}\N{NO-BREAK SPACE}%"
 
 
 @register.filter
 def milliseconds(value: float | None) -> str:
     """`0.42 ms`, `12.3 ms`, `140 ms`."""
-    if value is None:
+    if value in MISSING:
         return NO_VALUE
     digits = 2 if value < 1 else 1 if value < 100 else 0  # noqa: PLR2004 - three figures
     return f"{value:.{digits}f}\N{NO-BREAK SPACE}ms"
@@ -111,4 +113,4 @@ def shape(sizes: list[int | None] | None) -> str:
 @register.filter
 def or_none(value: Any) -> Any:
     """The value, or a dash where there is none."""
-    return NO_VALUE if value in (None, "") else value
+    return NO_VALUE if value in MISSING else value

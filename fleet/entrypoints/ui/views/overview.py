@@ -14,6 +14,7 @@ from fleet.entrypoints.ui.access import reader
 from fleet.entrypoints.ui.drawings.heat import draw_heat
 from fleet.entrypoints.ui.page import moment, render_page
 from fleet.entrypoints.ui.queries import text
+from fleet.entrypoints.ui.release import delta_sizes
 
 SHOWN_MODELS: Final = 3
 """Heat maps on one page; other models are one link away. Keeps the number of queries constant."""
@@ -35,9 +36,7 @@ def fleet(request: HttpRequest) -> HttpResponse:
     chosen = [model for model in known if model.name == wanted] or list(known[:SHOWN_MODELS])
     context = {
         "models": known,
-        "maps": [
-            (model, draw_heat(devices.running_counts(model.name, silent_since=away_since))) for model in chosen
-        ],
+        "maps": [(model, draw_heat(devices.running_counts(model.name, silent_since=away_since))) for model in chosen],
         "others": [model for model in known if model not in chosen],
         "total": devices.count_devices(choice=DeviceChoice(state="active")),
         "online": devices.count_devices(choice=DeviceChoice(state="active", online=True)),
@@ -45,6 +44,6 @@ def fleet(request: HttpRequest) -> HttpResponse:
         "away_after_days": AWAY_AFTER.days,
         "moving": rollouts.rollouts(states=("running", "held", "reverting"), limit=SHOWN_ROLLOUTS),
         "decisions": rollouts.recent_decisions(limit=SHOWN_DECISIONS),
-        "savings": [(model, registry.delta_savings(model.name)) for model in chosen],
+        "savings": delta_sizes([registry.delta_savings(model.name) for model in chosen]),
     }
     return render_page(request, "fleet/now.html", context, section="fleet", now=now, live="fleet/now_live.html")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final, TypeVar
 
 from django.contrib import messages
@@ -10,9 +11,11 @@ from django.urls import reverse
 from django.views.decorators.http import require_http_methods, require_safe
 
 from fleet.apps.assignments import selectors as assignments
+from fleet.apps.assignments.records import OfferCounts
 from fleet.apps.rollouts import selectors, services
 from fleet.apps.rollouts.records import RolloutRecord
 from fleet.domain.errors import ModelfleetError, NotFoundError
+from fleet.domain.policy import RolloutPolicy
 from fleet.domain.rollout_states import TRANSITIONS, RolloutEvent, RolloutState
 from fleet.entrypoints.ui.access import actor_of, operator, reader
 from fleet.entrypoints.ui.forms import ActionForm
@@ -45,7 +48,9 @@ ACTIONS: Final[Mapping[str, Action]] = {
     action.name: action
     for action in (
         Action("resume", RolloutEvent.RESUME, "Resume the rollout", "Resume", "run", False, services.resume),
-        Action("advance", RolloutEvent.ADVANCE, "Go to the next phase now", "Advance", "advance", False, services.advance),
+        Action(
+            "advance", RolloutEvent.ADVANCE, "Go to the next phase now", "Advance", "advance", False, services.advance
+        ),
         Action("hold", RolloutEvent.HOLD, "Halt the rollout", "Halt", "hold", False, services.hold),
         Action("revert", RolloutEvent.REVERT, "Revert the rollout", "Revert", "revert", True, services.revert),
         Action("cancel", RolloutEvent.CANCEL, "Cancel the rollout", "Cancel", "bad", True, services.cancel),
@@ -58,16 +63,17 @@ ACTIONS: Final[Mapping[str, Action]] = {
 def rollouts(request: HttpRequest) -> HttpResponse:
     """All rollouts, newest first, by state and model."""
     chosen = {"state": text(request, "state", among=STATES), "model": text(request, "model")}
-    before = text(request, "before")
-    rows = selectors.rollouts(**chosen, before_id=before, limit=PAGE_ROWS + 1)
+    after = text(request, "after")
+    states = (chosen["state"],) if chosen["state"] else ()
+    rows = selectors.rollouts(model=chosen["model"], states=states, after=after, limit=PAGE_ROWS + 1)
     shown = rows[:PAGE_ROWS]
     context = {
         "rollouts": shown,
         "chosen": chosen,
         "states": STATES,
         "is_filtered": any(chosen.values()),
-        "first": query(chosen) if before else "",
-        "next": query({**chosen, "before": shown[-1].id}) if len(rows) > PAGE_ROWS else "",
+        "first": query(chosen) if after else "",
+        "next": query({**chosen, "after": shown[-1].id}) if len(rows) > PAGE_ROWS else "",
     }
     return render_page(request, "rollouts/list.html", context, section="rollouts", now=moment())
 
@@ -79,14 +85,15 @@ def cockpit(request: HttpRequest, rollout_id: str) -> HttpResponse:
     now = moment()
     rollout = _rollout(rollout_id)
     rule = None if rollout.rule_id is None else assignments.rule(rollout.rule_id)
-    judged = selectors.gates(rollout_id=rollout_id, now=now)
+    judged = selectors.gates(rollout_id, now=now)
     context = {
         "rollout": rollout,
-        "steps": phase_steps(rollout, selectors.phases(rollout_id=rollout_id)),
+        "steps": phase_steps(rollout, selectors.phases(rollout_id)),
         "reach": rule and reach(treated_end=rule.treated_end, control_start=rule.control_start),
         "judged": judged,
         "cards": gate_cards(judged.gates),
-        "decisions": selectors.decisions(rollout_id=rollout_id, limit=DECISION_ROWS),
+        "offers": () if rule is None else _offers(rollout, rule.id, now),
+        "decisions": selectors.decisions(rollout_id, limit=DECISION_ROWS),
         "actions": _possible(rollout),
     }
     return render_page(
@@ -99,9 +106,7 @@ def cockpit(request: HttpRequest, rollout_id: str) -> HttpResponse:
 def decision(request: HttpRequest, rollout_id: str, decision_id: int) -> HttpResponse:
     """One decision with its evidence as it was frozen then: which class, which metric, which devices."""
     rollout = _rollout(rollout_id)
-    found = _or_404(lambda: selectors.decision(decision_id=decision_id))
-    if found.rollout != rollout_id:
-        raise Http404(f"no decision {decision_id} about {rollout_id}")
+    found = _or_404(lambda: selectors.decision(rollout_id, decision_id))
     context = {
         "rollout": rollout,
         "decision": found,
@@ -143,16 +148,20 @@ def act(request: HttpRequest, rollout_id: str, action: str) -> HttpResponse:
         else:
             messages.success(request, f"{chosen.title}: done.", extra_tags="good")
             return HttpResponseRedirect(here)
-    judged = selectors.gates(rollout_id=rollout_id, now=now)
-    installed = sum(_count(item, "committed") for item in judged.offers)
-    under_way = sum(_count(item, "offered") for item in judged.offers) - installed
+    judged = selectors.gates(rollout_id, now=now)
+    offers = () if rollout.rule_id is None else _offers(rollout, rollout.rule_id, now)
     context = {
         "rollout": rollout,
         "action": chosen,
         "form": form,
         "judged": judged,
+        "offers": offers,
         "consequences": consequences(
-            chosen.name, rollout, installed=installed, under_way=under_way, planned=judged.counts.treated
+            chosen.name,
+            rollout,
+            installed=sum(item.committed for item in offers),
+            under_way=sum(item.pending for item in offers),
+            planned=judged.counts.treated,
         ),
     }
     status = 422 if form.is_bound else 200
@@ -181,6 +190,7 @@ def _possible(rollout: RolloutRecord) -> list[Action]:
     ]
 
 
-def _count(counts: Mapping[str, object], name: str) -> int:
-    value = counts.get(name)
-    return value if isinstance(value, int) else 0
+def _offers(rollout: RolloutRecord, rule_id: int, now: datetime) -> tuple[OfferCounts, ...]:
+    """What became of the rollout's offers in all phases so far, per hardware class."""
+    grace_s = RolloutPolicy.parse(rollout.policy).gates.silence_grace_s
+    return assignments.offers_up_to(rule_id=rule_id, phase=rollout.phase, now=now, grace_s=grace_s)
