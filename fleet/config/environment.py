@@ -4,6 +4,7 @@ Refuses what it cannot parse, and says which variable, what it got and what it e
 network: whether the home directory can be written or the broker answers is for those who use them to say.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,6 +129,26 @@ def parse_environment(variables: Mapping[str, str], *, root: Path, process: str)
         devices_only=_flag("DEVICES_ONLY", values.get("DEVICES_ONLY", "0")),
         process=values.get("PROCESS", process),
     )
+
+
+def variables_of_note(note: str) -> dict[str, str]:
+    """What `up.json` says as variables, so that a command in another terminal names the addresses that were chosen.
+
+    A note that cannot be read says nothing: it is a convenience, and its writer may be of another release.
+    """
+    try:
+        content = json.loads(note)
+    except ValueError:
+        return {}
+    if not isinstance(content, dict):
+        return {}
+    keys = {
+        "PUBLIC_URL": "web_url",
+        "DEVICE_URL": "device_url",
+        "DEVICE_BROKER": "device_broker",
+        "BROKER": "internal_broker",
+    }
+    return {PREFIX + name: content[key] for name, key in keys.items() if isinstance(content.get(key), str)}
 
 
 def _flag(variable: str, text: str) -> bool:

@@ -2,14 +2,20 @@
 
 import os
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.utils import get_random_secret_key
 
-from fleet.config.environment import Environment, EnvironmentInvalidError, PostgresServer, SqliteFile, parse_environment
+from fleet.config.environment import (
+    Environment,
+    EnvironmentInvalidError,
+    PostgresServer,
+    SqliteFile,
+    parse_environment,
+    variables_of_note,
+)
 
 BASE_DIR = Path(__file__).resolve().parents[2]
 
@@ -49,8 +55,19 @@ def _database(where: SqliteFile | PostgresServer) -> dict[str, Any]:
             }
 
 
+def _variables() -> dict[str, str]:
+    """The environment, completed by the note of an installation that runs on the same home (`up` writes that note)."""
+    process = _process_name()
+    home = parse_environment(os.environ, root=BASE_DIR, process=process).home
+    try:
+        note = "" if process == "up" else (home / "up.json").read_text(encoding="utf-8")
+    except OSError:
+        note = ""
+    return variables_of_note(note) | dict(os.environ)
+
+
 try:
-    MODELFLEET: Environment = parse_environment(os.environ, root=BASE_DIR, process=_process_name())
+    MODELFLEET: Environment = parse_environment(_variables(), root=BASE_DIR, process=_process_name())
 except EnvironmentInvalidError as error:
     raise ImproperlyConfigured(str(error)) from None
 
@@ -85,12 +102,11 @@ INSTALLED_APPS = [
             "outbox",
         )
     ),
+    "fleet.entrypoints.api",
     "fleet.entrypoints.gateway",
     "fleet.entrypoints.up",
     "fleet.entrypoints.ui",
 ]
-# Until every app has landed, the ones that exist.
-INSTALLED_APPS = [name for name in INSTALLED_APPS if not name.startswith("fleet.") or find_spec(name)]
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 MIDDLEWARE = [

@@ -15,6 +15,7 @@ from fleet.config.environment import (
     S3Blobs,
     SqliteFile,
     parse_environment,
+    variables_of_note,
 )
 
 ROOT = Path("/srv/modelfleet")
@@ -165,3 +166,18 @@ def test_environment__database_password__not_in_the_message() -> None:
     with pytest.raises(EnvironmentInvalidError) as caught:
         parse(DATABASE_URL="mysql://root:hunter2@db/x")
     assert "hunter2" not in str(caught.value)
+
+
+def test_note__of_a_running_installation__its_addresses_are_used_where_none_are_told() -> None:
+    note = (
+        '{"web_url": "http://127.0.0.1:8001", "device_url": "https://10.0.0.1:8443", "device_broker": "10.0.0.1:8883",'
+        ' "internal_broker": "127.0.0.1:8885", "pids": {"web": 1}}'
+    )
+    found = parse_environment(variables_of_note(note), root=ROOT, process="shell")
+    assert (found.public_url, found.device_url) == ("http://127.0.0.1:8001", "https://10.0.0.1:8443")
+    assert (str(found.device_broker), str(found.broker)) == ("10.0.0.1:8883", "127.0.0.1:8885")
+
+
+@pytest.mark.parametrize("note", ["", "{", "[]", "null", '{"web_url": 5}', '{"web_url": null}'])
+def test_note__unreadable__says_nothing(note: str) -> None:
+    assert variables_of_note(note) == {}

@@ -29,7 +29,6 @@ class Installation:
     root: Path
     home: Path
     addresses: Addresses
-    workers: tuple[str, ...] = WORKERS
 
     @property
     def broker_directory(self) -> Path:

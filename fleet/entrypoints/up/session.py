@@ -14,7 +14,7 @@ from typing import Any, Final
 from fleet.entrypoints.up.addresses import LOOPBACK
 from fleet.entrypoints.up.console import Console
 from fleet.entrypoints.up.errors import UpError
-from fleet.entrypoints.up.installation import BROKER, Installation
+from fleet.entrypoints.up.installation import BROKER, WORKERS, Installation
 from fleet.entrypoints.up.mosquitto import Mosquitto
 from fleet.entrypoints.up.supervisor import RestartPolicy, Supervisor
 
@@ -98,7 +98,7 @@ class Session:
             if device_web is not None and addresses.device_web_port is not None:
                 await supervisor.start(device_web)
                 ready.append(_listens(addresses.device_web_port))
-            for name in installation.workers:
+            for name in WORKERS:
                 await supervisor.start(installation.worker(name, environment))
         except OSError as error:
             raise UpError(f"cannot start {error.filename or 'a process'}: {error.strerror}") from error

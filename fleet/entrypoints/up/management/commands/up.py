@@ -14,7 +14,6 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib.auth import get_user_model
-from django.core.management import get_commands
 from django.core.management.base import BaseCommand, CommandError
 from django.db import connections
 
@@ -29,7 +28,7 @@ from fleet.entrypoints.up.addresses import (
 )
 from fleet.entrypoints.up.console import Console
 from fleet.entrypoints.up.errors import AlreadyRunningError, UpError
-from fleet.entrypoints.up.installation import WORKERS, Installation
+from fleet.entrypoints.up.installation import Installation
 from fleet.entrypoints.up.mosquitto import find_mosquitto
 from fleet.entrypoints.up.session import Session
 from fleet.wiring.installation import system_clock
@@ -76,9 +75,7 @@ class Command(BaseCommand):
         root = settings.BASE_DIR
         home = settings.MODELFLEET.home
         mosquitto = find_mosquitto(_tools_directory(root, home), console.say)
-        # Until every process has landed, the ones that exist.
-        workers = tuple(name for name in WORKERS if name in get_commands())
-        installation = Installation(root, home, _addresses(options, console), workers)
+        installation = Installation(root, home, _addresses(options, console))
         # Left behind by a run that was killed: it would tell of processes that are gone.
         installation.note.unlink(missing_ok=True)
         environment = installation.environment(os.environ)
@@ -175,8 +172,13 @@ def _welcome(installation: Installation, password: str | None, *, in_lan: bool) 
         f"  login     {FIRST_USER} / {password}   (shown once)" if password else "  login     as before",
         f"  devices   {addresses.device_broker} (MQTT), {addresses.device_url} (HTTP)",
         f"  logs      {installation.home / 'logs'}",
-        f"  next      modelfleet keys init DIR --server {addresses.public_url}",
+        "  next      manage.py issue_token --name NAME --scopes SCOPES   makes a token for a person or pipeline",
+        f"            modelfleet login {addresses.public_url} --token TOKEN",
+        "            modelfleet keys init DIR   makes the signing keys that no server may hold",
     ]
     if in_lan:
-        lines.append("  join      modelfleet devices claim DEVICE prints the one command to run on a device")
+        lines += [
+            "  join      modelfleet devices claim DEVICE --hardware-class CLASS",
+            "            prints the one command to run on a device of this network",
+        ]
     return [*lines, ""]
