@@ -75,7 +75,7 @@ def missing_tools(folders: Sequence[str]) -> list[str]:
     if {"ui", "e2e"} & set(folders) and services.find_chromium() is None:
         _apt_install("chromium", "fonts-dejavu-core")
         if services.find_chromium() is None:
-            missing.append(f"Chromium, so the tests of the pages are skipped: {services.CHROMIUM_HINT}")
+            missing.append(f"no Chromium, so the tests of the pages cannot run: {services.CHROMIUM_HINT}")
     return missing
 
 
@@ -164,7 +164,7 @@ def main(arguments: Sequence[str]) -> int:
         return 1
     missing = missing_tools(folders)
     for sentence in missing:
-        print(f"tests: MISSING {sentence}", flush=True)
+        print(f"tests: {sentence}", flush=True)
     if missing and _in_ci():
         print(f"0 passed, {len(missing)} failed")
         return 1
@@ -176,7 +176,7 @@ def main(arguments: Sequence[str]) -> int:
             f"  {outcome.remark}".rstrip()
         )
     for sentence in missing:
-        print(f"SKIPPED for want of {sentence}")
+        print(f"SKIPPED: {sentence}")
     failed = sum(outcome.failed for outcome in outcomes)
     print(f"{sum(outcome.passed for outcome in outcomes)} passed, {failed} failed")
     return 1 if failed else 0
