@@ -1,4 +1,7 @@
-"""The composition root of the device client: it puts adapters and runtimes into the agent, and nobody else does."""
+"""The composition root of the device client: it puts adapters and runtimes into the agent, and nobody else does.
+
+What takes long to import (TUF, MQTT, HTTP) is imported where it is needed: `status` must answer in a moment.
+"""
 
 import os
 import platform
@@ -12,20 +15,13 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
-import urllib3
-
 from device_client import __version__, runtimes
-from device_client.adapters import durable, identity
+from device_client.adapters import durable
 from device_client.adapters.clock import SystemClock
 from device_client.adapters.database import Database
-from device_client.adapters.http import HttpDownloads, MetadataFetcher, connect, get_document
-from device_client.adapters.identity import IdentityPaths
 from device_client.adapters.journal import SqliteJournal
-from device_client.adapters.mqtt import BrokerAddress, MqttBroker
 from device_client.adapters.outbox import SqliteOutbox, life_of
-from device_client.adapters.patch import ChildPatcher
 from device_client.adapters.slots import FileSlots
-from device_client.adapters.trust import TufTrust
 from device_client.agent.installer import Installer
 from device_client.agent.loop import Agent
 from device_client.config import Config, StatePaths
@@ -94,8 +90,14 @@ def build(
     contracts: Mapping[str, Contract],
 ) -> Parts:
     """An agent over the real world. Raises `ConfigError` when the identity or the anchors are missing."""
+    from device_client.adapters import identity
+    from device_client.adapters.http import HttpDownloads, MetadataFetcher, connect
+    from device_client.adapters.mqtt import BrokerAddress, MqttBroker
+    from device_client.adapters.patch import ChildPatcher
+    from device_client.adapters.trust import TufTrust
+
     clock = SystemClock()
-    ours = IdentityPaths(paths.identity)
+    ours = identity.IdentityPaths(paths.identity)
     anchors = identity.load_anchors(ours)
     not_before_at, _ = identity.certificate_times(ours)
     database = Database(paths.database)
@@ -172,15 +174,19 @@ def enrol(server_url: str, *, token: str, pin: str, wanted_id: str, paths: State
 
     `choices` carries what a person chose (models, class, limits); its identity and addresses are replaced.
     """
+    from device_client.adapters import identity
+    from device_client.adapters.http import connect, get_document
+
     if paths.config.exists():
         raise EnrolmentError(f"expected a state directory without a device, got {paths.config}")
     try:
         durable.make_directory(paths.identity)
-        ours = IdentityPaths(paths.identity)
+        ours = identity.IdentityPaths(paths.identity)
         document = identity.fetch_anchors(server_url, pin)
         anchors = identity.Anchors.parse(document)
         pool = connect(anchors.authority_pem)
-        config = _server_config(server_url, pool, choices)
+        told = get_document(pool, f"{server_url.rstrip('/')}/device/v1/config", MAX_SERVER_CONFIG_BYTES)
+        config = _server_config(server_url, told, choices)
         key = identity.make_key(ours)
         durable.write_file(ours.anchors, document)
         durable.write_file(ours.authority, anchors.authority_pem.encode())
@@ -195,9 +201,8 @@ def enrol(server_url: str, *, token: str, pin: str, wanted_id: str, paths: State
     return config
 
 
-def _server_config(server_url: str, pool: urllib3.PoolManager, choices: Config) -> Config:
+def _server_config(server_url: str, payload: bytes, choices: Config) -> Config:
     """What the server tells every device: where its broker and its image repository are."""
-    payload = get_document(pool, f"{server_url.rstrip('/')}/device/v1/config", MAX_SERVER_CONFIG_BYTES)
     try:
         fields = decode_object(payload, max_bytes=MAX_SERVER_CONFIG_BYTES)
         return replace(
@@ -225,11 +230,6 @@ def stored(paths: StatePaths) -> Iterator[tuple[SqliteJournal, SqliteOutbox, Fil
 def save_config(paths: StatePaths, config: Config) -> None:
     """Replace `device.json`."""
     durable.write_file(paths.config, config.encode())
-
-
-def identity_paths(paths: StatePaths) -> IdentityPaths:
-    """Where key, certificate and anchors lie."""
-    return IdentityPaths(paths.identity)
 
 
 def load_fallback(path: Path, model: str, found: Mapping[str, Runtime]) -> LoadedModel:

@@ -12,12 +12,15 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from device_client import __version__, assembly, inspection
 from device_client.config import DEFAULT_STATE, STATE_VARIABLE, Config, StatePaths, load_config, state_paths
 from device_client.core.errors import ConfigError, DeviceError
-from device_client.sdk.client import Client
 from device_client.wire.errors import WireError
+
+if TYPE_CHECKING:
+    from device_client.sdk.client import Client
 
 LOG_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 
@@ -123,6 +126,8 @@ def _enroll(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from device_client.sdk.client import Client
+
     application = _load(options.app) if options.app else None
     paths = state_paths(options.state)
     config = load_config(paths)
@@ -144,7 +149,7 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _load(name: str) -> Callable[[Client], object]:
+def _load(name: str) -> "Callable[[Client], object]":
     """`module:function`, looked up in the working directory too."""
     module, _, function = name.partition(":")
     if not module or not function:

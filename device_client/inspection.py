@@ -12,14 +12,21 @@ from pathlib import Path
 from typing import Final
 
 from device_client import __version__, assembly
-from device_client.adapters import durable, identity
+from device_client.adapters import durable
 from device_client.adapters.slots import STAGING_PREFIX
-from device_client.adapters.trust import FLOOR_KEY, explain_metadata
-from device_client.agent.installer import PART, progress_key, serving_key
-from device_client.agent.loop import LAST_CHECK_KEY, LAST_REFUSAL_KEY, REFUSED_KEY, answer_key
 from device_client.config import Config, StatePaths
 from device_client.core.deployment import Deployment
 from device_client.core.errors import ConfigError, DeviceError
+from device_client.core.keys import (
+    FLOOR_KEY,
+    LAST_CHECK_KEY,
+    LAST_REFUSAL_KEY,
+    PART,
+    REFUSED_KEY,
+    answer_key,
+    progress_key,
+    serving_key,
+)
 from device_client.ports import Journal
 from device_client.wire.states import UpdateState
 
@@ -151,6 +158,8 @@ def status_text(shown: dict[str, object]) -> str:
 
 def explain(paths: StatePaths, config: Config, model: str) -> dict[str, object]:
     """Why this device runs what it runs: the last signed answer and what became of it."""
+    from device_client.adapters.trust import explain_metadata
+
     if not paths.database.exists():
         raise ConfigError(f"expected a device that has run, got no answer for {model} yet")
     with assembly.stored(paths) as (journal, _, slots):
@@ -244,16 +253,20 @@ def _disk(paths: StatePaths) -> Finding:
 
 
 def _anchors(paths: StatePaths) -> Finding:
+    from device_client.adapters import identity
+
     try:
-        identity.load_anchors(assembly.identity_paths(paths))
+        identity.load_anchors(identity.IdentityPaths(paths.identity))
     except DeviceError as error:
         return Finding("trust anchors", good=False, detail=str(error))
     return Finding("trust anchors", good=True, detail="complete")
 
 
 def _certificate(paths: StatePaths) -> Finding:
+    from device_client.adapters import identity
+
     try:
-        _, not_after_at = identity.certificate_times(assembly.identity_paths(paths))
+        _, not_after_at = identity.certificate_times(identity.IdentityPaths(paths.identity))
     except DeviceError as error:
         return Finding("certificate", good=False, detail=str(error))
     left = not_after_at - assembly.system_clock().now()
@@ -261,8 +274,10 @@ def _certificate(paths: StatePaths) -> Finding:
 
 
 def _broker(paths: StatePaths, config: Config) -> Finding:
+    from device_client.adapters import identity
+
     address = f"{config.broker_host}:{config.broker_port}"
-    trouble = identity.check_connection(assembly.identity_paths(paths), config.broker_host, config.broker_port)
+    trouble = identity.check_connection(identity.IdentityPaths(paths.identity), config.broker_host, config.broker_port)
     return Finding("broker", trouble is None, trouble or f"{address} accepts this device's certificate")
 
 

@@ -29,13 +29,11 @@ from device_client.core import acceptance
 from device_client.core.acceptance import DirectorAnswer, SignedTarget
 from device_client.core.deployment import Target
 from device_client.core.errors import BindingError, ClockError, ConfigError, MetadataError, ReplayError, TransferError
+from device_client.core.keys import DIRECTOR_KEY, FLOOR_KEY, SNAPSHOT_KEY
 from device_client.ports import Clock, Journal
 from device_client.wire.limits import MAX_MESSAGE_BYTES
 from device_client.wire.messages import BundleMessage
 
-FLOOR_KEY: Final = "time_floor"
-DIRECTOR_KEY: Final = "director_version"
-SNAPSHOT_KEY: Final = "image_snapshot_version"
 BUNDLE_URL: Final = "bundle:///"
 ROOT_HISTORY: Final = "root_history"
 DIRECTOR_LIMITS: Final = UpdaterConfig(

@@ -40,6 +40,7 @@ from device_client.core.errors import (
     TicketError,
     TransferError,
 )
+from device_client.core.keys import PART, progress_key, serving_key
 from device_client.core.profile import Profile
 from device_client.ports import Clock, Downloads, Host, Journal, Patcher, Serving, Slots, Transfer
 from device_client.wire.bundles import BundleFile, Contract, FileRole, Manifest
@@ -51,19 +52,8 @@ log = logging.getLogger(__name__)
 
 SPARE_BYTES: Final = 16 * 2**20  # left free for everything else on the device
 RETRIES: Final = Backoff(least_s=0.2, first_s=1.0, most_s=60.0)
-PART: Final = ".part."
 PATCH: Final = ".patch."
 MANIFEST_PART: Final = ".manifest"  # no file of a bundle can be called so: their names begin with a letter or digit
-
-
-def progress_key(model: str) -> str:
-    """Where the journal remembers what is being fetched."""
-    return f"progress:{model}"
-
-
-def serving_key(model: str) -> str:
-    """Where the journal remembers under which label the current slot is served."""
-    return f"serving:{model}"
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,16 @@ from device_client.core import machine, notices
 from device_client.core.acceptance import DirectorAnswer
 from device_client.core.deployment import Assigned, Deployment, Refused, Target, Withdrawn
 from device_client.core.errors import ClockError, DeviceError, TransferError, TrustError
+from device_client.core.keys import (
+    CLEAN_KEY,
+    DIRECTOR_KEY,
+    FLOOR_KEY,
+    LAST_CHECK_KEY,
+    LAST_REFUSAL_KEY,
+    REFUSED_KEY,
+    answer_key,
+    plan_key,
+)
 from device_client.core.profile import Profile
 from device_client.ports import Broker, Clock, Host, Journal, Meter, Outbox, Slots, Trust
 from device_client.wire import topics
@@ -39,20 +49,6 @@ STOP_WITHIN_S: Final = 5.0
 TRUST_LANE: Final = "trust"
 UNKNOWN_MODEL_S: Final = 60.0
 UNTRUSTED_TRIES: Final = 3  # the image repository may be published a moment after the director's word
-CLEAN_KEY: Final = "clean_stop"
-REFUSED_KEY: Final = "refused_bundles"
-LAST_REFUSAL_KEY: Final = "last_refusal"
-LAST_CHECK_KEY: Final = "last_check_at"
-
-
-def answer_key(model: str) -> str:
-    """Where the journal remembers the last signed answer for a model."""
-    return f"answer:{model}"
-
-
-def plan_key(model: str) -> str:
-    """Where the journal remembers which plan notice was acted upon."""
-    return f"plan:{model}"
 
 
 class Agent:
@@ -185,7 +181,7 @@ class Agent:
                 safely(lambda model=model: self.deployments.recall(model))  # type: ignore[misc]
 
     def _collect(self, *, everything: bool) -> None:
-        floor = int(self._journal.recall("time_floor") or 0)
+        floor = int(self._journal.recall(FLOOR_KEY) or 0)
         self._postman.collect(
             clock_trusted=0 < floor <= self.deployments.now(), rss_bytes=_peak_rss_bytes(), everything=everything
         )
@@ -349,7 +345,7 @@ class Agent:
     def _facts(self) -> Facts:
         return Facts(
             models=tuple(self._running(deployment) for deployment in self.deployments.all),
-            director_version=int(self._journal.recall("director_version") or 0),
+            director_version=int(self._journal.recall(DIRECTOR_KEY) or 0),
             capabilities=self._profile.capabilities,
             attributes={**self._profile.attributes, "hardware_class": self._profile.hardware_class},
         )

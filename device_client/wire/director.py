@@ -124,6 +124,28 @@ class DevicePolicy:
             slow_ms=fields.number("slow_ms", minimum=0.001, default=default.slow_ms),
         )
 
+    def encode_signed(self) -> dict[str, object]:
+        """The form inside signed metadata, whose canonical JSON knows integers only: fractions in thousandths."""
+        return {
+            **{name: getattr(self, name) for name in self.__dataclass_fields__ if name not in _THOUSANDTHS},
+            **{key: round(getattr(self, name) * 1_000) for name, key in _THOUSANDTHS.items()},
+        }
+
+    @classmethod
+    def parse_signed(cls, fields: Fields) -> "DevicePolicy":
+        """Inverse of `encode_signed`, with the bounds of `parse`."""
+        integers = {name: fields.raw(name) for name in cls.__dataclass_fields__ if name not in _THOUSANDTHS}
+        fractions = {name: fields.integer(key) / 1_000 for name, key in _THOUSANDTHS.items() if fields.has(key)}
+        return cls.parse(Fields({**integers, **fractions}, "assigned.policy"))
+
+
+_THOUSANDTHS: Final[Mapping[str, str]] = {
+    "window_s": "window_ms",
+    "probation_s": "probation_ms",
+    "download_deadline_s": "download_deadline_ms",
+    "slow_ms": "slow_us",
+}
+
 
 @dataclass(frozen=True)
 class Assigned:
@@ -154,7 +176,7 @@ class Assigned:
             "arm": self.arm.value,
             "phase": self.phase,
             "reason": self.reason,
-            "policy": self.policy.encode(),
+            "policy": self.policy.encode_signed(),
             "parameters": dict(self.parameters),
         }
 
@@ -174,7 +196,7 @@ class Assigned:
             arm=Arm(arm),
             phase=fields.integer("phase"),
             reason=fields.text("reason"),
-            policy=DevicePolicy.parse(fields.child("policy")),
+            policy=DevicePolicy.parse_signed(fields.child("policy")),
             parameters=fields.pairs("parameters", max_items=limits.MAX_ATTRIBUTES),
         )
 

@@ -1,0 +1,32 @@
+"""Under which keys the journal remembers things that more than one module reads."""
+
+from typing import Final
+
+FLOOR_KEY: Final = "time_floor"
+DIRECTOR_KEY: Final = "director_version"
+SNAPSHOT_KEY: Final = "image_snapshot_version"
+CLEAN_KEY: Final = "clean_stop"
+REFUSED_KEY: Final = "refused_bundles"
+LAST_REFUSAL_KEY: Final = "last_refusal"
+LAST_CHECK_KEY: Final = "last_check_at"
+PART: Final = ".part."  # before the name of a file whose bytes are not all there yet
+
+
+def answer_key(model: str) -> str:
+    """The last signed answer for a model, and what came of it."""
+    return f"answer:{model}"
+
+
+def plan_key(model: str) -> str:
+    """The revision of the plan notice that was acted upon."""
+    return f"plan:{model}"
+
+
+def progress_key(model: str) -> str:
+    """What is being fetched."""
+    return f"progress:{model}"
+
+
+def serving_key(model: str) -> str:
+    """Under which label the current slot is served."""
+    return f"serving:{model}"
