@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import random
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -12,12 +13,15 @@ from django.db import connections
 from pytest_django import Settings
 from pytest_django.live_server_helper import LiveServer
 
+from fleet.apps.assignments import services as assignments
+from fleet.apps.devices import services as devices
 from fleet.apps.registry import selectors as registry
 from fleet.apps.trust import services as trust
 from fleet.config.environment import LocalBlobs
 from fleet.entrypoints.cli import uploads
 from fleet.wiring import installation, server
 from tests.cli.conftest import CommandLine
+from tests.fakes.fleet_simulator import SimulatedDevice
 
 COMPOSED = (
     server.blob_store,
@@ -120,6 +124,53 @@ def test_live__upload_in_many_chunks__arrives_whole(
     modelfleet.ok("models", "create", "vision.digits", "--keys", keys)
     path = onnx_file(1, hidden=200)
     assert modelfleet.ok("push", "vision.digits", path, "--keys", keys)["bytes_sent"] == path.stat().st_size
+
+
+def _check_in(device_id: str, model: str) -> None:
+    """A device that asks what to run, through the services that its messages reach."""
+    now = datetime.now(UTC)
+    device = SimulatedDevice(device_id, "camera", model, random.Random(1))
+    devices.enrol(device_id=device_id, hardware_class="camera", attributes={}, now=now)
+    check = device.check(now)
+    devices.record_check(device_id=device_id, check=check, now=now)
+    assignments.answer_check(device_id=device_id, check=check, now=now)
+
+
+@pytest.mark.usefixtures("publisher")
+def test_live__rollout__planned_started_shown_steered_explained(
+    modelfleet: CommandLine, keys: Path, onnx_file: Callable[..., Path]
+) -> None:
+    modelfleet.ok("models", "create", "vision.digits", "--keys", keys)
+    modelfleet.ok("push", "vision.digits", onnx_file(1), "--keys", keys)
+    _check_in("cam-01", "vision.digits")
+    plan = modelfleet.ok("rollout", "plan", "vision.digits@1", "--policy", "all-at-once")
+    assert (plan["population"], plan["eligible"], plan["variants"]) == (1, 1, {"onnx-fp32-any": 1})
+    rollout = modelfleet.ok("rollout", "start", "vision.digits@1", "--policy", "all-at-once", "--seed", "s1")
+    assert (rollout["state"], rollout["seed"]) == ("running", "s1")
+    _check_in("cam-01", "vision.digits")
+    assert "vision.digits@1" in modelfleet("explain", "cam-01", "vision.digits").out
+    assert [item["device_id"] for item in modelfleet.ok("devices", "list", "--model", "vision.digits")] == ["cam-01"]
+    assert modelfleet("rollout", "hold", rollout["id"], "--if-revision", "99").code == 1
+    assert modelfleet.ok("rollout", "hold", rollout["id"], "--reason", "fog")["state"] == "held"
+    assert modelfleet("rollout", "wait", "--timeout", "5").code == 3
+    assert modelfleet.ok("rollout", "resume", rollout["id"])["state"] == "running"
+    assert "fog" in modelfleet("rollout", "show").out
+    assert "fog" in modelfleet("tail", "--once").out
+    assert modelfleet.ok("rollout", "cancel", rollout["id"])["state"] in {"cancelled", "reverting"}
+    for words in (("plan", "vision.digits@1"), ("list",), ("show",)):
+        assert modelfleet("rollout", *words).code == 0
+
+
+@pytest.mark.usefixtures("publisher")
+def test_live__plan_of_a_version_that_fits_no_device__exit_code_4(
+    modelfleet: CommandLine, keys: Path, onnx_file: Callable[..., Path]
+) -> None:
+    modelfleet.ok("models", "create", "vision.digits", "--keys", keys)
+    modelfleet.ok("push", "vision.digits", onnx_file(1), "--keys", keys, "--hardware", "coral")
+    _check_in("cam-01", "vision.digits")
+    ran = modelfleet("rollout", "plan", "vision.digits@1")
+    assert ran.code == 4
+    assert "1 get nothing" in ran.out
 
 
 def test_live__no_publisher__push_cannot_begin_and_says_why(

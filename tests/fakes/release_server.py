@@ -144,7 +144,7 @@ class ReleaseServerSimulator:
                 ("/api/v1/rollouts", lambda _: self._page(list(reversed(self.rollouts)))),
                 (rollout, lambda _, name: (200, self._rollout(name))),
                 (f"{rollout}/decisions", lambda _, name: self._page(list(reversed(self.decisions.get(name, []))))),
-                (f"{rollout}/gates", lambda *_: (200, {"gates": []})),
+                (f"{rollout}/gates", lambda *_: (200, {"gates": [], "notes": ["nothing to judge yet"]})),
             ],
             "POST": [
                 ("/api/v1/trust/roots", self._import_roots),

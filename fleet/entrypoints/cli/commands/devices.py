@@ -82,16 +82,8 @@ def run_list(context: Context, arguments: Namespace) -> int:
 def run_explain(context: Context, arguments: Namespace) -> int:
     """The trace that was stored when the device was last answered."""
     answer = context.api().get(f"/devices/{arguments.device}/explain", model=arguments.model)
-    lines = [
-        f"{arguments.device}, {arguments.model}: {answer.get('reason') or answer.get('because') or 'no answer yet'}"
-    ]
-    lines += [
-        f"  {number}. {step if isinstance(step, str) else _step(step)}"
-        for number, step in enumerate(answer.get("trace", []), 1)
-    ]
+    runs = f"{arguments.model}@{answer['version']}" if answer["version"] else "nothing new"
+    lines = [f"{arguments.device} was told {answer['decision']}, {runs}: {answer['because']}"]
+    lines += [f"  {item['outcome']:8} {item['subject']}: {item['sentence']}" for item in answer["trace"]]
     context.console.result(answer, *lines)
     return ExitCode.HEALTHY
-
-
-def _step(step: dict[str, object]) -> str:
-    return ", ".join(f"{name}: {value}" for name, value in step.items())

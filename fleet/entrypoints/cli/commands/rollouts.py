@@ -105,7 +105,8 @@ def run_show(context: Context, arguments: Namespace) -> int:
     lines = [f"{rollout_id}: {rollout['model']}@{rollout['version']} is {rollout['state']}, phase {_phase(rollout)}"]
     if rollout.get("because"):
         lines.append(f"  {rollout['because']}")
-    lines += [f"  gate {gate.get('name')}: {gate.get('sentence')}" for gate in gates.get("gates", [])]
+    lines += [f"  gate {item['name']}{_stratum(item)}: {item['sentence']}" for item in gates["gates"]]
+    lines += [f"  note: {note}" for note in gates["notes"]]
     lines += [f"  {_decision_line(item)}" for item in reversed(decisions)]
     context.console.result({"rollout": rollout, "gates": gates, "decisions": decisions}, *lines)
     return ExitCode.HEALTHY
@@ -216,6 +217,10 @@ def _phase(rollout: JsonObject) -> str:
     share = rollout.get("share")
     shown = f" ({share:.0%})" if isinstance(share, int | float) else ""
     return f"{int(rollout.get('phase', 0)) + 1} of {rollout.get('phases', '?')}{shown}"
+
+
+def _stratum(gate: JsonObject) -> str:
+    return f" on {gate['stratum']}" if gate.get("stratum") else ""
 
 
 def _because(rollout: JsonObject) -> list[str]:
