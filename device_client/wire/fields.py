@@ -23,10 +23,27 @@ def decode_object(payload: bytes, *, max_bytes: int = limits.MAX_MESSAGE_BYTES) 
     if len(payload) > max_bytes:
         raise OversizedError(f"expected at most {max_bytes} bytes, got {len(payload)}")
     try:
-        value = json.loads(payload, parse_constant=_refuse_constant)
+        # Strictly UTF-8: `json.loads` would guess encodings and let lone surrogates through.
+        text = payload.decode()
+        value = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise MalformedMessageError(f"expected a JSON object, got {payload[:40]!r} ({type(error).__name__})") from error
+    if "\\u" in text:
+        _refuse_unstorable(value)
     return Fields.of(value, "message")
+
+
+def _refuse_unstorable(value: object) -> None:
+    """Refuse NUL and lone surrogates, which only escapes can bring in and no database takes."""
+    rest = [value]
+    while rest:
+        item = rest.pop()
+        if isinstance(item, dict):
+            rest += [*item.keys(), *item.values()]
+        elif isinstance(item, list):
+            rest += item
+        elif isinstance(item, str) and ("\x00" in item or any("\ud800" <= char <= "\udfff" for char in item)):
+            raise MalformedMessageError(f"expected text without NUL and lone surrogates, got {item!r:.60}")
 
 
 class Fields:

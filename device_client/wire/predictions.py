@@ -13,6 +13,7 @@ from typing import Final
 from urllib.parse import quote, unquote
 
 from device_client.wire.errors import MalformedMessageError, WireError
+from device_client.wire.limits import MAX_COUNT
 from device_client.wire.names import parse_device_id, parse_model, parse_version
 
 MAX_ID_CHARS: Final = 400
@@ -65,14 +66,22 @@ class PredictionId:
                 device_id=parse_device_id(device),
                 model=parse_model(model),
                 version=parse_version(version),
-                revision=int(revision, 36),
+                revision=_count(revision),
                 route=route,
-                second=int(second, 36),
+                second=_count(second),
                 nonce=nonce,
                 answer=unquote(answer) if answer else None,
             )
         except (WireError, ValueError) as error:
             raise MalformedMessageError(f"expected a prediction id, got {text!r:.80}: {error}") from error
+
+
+def _count(text: str) -> int:
+    """A number in base 36, no larger than what messages may count."""
+    value = int(text, 36)
+    if not 0 <= value <= MAX_COUNT:
+        raise MalformedMessageError(f"expected a number up to {MAX_COUNT}, got {text!r:.40}")
+    return value
 
 
 def _base36(value: int) -> str:

@@ -258,13 +258,15 @@ def test_credit__label_after_a_swap__belongs_to_the_version_that_predicted() -> 
 def test_labels__foreign_or_malformed_prediction__is_dropped_and_counted() -> None:
     device, other = enrolled(2).devices
     batch = other.labels(NOW, n=2, accuracy=1.0)
-    broken = replace(batch, labels=(*batch.labels, replace(batch.labels[0], prediction="p1~nonsense")))
+    own = device.labels(NOW, n=1, accuracy=1.0).labels[0]
+    huge = replace(own, prediction=own.prediction.replace("~0~local", f"~{'z' * 99}~local"))
+    broken = replace(batch, labels=(*batch.labels, huge, replace(own, prediction="p1~nonsense")))
     keys = take(device, replace(broken, key=device.next_key()))
     assert len(keys) == 1
     assert LabelCredit.objects.count() == 0
     assert [(row.kind, row.code, row.count) for row in selectors.dropped()] == [
         ("label", "foreign_prediction", 2),
-        ("label", "malformed_message", 1),
+        ("label", "malformed_message", 2),
     ]
 
 

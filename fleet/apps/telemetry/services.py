@@ -307,12 +307,17 @@ def _count(dropped: Collection[Dropped], now: datetime) -> None:
                 "code": code,
                 "count": counts[kind, code],
                 "last_device_id": item.device_id[:63],
-                "last_detail": item.detail.replace("\x00", "")[:512],
+                "last_detail": _storable(item.detail),
                 "last_at": now,
             }
             for (kind, code), item in last.items()
         ],
     )
+
+
+def _storable(text: str) -> str:
+    """Text that both databases take: without NUL and lone surrogates, which JSON from outside may hold."""
+    return text.replace("\x00", "").encode(errors="replace").decode()[:512]
 
 
 def _subject(brief: DeviceBrief) -> Subject:

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
-from django.db import OperationalError, transaction
+from django.db import InterfaceError, OperationalError, transaction
 
 from device_client.wire.errors import WireError
 from device_client.wire.limits import MAX_TICKETS
@@ -83,7 +83,7 @@ class Director:
             self._drop(error.code, device_id, error.message)
         except PublishRefusedError as error:
             self._drop("bundle_refused", device_id, str(error))
-        except (BrokerError, OperationalError, StoppedError) as error:
+        except (BrokerError, OperationalError, InterfaceError, StoppedError) as error:
             logger.warning("no answer for %s now: %s", device_id, error)
         except Exception:
             logger.exception("no answer for %s", device_id)
@@ -129,5 +129,5 @@ class Director:
                 self._stop,
                 attempts=DATABASE_ATTEMPTS,
             )
-        except (OperationalError, StoppedError):
+        except (OperationalError, InterfaceError, StoppedError):
             logger.warning("dropped a check of %s and could not count it: %s", device_id, detail)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Final, TypeVar
 
-from django.db import OperationalError, close_old_connections
+from django.db import InterfaceError, OperationalError, connection
 
 logger = logging.getLogger(__name__)
 
@@ -41,17 +41,18 @@ def stop_on_signals() -> Iterator[threading.Event]:
 def with_database(work: Callable[[], Result], stop: threading.Event, *, attempts: int | None = None) -> Result:
     """Do `work`, again and again with growing pauses while the database is locked, restarts or chose us to end a deadlock.
 
-    `work` must be one transaction. After `attempts` failures the last OperationalError is raised; without a number it
+    `work` must be one transaction. After `attempts` failures the last error is raised; without a number it
     goes on until `stop` is set and then raises StoppedError. Nothing is lost meanwhile: what is not acknowledged stays
     with the broker.
     """
     failures = 0
     while True:
-        close_old_connections()
         try:
             return work()
-        except OperationalError as error:
+        except (OperationalError, InterfaceError) as error:
             failures += 1
+            # A server that restarted has forgotten this connection; a new one is made by the next query.
+            connection.close()
             pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** (failures - 1))
             logger.warning("the database did not answer, attempt %d: %s", failures, str(error).splitlines()[0])
             if attempts is not None and failures >= attempts:

@@ -16,7 +16,7 @@ from fleet.apps.outbox import services as outbox
 from fleet.apps.outbox.records import MessageRecord
 from fleet.domain.errors import ModelfleetError
 from fleet.entrypoints.gateway.lifecycle import StoppedError, with_database
-from fleet.ports.broker import Broker, BrokerUnavailableError, Message, PublishRefusedError
+from fleet.ports.broker import Broker, BrokerError, Message, PublishRefusedError
 from fleet.ports.clock import Clock
 
 logger = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ class Publisher:
             self._broker.publish(*(_message(item) for item in batch))
         except PublishRefusedError:
             return self._drain_singly(batch)
-        except BrokerUnavailableError as error:
+        except BrokerError as error:
             logger.warning("%d messages wait for the broker: %s", len(batch), error)
             self._stop.wait(AWAY_S)
             return 0
@@ -118,7 +118,7 @@ class Publisher:
             except PublishRefusedError as error:
                 logger.warning("the broker refuses message %d: %s", item.id, error)
                 outbox.push_back(message_id=item.id, attempts=item.attempts, now=self._clock.now())
-            except BrokerUnavailableError as error:
+            except BrokerError as error:
                 logger.warning("%d messages wait for the broker: %s", len(batch) - sent, error)
                 break
             else:

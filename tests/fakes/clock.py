@@ -1,0 +1,23 @@
+"""`fleet.ports.clock.Clock` whose time of day stands still until it is moved; its other clock really runs."""
+
+import time
+from datetime import datetime, timedelta
+
+
+class FakeClock:
+    """Starts at `now`."""
+
+    def __init__(self, now: datetime) -> None:
+        self._now = now
+
+    def now(self) -> datetime:
+        """The moment that it was set to."""
+        return self._now
+
+    def monotonic_s(self) -> float:
+        """Real seconds, so that what waits for a while really does."""
+        return time.monotonic()
+
+    def advance(self, seconds: float) -> None:
+        """Move the time of day."""
+        self._now += timedelta(seconds=seconds)
