@@ -24,13 +24,17 @@ def version_summary(model: str) -> tuple[VersionSummary, ...]:
     return tuple(_summary(row.version, row.hardware_class, [row], devices=0) for row in rows)
 
 
-def version_overall(model: str) -> tuple[VersionSummary, ...]:
-    """Totals of each version of `model` over all hardware classes, with the number of devices that reported."""
+def version_overall(model: str, *, with_devices: bool = True) -> tuple[VersionSummary, ...]:
+    """Totals of each version of `model` over all hardware classes, with the number of devices that reported.
+
+    Counting those devices reads every window; without it the cost does not depend on the fleet's size.
+    """
     rows: dict[str, list[VersionTotal]] = {}
     for row in VersionTotal.objects.filter(model=model).order_by("version", "hardware_class"):
         rows.setdefault(row.version, []).append(row)
-    reporting = dict(
-        Window.objects.filter(model=model, n__gt=0).values_list("version").annotate(n=Count("device_id", distinct=True))
+    windows = Window.objects.filter(model=model, n__gt=0)
+    reporting = (
+        dict(windows.values_list("version").annotate(n=Count("device_id", distinct=True))) if with_devices else {}
     )
     return tuple(_summary(version, "", found, devices=reporting.get(version, 0)) for version, found in rows.items())
 
