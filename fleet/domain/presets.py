@@ -1,7 +1,8 @@
 """Named policies. A preset gives phases and gates; whatever a policy says itself comes first.
 
 Presets bring no accuracy and no latency gate: how many points and how many milliseconds matter is the application's to
-say. Phases of a preset that would reach nobody on a small fleet are left out (`plan.fit`).
+say. `all-at-once` asks only that devices install it and stay alive; the ramps watch failed inferences too. Phases of a
+preset that would reach nobody on a small fleet are left out (`plan.fit`).
 """
 
 from collections.abc import Mapping
@@ -16,17 +17,22 @@ def _ramp(*shares: float) -> list[dict[str, float]]:
     return [{"share": share, "min_duration_s": _HOUR_S, "deadline_s": 3 * _DAY_S} for share in shares]
 
 
-_HEALTH: Final[dict[str, object]] = {
+# Judged even where no application serves anything yet.
+_ARRIVAL: Final[dict[str, object]] = {
     "install_failures": {"max_share": 0.1, "min_installed_share": 0.8},
     "silence": {"grace_s": 900, "max_share": 0.2},
-    "errors": {"max_share": 0.02},
 }
+_HEALTH: Final[dict[str, object]] = {**_ARRIVAL, "errors": {"max_share": 0.02}}
 
 PRESETS: Final[Mapping[str, Mapping[str, object]]] = MappingProxyType(
     {
         "safe-ramp": {"phases": _ramp(0.01, 0.05, 0.25, 0.5, 1.0), "control_share": 0.5, "gates": _HEALTH},
         "canary-then-all": {"phases": _ramp(0.05, 1.0), "control_share": 0.5, "gates": _HEALTH},
-        "all-at-once": {"phases": _ramp(1.0), "control_share": 0.0, "gates": _HEALTH},
+        "all-at-once": {
+            "phases": [{"share": 1.0, "min_duration_s": 0, "deadline_s": 3 * _DAY_S}],
+            "control_share": 0.0,
+            "gates": _ARRIVAL,
+        },
         "manual": {
             "phases": _ramp(0.01, 0.05, 0.25, 0.5, 1.0),
             "control_share": 0.5,

@@ -124,7 +124,7 @@ def _create(
     if policy.allow_delta:
         registry_services.request_deltas(
             new_digests=[variant.digest for variant in version.variants],
-            from_counts=_weights_in_use(version.model),
+            from_counts=devices.weights_counts(version.model),
             now=now,
         )
     row = Rollout.objects.create(
@@ -147,19 +147,6 @@ def _create(
     )
     moves.begin(row, policy, counts, Reason(actor, sentence), now)
     return row
-
-
-def _weights_in_use(model: str) -> dict[str, int]:
-    """How many devices run each weights file. By attested digests, which every report renews; checks are rarer."""
-    counts: dict[str, int] = dict(devices.weights_counts(model))
-    weights = {
-        variant.digest: variant.weights_sha256 for version in registry.versions(model) for variant in version.variants
-    }
-    by_digest: dict[str, int] = {}
-    for digest, count in devices.digest_counts(model).items():
-        if digest in weights:
-            by_digest[weights[digest]] = by_digest.get(weights[digest], 0) + count
-    return {sha256: max(counts.get(sha256, 0), by_digest.get(sha256, 0)) for sha256 in {*counts, *by_digest}}
 
 
 def _seed(seed: str | None) -> str:
