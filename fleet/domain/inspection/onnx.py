@@ -133,6 +133,8 @@ def inspect(source: ByteSource) -> Inspection:
                 pass
     if graph is None or not 1 <= ir_version <= MAX_IR_VERSION or not findings.nodes or not graph.outputs:
         raise MalformedFileError("expected an ONNX model with an IR version and a graph with nodes and outputs")
+    if not opset:
+        raise MalformedFileError("expected an ONNX model that imports the standard operators, got none")
     foreign = sorted(f"{domain}.{name}" for domain, name in findings.used - findings.own if domain not in ONNX_DOMAINS)
     if foreign:
         raise ForbiddenFileError(f"expected operators of {sorted(ONNX_DOMAINS)}, got custom ones: {foreign[:5]}")
