@@ -32,8 +32,8 @@ def make_onnx(version: int, *, quantised: bool) -> bytes:
     nodes, weights = [], []
     for name, array in (("first", first), ("second", second)):
         if quantised:
-            scale = numpy_helper.from_array(np.float32(0.01), f"{name}_scale")
-            zero = numpy_helper.from_array(np.int8(0), f"{name}_zero")
+            scale = numpy_helper.from_array(np.array(0.01, np.float32), f"{name}_scale")
+            zero = numpy_helper.from_array(np.array(0, np.int8), f"{name}_zero")
             weights += [numpy_helper.from_array(array, f"{name}_q"), scale, zero]
             nodes.append(helper.make_node("DequantizeLinear", [f"{name}_q", f"{name}_scale", f"{name}_zero"], [name]))
         else:
@@ -50,9 +50,7 @@ def make_onnx(version: int, *, quantised: bool) -> bytes:
         [helper.make_tensor_value_info("scores", TensorProto.FLOAT, [None, 10])],
         weights,
     )
-    model = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9, producer_name="tests"
-    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9, producer_name="tests")
     return bytes(model.SerializeToString())
 
 
@@ -137,9 +135,7 @@ class Pipeline:
             "model.onnx": (FileRole.WEIGHTS, make_onnx(number, quantised="int8" in slug)),
             "labels.txt": (FileRole.LABELS, "".join(f"{digit}\n" for digit in range(10)).encode()),
         }
-        files = [
-            BundleFile(name, role, self._upload(data, now), len(data)) for name, (role, data) in content.items()
-        ]
+        files = [BundleFile(name, role, self._upload(data, now), len(data)) for name, (role, data) in content.items()]
         labels = next(file.sha256 for file in files if file.role is FileRole.LABELS)
         manifest = Manifest(
             model=self.model,
@@ -147,9 +143,7 @@ class Pipeline:
             variant=VariantName.parse(slug),
             format="onnx",
             files=tuple(files),
-            contract=Contract(
-                {"image": Tensor("float32", (1, 64))}, {"scores": Tensor("float32", (1, 10))}, labels
-            ),
+            contract=Contract({"image": Tensor("float32", (1, 64))}, {"scores": Tensor("float32", (1, 10))}, labels),
         )
         self.weights[manifest.digest] = manifest.weights.sha256
         return manifest

@@ -120,7 +120,9 @@ class Story:
         """The devices that are not away."""
         return self.fleet.devices[: self.size - self.away]
 
-    def take_in(self, device: SimulatedDevice, *messages: StateReport | TelemetryWindow | LabelBatch | Presence) -> None:
+    def take_in(
+        self, device: SimulatedDevice, *messages: StateReport | TelemetryWindow | LabelBatch | Presence
+    ) -> None:
         """What ingest does with messages of one device."""
         telemetry.take_in(messages=[Incoming(device.device_id, item) for item in messages], now=self.now)
 

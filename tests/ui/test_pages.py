@@ -109,8 +109,8 @@ def test_pages__of_an_empty_fleet__say_what_to_do_next(
 def test_login_page__in_every_look__is_sound(
     live_server: LiveServer, browser: Browser, screens: Path, watch: Watch
 ) -> None:
-    for look in LOOKS:
-        context = browser.new_context(**LOOKS[look])
+    for look, options in LOOKS.items():
+        context = browser.new_context(**options)
         page = context.new_page()
         watch.attach(page, live_server.url)
         shoot(page, watch, f"{live_server.url}/login", "login", look, screens)

@@ -4,16 +4,16 @@ Reads what `fleet.domain.verdicts.GateResult.encode` writes. It judges nothing: 
 evidence is left out, and the sentence stands alone.
 """
 
-import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from fleet.domain.policy import POINTS, Metric
-from fleet.domain.verdicts import Kind
+from fleet.domain.verdicts import Kind, Verdict
 from fleet.entrypoints.ui.drawings.interval import IntervalDrawing, draw_interval
 from fleet.entrypoints.ui.drawings.outcomes import OutcomeDrawing, draw_outcomes
 from fleet.entrypoints.ui.drawings.strip import StripDrawing, draw_strip
+from fleet.entrypoints.ui.wording import without_verdict
 
 NAMES: Final[Mapping[str, str]] = {
     "install_failures": "Installs",
@@ -29,7 +29,6 @@ MANNERS: Final[Mapping[str, str]] = {
     Kind.CONTROL.value: "treated devices against the control",
     Kind.CARRIED.value: "carried over from the last compared phase",
 }
-VERDICT_HEAD: Final = re.compile(r"^(?:PASS|FAIL|WAIT|INCONCLUSIVE): ")
 
 
 @dataclass(frozen=True)
@@ -75,9 +74,16 @@ class GateCard:
     estimate_text: str
     limit_text: str
     reference_text: str
+    confidence: float | None
     outcomes: OutcomeDrawing | None
     arms: tuple[Arm, ...]
     strip: StripDrawing | None
+
+
+def most_telling_first(cards: Iterable[GateCard]) -> tuple[GateCard, ...]:
+    """Failed gates first, then undecided ones; otherwise as they came."""
+    order = (Verdict.FAIL.value, Verdict.INCONCLUSIVE.value, Verdict.WAIT.value)
+    return tuple(sorted(cards, key=lambda card: order.index(card.verdict) if card.verdict in order else len(order)))
 
 
 def gate_cards(gates: object) -> tuple[GateCard, ...]:
@@ -93,6 +99,7 @@ def _card(gate: Mapping[str, object]) -> GateCard:
     arms = tuple(_arm(side, evidence[side]) for side in ("treated", "control") if isinstance(evidence.get(side), dict))
     interval, limit = _interval(kind, evidence)
     low, high, value = (_number(evidence.get(key)) for key in ("lower", "upper", "value"))
+    alpha = _number(evidence.get("alpha"))
     words = _points if kind == Kind.CONTROL.value else _share
     return GateCard(
         name=NAMES.get(name, name.replace("_", " ")),
@@ -100,13 +107,14 @@ def _card(gate: Mapping[str, object]) -> GateCard:
         kind=kind,
         stratum=str(gate.get("stratum", "")),
         verdict=str(gate.get("verdict", "")),
-        sentence=_sentence(str(gate.get("sentence", ""))),
+        sentence=without_verdict(str(gate.get("sentence", ""))),
         interval=interval,
         low_text=words(low),
         high_text=words(high),
         estimate_text=words(value),
         limit_text="" if limit is None else words(limit),
         reference_text="same as control" if kind == Kind.CONTROL.value else "",
+        confidence=None if alpha is None else 1 - alpha,
         outcomes=_outcomes(kind, name, evidence),
         arms=arms,
         strip=draw_strip([[row.share for row in arm.rows] for arm in arms]),
@@ -158,12 +166,6 @@ def _arm(name: str, arm: Mapping[str, object]) -> Arm:
         ratio=_number(arm.get("ratio")),
         rows=tuple(DeviceRow(*row) for row in rows) if isinstance(rows, list | tuple) else (),
     )
-
-
-def _sentence(text: str) -> str:
-    """Without the verdict at its head, which the badge says, and with a capital."""
-    rest = VERDICT_HEAD.sub("", text)
-    return rest[:1].upper() + rest[1:]
 
 
 def _number(value: object) -> float | None:

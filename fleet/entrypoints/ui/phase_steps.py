@@ -117,9 +117,11 @@ def consequences(
                 if action == "revert"
                 else "The rollout ends as cancelled and is not resumed."
             )
+            stops = (f"{under_way} {_devices(under_way)} on the way to it stop.",) if under_way else ()
             return (
-                f"The version is withdrawn. {running} that installed it go back to {back}; most still hold it and download nothing.",
-                f"{under_way} {_devices(under_way)} on the way to it stop.",
+                f"The version is withdrawn. {running} that installed it go back to {back}.",
+                "Devices that still hold what they go back to download nothing.",
+                *stops,
                 "Devices that are offline go back when they next check in.",
                 end,
             )

@@ -4,6 +4,7 @@ Meaning never hangs on colour alone: each badge carries a sign and a word. A wor
 is, in neutral grey.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -115,3 +116,25 @@ def age_in_words(seconds: float) -> str:
     if abs(seconds) < 5:  # noqa: PLR2004 - nobody cares which of them
         return "now"
     return f"{span_in_words(seconds)} ago" if seconds > 0 else f"in {span_in_words(seconds)}"
+
+
+_NEXT_GATE: Final = re.compile(r"; (?=(?:PASS|FAIL|WAIT|INCONCLUSIVE): )")
+_VERDICT_HEAD: Final = re.compile(r"^(PASS|FAIL|WAIT|INCONCLUSIVE): ")
+
+
+def without_verdict(sentence: str) -> str:
+    """A gate's sentence without the verdict at its head, which a badge beside it says, and with a capital."""
+    rest = _VERDICT_HEAD.sub("", sentence)
+    return rest[:1].upper() + rest[1:]
+
+
+def gist(sentence: str) -> str:
+    """What matters of a sentence that strings several gates together: those that did not pass, or how many passed.
+
+    A decision keeps the whole of it; lists have room for this.
+    """
+    gates = _NEXT_GATE.split(sentence)
+    passed = [gate for gate in gates if gate.startswith("PASS: ")]
+    if len(passed) == len(gates) > 1:
+        return f"All {len(gates)} gates passed"
+    return "; ".join(without_verdict(gate) for gate in gates if gate not in passed or len(gates) == 1)

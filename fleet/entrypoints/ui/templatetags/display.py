@@ -1,8 +1,12 @@
-"""How values are written in templates: icons, badges, times, sizes, shares, digests. It decides nothing."""
+"""How values are written in templates: icons, badges, times, sizes, shares, digests. It decides nothing.
 
+A template's path through an absent record ends in an empty string, so filters take that for "nothing" as they take None.
+"""
+
+from collections.abc import Mapping
 from datetime import datetime
 from enum import Enum
-from typing import Any
+from typing import Any, Literal
 
 from django import template
 from django.template.context import Context
@@ -10,12 +14,11 @@ from django.templatetags.static import static
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
+from fleet.entrypoints.ui import wording
 from fleet.entrypoints.ui.wording import age_in_words, badge_for, bytes_in_words, span_in_words
 
 register = template.Library()
 NO_VALUE = "\N{EN DASH}"
-MISSING = (None, "")
-"""Nothing to show. A template's path through an absent record ends in an empty string."""
 
 
 @register.simple_tag
@@ -39,9 +42,9 @@ def badge(word: object) -> SafeString:
 
 
 @register.simple_tag(takes_context=True)
-def ago(context: Context, at: datetime | None, empty: str = "never") -> SafeString:
+def ago(context: Context, at: datetime | Literal[""] | None, empty: str = "never") -> SafeString:
     """How long ago something was; the exact time on hovering; kept true by ui.js."""
-    if at in MISSING:
+    if at is None or at == "":
         return format_html('<span class="faint">{}</span>', empty)
     return format_html(
         '<time datetime="{}" title="{}" data-relative>{}</time>',
@@ -52,39 +55,39 @@ def ago(context: Context, at: datetime | None, empty: str = "never") -> SafeStri
 
 
 @register.filter
-def at_time(at: datetime | None) -> str:
+def at_time(at: datetime | Literal[""] | None) -> str:
     """`2026-01-31 12:00:05 UTC`."""
-    return NO_VALUE if at in MISSING else f"{at:%Y-%m-%d %H:%M:%S} UTC"
+    return NO_VALUE if at is None or at == "" else f"{at:%Y-%m-%d %H:%M:%S} UTC"
 
 
 @register.filter
-def sized(count: float | None) -> str:
+def sized(count: float | Literal[""] | None) -> str:
     """`4.5 MB`."""
-    return NO_VALUE if count in MISSING else bytes_in_words(count)
+    return NO_VALUE if count is None or count == "" else bytes_in_words(count)
 
 
 @register.filter
-def span(seconds: float | None) -> str:
+def span(seconds: float | Literal[""] | None) -> str:
     """`7 min`."""
-    return NO_VALUE if seconds in MISSING else span_in_words(seconds)
+    return NO_VALUE if seconds is None or seconds == "" else span_in_words(seconds)
 
 
 @register.filter
-def counted(number: float | None) -> str:
+def counted(number: float | Literal[""] | None) -> str:
     """`12,345`."""
-    return NO_VALUE if number in MISSING else f"{number:,.0f}"
+    return NO_VALUE if number is None or number == "" else f"{number:,.0f}"
 
 
 @register.filter
-def percent(share: float | None, digits: int = 0) -> str:
+def percent(share: float | Literal[""] | None, digits: int = 0) -> str:
     """0.256 as `25.6 %`."""
-    return NO_VALUE if share in MISSING else f"{share * 100:.{digits}f}\N{NO-BREAK SPACE}%"
+    return NO_VALUE if share is None or share == "" else f"{share * 100:.{digits}f}\N{NO-BREAK SPACE}%"
 
 
 @register.filter
-def milliseconds(value: float | None) -> str:
+def milliseconds(value: float | Literal[""] | None) -> str:
     """`0.42 ms`, `12.3 ms`, `140 ms`."""
-    if value in MISSING:
+    if value is None or value == "":
         return NO_VALUE
     digits = 2 if value < 1 else 1 if value < 100 else 0  # noqa: PLR2004 - three figures
     return f"{value:.{digits}f}\N{NO-BREAK SPACE}ms"
@@ -105,6 +108,18 @@ def spoken(word: object) -> str:
 
 
 @register.filter
+def at(mapping: Mapping[str, object], key: str) -> object:
+    """What a mapping holds under a key that only the template knows."""
+    return mapping.get(key)
+
+
+@register.filter
+def gist(sentence: str) -> str:
+    """What matters of a sentence about several gates."""
+    return wording.gist(sentence)
+
+
+@register.filter
 def shape(sizes: list[int | None] | None) -> str:
     """`[1, ?, 64]`; a question mark is any size."""
     return f"[{', '.join('?' if size is None else str(size) for size in sizes or ())}]"
@@ -113,4 +128,4 @@ def shape(sizes: list[int | None] | None) -> str:
 @register.filter
 def or_none(value: Any) -> Any:
     """The value, or a dash where there is none."""
-    return NO_VALUE if value in MISSING else value
+    return NO_VALUE if value is None or value == "" else value

@@ -12,9 +12,10 @@ from fleet.domain.errors import NotFoundError
 from fleet.entrypoints.ui.access import reader
 from fleet.entrypoints.ui.page import moment, render_page
 from fleet.entrypoints.ui.queries import query, text
+from fleet.entrypoints.ui.updates import updates
 
 PAGE_ROWS: Final = 50
-TIMELINE_ROWS: Final = 60
+TIMELINE_ROWS: Final = 120
 STATES: Final = ("active", "quarantined", "revoked")
 CONNECTIONS: Final = {"online": True, "offline": False}
 NO_VERSION: Final = "none"
@@ -71,7 +72,7 @@ def device(request: HttpRequest, device_id: str) -> HttpResponse:
     context = {
         "device": record,
         "models": [(item, told.get(item.model)) for item in record.models],
-        "events": events,
+        "updates": updates(events),
         "is_cut": len(events) == TIMELINE_ROWS,
     }
     return render_page(

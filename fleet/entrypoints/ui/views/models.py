@@ -42,7 +42,9 @@ def model(request: HttpRequest, name: str) -> HttpResponse:
     aliases = selectors.aliases(name)
     context = {
         "model": record,
-        "lines": version_lines(shown, aliases, telemetry.version_overall(name), devices.running_counts(name)),
+        "lines": version_lines(
+            shown, aliases, telemetry.version_overall(name, with_devices=False), devices.running_counts(name)
+        ),
         "older": query({"below": shown[-1].number}) if len(found) > PAGE_ROWS else "",
         "is_first": below is None,
         "aliases": aliases,

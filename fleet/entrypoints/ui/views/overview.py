@@ -10,6 +10,7 @@ from fleet.apps.devices import selectors as devices
 from fleet.apps.devices.records import DeviceChoice
 from fleet.apps.registry import selectors as registry
 from fleet.apps.rollouts import selectors as rollouts
+from fleet.apps.telemetry import selectors as telemetry
 from fleet.entrypoints.ui.access import reader
 from fleet.entrypoints.ui.drawings.heat import draw_heat
 from fleet.entrypoints.ui.page import moment, render_page
@@ -36,7 +37,14 @@ def fleet(request: HttpRequest) -> HttpResponse:
     chosen = [model for model in known if model.name == wanted] or list(known[:SHOWN_MODELS])
     context = {
         "models": known,
-        "maps": [(model, draw_heat(devices.running_counts(model.name, silent_since=away_since))) for model in chosen],
+        "maps": [
+            (
+                model,
+                draw_heat(devices.running_counts(model.name, silent_since=away_since)),
+                {item.version: item for item in telemetry.version_overall(model.name, with_devices=False)},
+            )
+            for model in chosen
+        ],
         "others": [model for model in known if model not in chosen],
         "total": devices.count_devices(choice=DeviceChoice(state="active")),
         "online": devices.count_devices(choice=DeviceChoice(state="active", online=True)),

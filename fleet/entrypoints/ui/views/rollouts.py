@@ -19,7 +19,7 @@ from fleet.domain.policy import RolloutPolicy
 from fleet.domain.rollout_states import TRANSITIONS, RolloutEvent, RolloutState
 from fleet.entrypoints.ui.access import actor_of, operator, reader
 from fleet.entrypoints.ui.forms import ActionForm
-from fleet.entrypoints.ui.gate_cards import gate_cards
+from fleet.entrypoints.ui.gate_cards import gate_cards, most_telling_first
 from fleet.entrypoints.ui.page import moment, render_page
 from fleet.entrypoints.ui.phase_steps import consequences, phase_steps, reach
 from fleet.entrypoints.ui.queries import query, text
@@ -110,7 +110,7 @@ def decision(request: HttpRequest, rollout_id: str, decision_id: int) -> HttpRes
     context = {
         "rollout": rollout,
         "decision": found,
-        "cards": gate_cards(found.evidence.get("gates")),
+        "cards": most_telling_first(gate_cards(found.evidence.get("gates"))),
         "notes": found.evidence.get("notes"),
         "rest": {name: value for name, value in found.evidence.items() if name not in SHOWN_EVIDENCE},
     }
