@@ -78,7 +78,7 @@ class EmbeddedBroker:
         assert self._process is not None
         self._process.send_signal(signal.SIGHUP)
         # It says nothing when it is done; it answers only after it is.
-        time.sleep(0.3)
+        time.sleep(0.5)
         wait_for(lambda: answers(self.device_port), "the broker")
 
     def client(
@@ -163,7 +163,7 @@ def answers(port: int) -> bool:
     return True
 
 
-def wait_for(condition: Callable[[], bool], what: str, within_s: float = 10.0) -> None:
+def wait_for(condition: Callable[[], bool], what: str, within_s: float = 20.0) -> None:
     """Wait for a condition that other processes bring about; fails the test when it takes too long."""
     deadline_s = time.monotonic() + within_s
     while not condition():

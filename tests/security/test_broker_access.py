@@ -23,7 +23,7 @@ from fleet.ports.certificates import Revocation
 from tests.embedded_broker import DeviceFiles, EmbeddedBroker, wait_for
 
 NOTHING_S = 0.5
-WITHIN_S = 5.0
+WITHIN_S = 15.0
 
 
 @dataclass
@@ -345,7 +345,6 @@ def test_our_process__reads_beyond_its_task__gets_nothing(arena: Arena, identity
     device = arena.device("dev-a")
     for kind in ("check", "state"):
         device.publish(f"fleet/v1/d/dev-a/up/{kind}", b"x")
-    arena.ours("_director" if identity != "_director" else "_publisher")
     read = {topic for topic, _ in client.received()}
     expected = {"_ingest": {"fleet/v1/d/dev-a/up/state"}, "_director": {"fleet/v1/d/dev-a/up/check"}}
     assert read == expected.get(identity, set())

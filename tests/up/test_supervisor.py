@@ -49,7 +49,7 @@ class Stage:
     async def start(self, name: str, script: str) -> None:
         await self.supervisor.start(shell(name, script, self.directory))
 
-    async def until(self, condition: Callable[[], bool], within_s: float = 5.0) -> None:
+    async def until(self, condition: Callable[[], bool], within_s: float = 20.0) -> None:
         deadline_s = time.monotonic() + within_s
         while not condition():
             assert time.monotonic() < deadline_s, self.terminal.getvalue()
@@ -103,7 +103,7 @@ def test_supervisor__process_is_killed__starts_it_again_and_says_so(tmp_path: Pa
 def test_supervisor__process_keeps_crashing__gives_up_with_its_last_words(tmp_path: Path) -> None:
     async def play(stage: Stage) -> None:
         await stage.start("broken", "echo run >> runs; echo cannot open the database >&2; exit 7")
-        error = await asyncio.wait_for(asyncio.shield(stage.supervisor.failed), 5)
+        error = await asyncio.wait_for(asyncio.shield(stage.supervisor.failed), 20)
         assert "broken ended 3 times" in str(error)
         assert "status 7" in str(error)
 
