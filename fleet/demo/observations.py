@@ -56,13 +56,13 @@ def running(control: ControlPlane) -> list[Running]:
     """Every device with what it attests for the demo's model."""
     found = []
     for device in control.every("devices"):
-        attested: Mapping[str, Any] = next((item for item in device["models"] if item["model"] == MODEL), {})
+        attested: Mapping[str, Any] = next((item for item in device["running"] if item["model"] == MODEL), {})
         found.append(
             Running(
-                device_id=device["id"],
+                device_id=device["device_id"],
                 hardware_class=device["hardware_class"],
-                version=attested.get("active_version", ""),
-                digest=attested.get("active_digest", ""),
+                version=attested.get("version", ""),
+                digest=attested.get("digest", ""),
                 state=attested.get("state", ""),
                 online=device["online"],
             )
@@ -103,7 +103,7 @@ def performance(control: ControlPlane) -> list[Performance]:
             p95_ms=item["p95_ms"],
             devices=item["devices"],
         )
-        for item in control.get(f"models/{MODEL}/performance")["versions"]
+        for item in control.get(f"models/{MODEL}/performance")["overall"]
     ]
 
 

@@ -263,7 +263,7 @@ class Story:
     def _weights(self, version: str) -> Iterator[Path]:
         """The weights of a version as files of the server's store."""
         for variant in self.control.get(f"models/{MODEL}/versions/{version}")["variants"]:
-            sha256 = next(file["sha256"] for file in variant["files"] if file["role"] == "weights")
+            sha256 = variant["weights_sha256"]
             found = list((self.control.home / "blobs").rglob(sha256))
             if not found:
                 raise StoryError(f"expected blob {sha256} in the server's store, got none")
