@@ -98,6 +98,8 @@ def test_live__from_keys_to_revocation__every_step_taken(
     assert (pushed["version"], pushed["state"]) == ("1", "published")
     record = registry.get_version("vision.digits", "1")
     assert record.variants[0].digest == pushed["variants"][0]["digest"]
+    for named in (record.variants[0].digest, *(file.sha256 for file in record.variants[0].manifest.files)):
+        assert server.blob_store().length(named) is not None, "a device could not download it"
     assert modelfleet.ok("push", "vision.digits", onnx_file(2), "--keys", keys)["version"] == "2"
     modelfleet.ok("alias", "set", "champion", "vision.digits@1")
     assert [item["name"] for item in modelfleet.ok("alias", "list", "vision.digits")] == ["champion"]

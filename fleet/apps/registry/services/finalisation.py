@@ -2,10 +2,11 @@
 
 The order matters: signature, paths and manifests (cheap, and they prove who asks), presence of blobs, then a look into
 the files, then one transaction. Refused means that nothing is left behind: no version, no staged role, and the blobs
-that only this upload brought are deleted.
+that only this upload brought are deleted. A conflict (somebody else was faster) keeps the blobs: the pipeline signs again.
 """
 
 import hashlib
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,7 +25,7 @@ from fleet.apps.registry.services.roles import next_number, require_threshold, r
 from fleet.apps.registry.services.uploads import discard_blobs
 from fleet.apps.trust import services as trust
 from fleet.apps.trust.records import VerifiedRole
-from fleet.domain.errors import ConflictError, InvalidInputError, RefusedError, UnavailableError
+from fleet.domain.errors import ConflictError, InvalidInputError, UnavailableError
 from fleet.domain.inspection import ByteSource, Inspection, inspect_companion, inspect_weights, require_agreement
 from fleet.ports.blobs import BlobMissingError, BlobStore
 
@@ -78,10 +79,21 @@ def finalise_version(
             raise ConflictError("version_exists", f"expected a new version of {model}, got {label}, which exists")
         checked = [_check_files(manifest, payload, store) for manifest, payload in zip(parsed, manifests, strict=True)]
         description = _Description(notes, git_sha, metadata, actor)
+        # Devices download the manifest like any file. It must be there before the version is: nothing would bring it later.
+        for item in checked:
+            store.put(item.manifest.digest, io.BytesIO(item.payload), len(item.payload))
         return _store(role, label, checked, description, now)
-    except RefusedError:
+    except InvalidInputError:
         discard_blobs(sha256s=named, actor=actor, store=store)
+        _discard_manifests(parsed, store)
         raise
+
+
+def _discard_manifests(manifests: Sequence[Manifest], store: BlobStore) -> None:
+    """Remove the manifests of a refused version, unless an accepted one has the very same."""
+    digests = {manifest.digest for manifest in manifests}
+    for digest in digests - set(Variant.objects.filter(digest__in=digests).values_list("digest", flat=True)):
+        store.delete(digest)
 
 
 def _parse(payload: bytes) -> Manifest:
