@@ -6,7 +6,7 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from device_client.wire.bucketing import BUCKETS
+from device_client.wire.bucketing import BUCKETS, bucket
 from device_client.wire.messages import PlanNotice
 from device_client.wire.messages import RuleState as Ask
 from device_client.wire.states import FailureCode
@@ -34,7 +34,7 @@ GATES = {
     "install_failures": {"max_share": 0.1},
     "silence": {"grace_s": 30, "max_share": 0.2},
 }
-RAMP = {
+RAMP: dict[str, Any] = {
     "phases": [{"share": share, "min_duration_s": 2, "deadline_s": 60} for share in (0.25, 0.5, 1.0)],
     "gates": GATES,
     "allow_delta": False,
@@ -235,6 +235,17 @@ def test_start__deltas_not_allowed__asks_for_none(fleet_on_1: Story) -> None:
     fleet_on_1.push("2")
     fleet_on_1.start("2", RAMP)
     assert jobs.claim(kinds=["delta"], owner="w", lease_s=60, now=fleet_on_1.now) is None
+
+
+def test_start__no_seed_on_a_small_fleet__draws_one_that_the_gates_can_work_with(fleet_on_1: Story) -> None:
+    fleet_on_1.push("2")
+    rollout = fleet_on_1.start("2", RAMP)
+    counts = [phase.counts for phase in selectors.phases(rollout.id)]
+    placed = [bucket(rollout.seed, device.device_id) for device in fleet_on_1.devices]
+    assert counts[0].treated == sum(place < BUCKETS // 4 for place in placed) > 0
+    quarter, half = (sum(place < share * BUCKETS for place in placed) for share in (0.25, 0.5))
+    assert max(quarter, half) >= 4
+    assert 16 - half >= 8
 
 
 def test_start__answer__carries_the_findings(story: Story) -> None:

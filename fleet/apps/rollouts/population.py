@@ -30,23 +30,27 @@ ACTIVE: Final = "active"
 
 @dataclass(frozen=True)
 class Population:
-    """The devices that take part, with their buckets, and those that cannot."""
+    """The devices that take part, as (id, hardware class), and those that cannot."""
 
-    placed: tuple[PlacedDevice, ...]
+    members: tuple[tuple[str, str], ...]
     variants: Counter[str]
     refused: tuple[Refused, ...]
 
     @property
     def size(self) -> int:
         """All active devices within the filters."""
-        return len(self.placed) + sum(item.count for item in self.refused)
+        return len(self.members) + sum(item.count for item in self.refused)
+
+    def placed(self, seed: str) -> tuple[PlacedDevice, ...]:
+        """The devices in their buckets under `seed`."""
+        return tuple(PlacedDevice(name, bucket(seed, device_id)) for device_id, name in self.members)
 
 
-def population(*, model: str, version: VersionRecord, policy: RolloutPolicy, seed: str, now: datetime) -> Population:
+def population(*, model: str, version: VersionRecord, policy: RolloutPolicy, now: datetime) -> Population:
     """Everyone whom the rollout concerns today."""
     builds = tuple(Build(variant.digest, variant.manifest) for variant in version.variants)
     since = now - timedelta(seconds=policy.active_within_s)
-    placed: list[PlacedDevice] = []
+    members: list[tuple[str, str]] = []
     variants: Counter[str] = Counter()
     refused: dict[str, list[str]] = {}
     for device in _devices(model):
@@ -57,9 +61,9 @@ def population(*, model: str, version: VersionRecord, policy: RolloutPolicy, see
             refused.setdefault(found.why_not or "the version has no variants", []).append(device.id)
         else:
             variants[found.build.slug] += 1
-            placed.append(PlacedDevice(device.hardware_class, bucket(seed, device.id)))
+            members.append((device.id, device.hardware_class))
     return Population(
-        tuple(placed),
+        tuple(members),
         variants,
         tuple(
             Refused(reason, len(ids), tuple(ids[:EXAMPLES]))

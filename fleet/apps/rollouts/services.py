@@ -5,6 +5,7 @@ operator or the conductor decides is then a constant number of statements in one
 """
 
 import secrets
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Final
 
@@ -18,7 +19,7 @@ from fleet.apps.registry.records import VersionRecord, VersionState
 from fleet.apps.rollouts import leadership, moves
 from fleet.apps.rollouts.models import Decision, Rollout
 from fleet.apps.rollouts.moves import Reason
-from fleet.apps.rollouts.population import population
+from fleet.apps.rollouts.population import Population, population
 from fleet.apps.rollouts.records import DecisionRecord, Failure, PlanRecord, RolloutRecord, TickRecord
 from fleet.apps.rollouts.selectors import conducted, decision_record, rollout_record
 from fleet.apps.rollouts.snapshots import baseline_version_id, snapshot
@@ -31,6 +32,8 @@ from fleet.domain.verdicts import PhaseCounts
 
 ACTOR: Final = "conductor"
 MAX_SEED_CHARS: Final = 64
+SEED_DRAWS: Final = 100
+REDRAW_UP_TO_DEVICES: Final = 1_000
 
 
 # ---------------------------------------------------------------- plan and start
@@ -43,15 +46,16 @@ def plan(
     found = registry.get_version(model, version)
     parsed = RolloutPolicy.parse(policy)
     baseline = _baseline(model, against)
-    people = population(model=model, version=found, policy=parsed, seed=seed or f"plan:{model}@{version}", now=now)
-    planned = domain_plan.validate(parsed, people.placed, has_baseline=baseline is not None)
+    people = population(model=model, version=found, policy=parsed, now=now)
+    provisional = (f"plan:{model}@{version}:{number}" for number in range(SEED_DRAWS))
+    _, planned = _planned(parsed, people, [seed] if seed else provisional, has_baseline=baseline is not None)
     return PlanRecord(
         model=model,
         version=version,
         against=None if baseline is None else baseline.label,
         policy=planned.policy.encode(),
         population=people.size,
-        eligible=len(people.placed),
+        eligible=len(people.members),
         variants=dict(people.variants),
         refused=people.refused,
         phases=planned.phases,
@@ -78,11 +82,10 @@ def start(
     found = registry.get_version(model, version)
     if found.state is not VersionState.PUBLISHED:
         raise ConflictError("version_not_published", f"expected a published version, got {version} {found.state.value}")
-    seed = _seed(seed)
     parsed = RolloutPolicy.parse(policy)
     baseline = _baseline(model, against)
-    people = population(model=model, version=found, policy=parsed, seed=seed, now=now)
-    planned = domain_plan.validate(parsed, people.placed, has_baseline=baseline is not None)
+    people = population(model=model, version=found, policy=parsed, now=now)
+    seed, planned = _planned(parsed, people, _seeds(seed), has_baseline=baseline is not None)
     if planned.errors:
         raise InvalidInputError("plan_refused", "; ".join(item.sentence for item in planned.errors))
     try:
@@ -149,12 +152,32 @@ def _create(
     return row
 
 
-def _seed(seed: str | None) -> str:
+def _planned(
+    policy: RolloutPolicy, people: Population, seeds: Iterable[str], *, has_baseline: bool
+) -> tuple[str, domain_plan.Plan]:
+    """The first of these seeds under which the plan can work, or the last one tried.
+
+    On a small fleet most orders put too few devices where a phase needs them. Drawing again looks at counts alone,
+    before anything was measured, so it favours neither arm.
+    """
+    tried = ((seed, domain_plan.validate(policy, people.placed(seed), has_baseline=has_baseline)) for seed in seeds)
+    chosen = next(tried)
+    while chosen[1].errors and len(people.members) <= REDRAW_UP_TO_DEVICES:
+        following = next(tried, None)
+        if following is None:
+            break
+        chosen = following
+    return chosen
+
+
+def _seeds(seed: str | None) -> Iterator[str]:
+    """The given seed, or as many random ones as are asked for."""
     if seed is None:
-        return secrets.token_hex(8)
+        yield from (secrets.token_hex(8) for _ in range(SEED_DRAWS))
+        return
     if not 1 <= len(seed) <= MAX_SEED_CHARS or "\x00" in seed:
         raise InvalidInputError("seed_invalid", f"expected a seed of 1 to {MAX_SEED_CHARS} characters, got {len(seed)}")
-    return seed
+    yield seed
 
 
 def _baseline(model: str, against: str | None) -> VersionRecord | None:
@@ -252,8 +275,8 @@ def _locked(rollout_id: str, if_revision: int | None) -> Rollout:
 
 def _count(row: Rollout, policy: RolloutPolicy, phase: int, now: datetime) -> PhaseCounts:
     version = registry.version_by_id(row.version_id)
-    people = population(model=row.model_id, version=version, policy=policy, seed=row.seed, now=now)
-    return domain_plan.count(policy, phase, people.placed)
+    people = population(model=row.model_id, version=version, policy=policy, now=now)
+    return domain_plan.count(policy, phase, people.placed(row.seed))
 
 
 # ---------------------------------------------------------------- the conductor
