@@ -1,11 +1,11 @@
-"""`fleet.ports.clock.Clock` whose time of day stands still until it is moved; its other clock really runs."""
+"""Clocks for tests: the time of day stands still until it is moved."""
 
 import time
 from datetime import datetime, timedelta
 
 
 class FakeClock:
-    """Starts at `now`."""
+    """Starts at `now`. Its other clock really runs."""
 
     def __init__(self, now: datetime) -> None:
         self._now = now
@@ -21,3 +21,11 @@ class FakeClock:
     def advance(self, seconds: float) -> None:
         """Move the time of day."""
         self._now += timedelta(seconds=seconds)
+
+
+class FrozenClock(FakeClock):
+    """Both of its clocks stand still."""
+
+    def monotonic_s(self) -> float:
+        """Always the same."""
+        return 0.0

@@ -17,14 +17,14 @@ from device_client.wire.messages import Check, RunningModel
 from device_client.wire.states import UpdateState
 from fleet.apps.assignments.models import Assignment, Offer
 from fleet.apps.assignments.records import CheckAnswer, RuleRecord
-from fleet.apps.assignments.selectors import active_rules, device_policy, rule_record
+from fleet.apps.assignments.selectors import assignable_rules, device_policy, rule_record
 from fleet.apps.devices import selectors as devices
 from fleet.apps.registry import selectors as registry
 from fleet.apps.registry.records import DeltaRecord, VersionRecord, VersionState
 from fleet.apps.trust.records import DirectorTarget
 from fleet.domain import assign as domain
 from fleet.domain.errors import ForbiddenError, NotFoundError
-from fleet.domain.facts import Build, DeviceFacts, Rule, RuleState
+from fleet.domain.facts import Build, DeviceFacts, Rule
 
 POLL_INTERVAL_S: Final = 21_600  # six hours: when edits of groups and attributes take effect at the latest
 DELTA_POLL_SHARE: Final = 0.2  # of the wait for a patch: how soon a device that was asked to wait asks again
@@ -104,7 +104,7 @@ class _Versions:
 
     def rules(self, model: str) -> tuple[Rule, ...]:
         """The rules of a model as the domain sees them."""
-        records = [rule_record(row) for row in active_rules(model) if row.state != RuleState.WITHDRAWN]
+        records = [rule_record(row) for row in assignable_rules(model)]
         self._read |= registry.versions_by_id({record.version_id for record in records} - self._read.keys())
         return tuple(self._rule(record) for record in records)
 

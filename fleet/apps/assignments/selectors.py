@@ -33,13 +33,18 @@ def rules(model: str) -> tuple[RuleRecord, ...]:
     return tuple(rule_record(row) for row in Rule.objects.filter(model_id=model).order_by("-id"))
 
 
-def active_rules(model: str) -> tuple[Rule, ...]:
-    """The rows that take part in this model's assignments and plan notice. For this app only."""
+def assignable_rules(model: str) -> tuple[Rule, ...]:
+    """The rows that can give a device a version of this model. For this app only."""
     rows = Rule.objects.filter(model_id=model)
     ramping = rows.filter(state__in=[RuleState.RUNNING.value, RuleState.HELD.value])
     completed = rows.filter(state=RuleState.COMPLETED.value).order_by("-ended_at", "-id")[:BASELINES_PER_MODEL]
-    withdrawn = rows.filter(state=RuleState.WITHDRAWN.value).order_by("-id")[:WITHDRAWN_PER_MODEL]
-    return (*ramping, *completed, *withdrawn)
+    return (*ramping, *completed)
+
+
+def announced_rules(model: str) -> tuple[Rule, ...]:
+    """The rows that a plan notice is made from. For this app only."""
+    withdrawn = Rule.objects.filter(model_id=model, state=RuleState.WITHDRAWN.value).order_by("-id")
+    return (*assignable_rules(model), *withdrawn[:WITHDRAWN_PER_MODEL])
 
 
 def active_rules_for_ingest() -> tuple[RuleView, ...]:

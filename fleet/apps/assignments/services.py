@@ -22,7 +22,7 @@ from device_client.wire.states import FailureCode, UpdateState
 from fleet.apps.assignments.answers import answer_check
 from fleet.apps.assignments.models import Offer, PlanRevision, Rule
 from fleet.apps.assignments.notices import plan_notice
-from fleet.apps.assignments.selectors import active_rules, rule_record
+from fleet.apps.assignments.selectors import announced_rules, rule_record
 from fleet.apps.outbox import services as outbox
 from fleet.apps.registry import selectors as registry
 from fleet.domain.errors import InvalidInputError, NotFoundError
@@ -161,5 +161,5 @@ def _announce(model: str, now: datetime) -> None:
 
 def _publish_notice(model: str, now: datetime) -> None:
     revision = PlanRevision.objects.get(pk=model).revision
-    notice = plan_notice(revision, [rule_record(row) for row in active_rules(model)])
+    notice = plan_notice(revision, [rule_record(row) for row in announced_rules(model)])
     outbox.enqueue(topic=topics.plan(registry.model(model).plan_key), payload=notice.encode(), retain=True, now=now)
