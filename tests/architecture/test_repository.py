@@ -1,9 +1,16 @@
 """What is committed: no machine's paths, no registry's address, nothing huge, and lists that match the folders."""
 
+import ast
 import re
+import sys
 import tomllib
+from importlib import metadata
 
-from tests.architecture.sources import ROOT, committed_files, python_files
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from tests.architecture.sources import ROOT, committed_files, python_files, tree_of, where
 
 # Written so that this file does not find itself.
 FORBIDDEN = {
@@ -14,6 +21,8 @@ FORBIDDEN = {
     ),
 }
 TEXT_LIMIT_BYTES = 1 << 20
+# boto3-stubs[s3] brings the types of the clients that it is asked for; botocore is one release with boto3.
+STUBS_OF_EXTRAS = {"mypy-boto3-s3", "botocore"}
 # Large files that are meant to be in the product, with the reason.
 LARGE_FILES: dict[str, str] = {}
 TOP_LEVEL = {
@@ -66,6 +75,46 @@ def test_device_distribution__listed_packages__are_the_folders() -> None:
     ]
     folders = {path.parent for path in python_files("device_client") if path.name == "__init__.py"}
     assert set(listed) == {".".join(folder.relative_to(ROOT).parts) for folder in folders}
+
+
+def _declared(pyproject: str) -> set[str]:
+    """The distributions that a pyproject asks for, in any extra or group."""
+    parsed = tomllib.loads((ROOT / pyproject).read_text(encoding="utf-8"))
+    project = parsed["project"]
+    lists = [
+        project["dependencies"],
+        *project.get("optional-dependencies", {}).values(),
+        *parsed.get("dependency-groups", {}).values(),
+    ]
+    return {canonicalize_name(Requirement(text).name) for requirements in lists for text in requirements}
+
+
+@pytest.mark.parametrize(
+    ("folders", "pyproject"),
+    [(("fleet", "tests"), "pyproject.toml"), (("device_client",), "device_client/pyproject.toml")],
+    ids=["modelfleet", "modelfleet-device"],
+)
+def test_third_party_imports__of_a_distribution__are_declared_by_it(folders: tuple[str, ...], pyproject: str) -> None:
+    """What only comes along with something else disappears with it."""
+    distributions = metadata.packages_distributions()
+    own = {"fleet", "tests", "device_client", *sys.stdlib_module_names}
+    declared = _declared(pyproject)
+    undeclared = set()
+    for path in python_files(*folders):
+        for node in ast.walk(tree_of(path)):
+            match node:
+                case ast.Import(names=aliases):
+                    names = [alias.name for alias in aliases]
+                case ast.ImportFrom(module=str(module), level=0):
+                    names = [module]
+                case _:
+                    continue
+            for top in {name.split(".")[0] for name in names} - own:
+                if not {canonicalize_name(name) for name in distributions.get(top, [top])} & (
+                    declared | STUBS_OF_EXTRAS
+                ):
+                    undeclared.add(f"{where(path, node.lineno)} imports {top}")
+    assert undeclared == set()
 
 
 def test_distributions__versions__agree() -> None:
