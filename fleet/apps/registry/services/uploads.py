@@ -21,8 +21,11 @@ MAX_BLOB_BYTES: Final = 64 << 30
 ABANDONED_AFTER: Final = timedelta(days=2)
 
 
-def begin_upload(*, sha256: str, length: int, actor: str, now: datetime) -> UploadRecord:
-    """Announce a blob; returns where the sender goes on. A blob that the store has needs no bytes at all."""
+def begin_upload(*, sha256: str, length: int, store: BlobStore, actor: str, now: datetime) -> UploadRecord:
+    """Announce a blob; returns where the sender goes on. A blob that the store has needs no bytes at all.
+
+    One that is known but that the store has lost is taken again, so that a damaged store can be mended by pushing.
+    """
     try:
         parse_sha256(sha256)
     except WireError as error:
@@ -33,7 +36,8 @@ def begin_upload(*, sha256: str, length: int, actor: str, now: datetime) -> Uplo
     if stored is not None:
         if stored.length != length:
             raise ConflictError("blob_length", f"expected {stored.length} bytes for this sha256, got {length}")
-        return UploadRecord(sha256, length, length, complete=True)
+        if store.length(sha256) == length:
+            return UploadRecord(sha256, length, length, complete=True)
     with transaction.atomic():
         row, _created = Upload.objects.get_or_create(
             sha256=sha256, defaults={"length": length, "updated_at": now, "uploaded_by": actor}
@@ -45,13 +49,13 @@ def begin_upload(*, sha256: str, length: int, actor: str, now: datetime) -> Uplo
 
 def upload_state(sha256: str) -> UploadRecord:
     """Where an upload stands; raises NotFoundError."""
-    stored = Blob.objects.filter(pk=sha256).first()
-    if stored is not None:
-        return UploadRecord(sha256, stored.length, stored.length, complete=True)
     row = Upload.objects.filter(pk=sha256).first()
-    if row is None:
+    if row is not None:
+        return UploadRecord(sha256, row.length, row.received, complete=False)
+    stored = Blob.objects.filter(pk=sha256).first()
+    if stored is None:
         raise NotFoundError("upload_not_found", f"expected an announced upload, got {sha256[:80]!r}")
-    return UploadRecord(sha256, row.length, row.received, complete=False)
+    return UploadRecord(sha256, stored.length, stored.length, complete=True)
 
 
 def append_upload(
@@ -115,8 +119,8 @@ def discard_blobs(*, sha256s: frozenset[str], actor: str, store: BlobStore) -> i
     with transaction.atomic():
         for row in Blob.objects.select_for_update().filter(pk__in=sha256s, uploaded_by=actor):
             if not _is_referred_to(row.pk):
-                row.delete()
                 gone.append(row.sha256)
+                Blob.objects.filter(pk=row.sha256).delete()
     for sha256 in gone:
         store.delete(sha256)
     return len(gone)

@@ -162,7 +162,7 @@ class Uploads(ApiView):
     def post(self, _request: Request) -> Response:
         """Says how many bytes are there already: all of them for a blob that the store has."""
         body = self.body(forms.UploadBody)
-        record = services.begin_upload(**body, actor=self.principal.actor, now=self.now)
+        record = services.begin_upload(**body, store=server.blob_store(), actor=self.principal.actor, now=self.now)
         created = not record.complete and record.received == 0
         return Response(forms.UploadSerializer(record).data, status=HTTPStatus.CREATED if created else HTTPStatus.OK)
 
