@@ -150,7 +150,9 @@ class Pipeline:
 
     def _upload(self, data: bytes, now: datetime) -> str:
         sha256 = hashlib.sha256(data).hexdigest()
-        record = registry.begin_upload(sha256=sha256, length=len(data), actor=PIPELINE, now=now)
+        record = registry.begin_upload(
+            sha256=sha256, length=len(data), actor=PIPELINE, store=server.blob_store(), now=now
+        )
         if not record.complete:
             registry.append_upload(
                 sha256=sha256,

@@ -99,6 +99,13 @@ class Story:
         )
         return told
 
+    def first_rollout(self) -> str:
+        """The shortest past: one version, whose rollout to everybody has just begun."""
+        self.pipeline.set_up(self.now)
+        self.enrol()
+        self.pipeline.push(1, self.now)
+        return self.start("1", policy(1.0, control_share=0.0))
+
     # ---------------------------------------------------------------- devices
 
     def enrol(self) -> None:

@@ -1,0 +1,179 @@
+"""Who gets which page, and what every answer tells the browser it may do."""
+
+import pytest
+from django.contrib.auth.models import User
+from django.test import Client
+from django.urls import URLPattern
+from django.utils import timezone
+
+from fleet.apps.rollouts import selectors as rollouts
+from fleet.entrypoints.ui import urls
+from fleet.entrypoints.ui.content_security import ADMINISTRATION, STRICT
+from tests.ui.story import MODEL, Story
+
+pytestmark = pytest.mark.django_db
+
+OPEN_TO_EVERYBODY = {"login", "logout"}
+OPERATORS_ONLY = {"enrol", "act"}
+ARGUMENTS = {
+    "name": MODEL,
+    "label": "1",
+    "rollout_id": "r-000000000000",
+    "decision_id": "1",
+    "action": "revert",
+    "device_id": "sim-00000",
+}
+
+
+def paths() -> dict[str, str]:
+    """An address of every page, by the route's name."""
+    found = {}
+    for pattern in urls.urlpatterns:
+        assert isinstance(pattern, URLPattern)
+        route = str(pattern.pattern)
+        for name, value in ARGUMENTS.items():
+            route = route.replace(f"<str:{name}>", value).replace(f"<int:{name}>", value)
+        found[str(pattern.name)] = f"/{route}"
+    return found
+
+
+@pytest.fixture
+def reader(client: Client) -> Client:
+    client.force_login(User.objects.create_user("rea"))
+    return client
+
+
+@pytest.fixture
+def operator(client: Client) -> Client:
+    client.force_login(User.objects.create_user("ada", is_staff=True))
+    return client
+
+
+@pytest.mark.parametrize(("name", "path"), [item for item in paths().items() if item[0] not in OPEN_TO_EVERYBODY])
+def test_page__without_a_session__asks_to_log_in(client: Client, name: str, path: str) -> None:
+    for response in (client.get(path), client.post(path)):
+        assert response.status_code == 302
+        assert response.headers["Location"].startswith("/login?next=")
+
+
+@pytest.mark.parametrize(("name", "path"), [item for item in paths().items() if item[0] not in OPEN_TO_EVERYBODY])
+def test_live_part__without_a_session__tells_the_page_to_reload(client: Client, name: str, path: str) -> None:
+    response = client.get(path, headers={"HX-Request": "true"})
+    assert (response.status_code, response.headers["HX-Refresh"]) == (401, "true")
+
+
+@pytest.mark.parametrize("name", sorted(OPERATORS_ONLY))
+def test_page_that_changes_things__for_a_reader__is_refused(reader: Client, name: str) -> None:
+    for response in (reader.get(paths()[name]), reader.post(paths()[name])):
+        assert response.status_code == 403
+        assert "Only operators may do this" in response.text
+
+
+@pytest.mark.parametrize(
+    ("name", "path"), [item for item in paths().items() if item[0] not in OPEN_TO_EVERYBODY | OPERATORS_ONLY]
+)
+def test_page_that_shows_things__sent_a_form__is_not_allowed(operator: Client, name: str, path: str) -> None:
+    assert operator.post(path).status_code == 405
+
+
+@pytest.mark.parametrize("name", ["model", "version", "rollout", "decision", "act", "device"])
+def test_page_of_something_unknown__is_not_there(operator: Client, name: str) -> None:
+    response = operator.get(paths()[name])
+    assert response.status_code == 404
+    assert "Nothing here" in response.text
+
+
+def test_form__without_its_token__changes_nothing() -> None:
+    client = Client(enforce_csrf_checks=True)
+    client.force_login(User.objects.create_user("ada", is_staff=True))
+    response = client.post("/enrol", {"device_id": "press-01", "hardware_class": "edge", "expires_in_s": "3600"})
+    assert response.status_code == 403
+    assert "The form was too old" in response.text
+
+
+def test_logging_out__by_a_link__does_nothing(reader: Client) -> None:
+    assert reader.get("/logout").status_code == 405
+    assert reader.get("/").status_code == 200
+    reader.post("/logout")
+    assert reader.get("/").status_code == 302
+
+
+@pytest.mark.parametrize("path", ["/login", "/", "/devices", "/no-such-page"])
+def test_answer__of_a_page__may_load_from_this_server_only(client: Client, path: str) -> None:
+    assert client.get(path).headers["Content-Security-Policy"] == STRICT
+
+
+def test_answer__of_the_administration__stays_on_this_origin(client: Client) -> None:
+    assert client.get("/admin/login/").headers["Content-Security-Policy"] == ADMINISTRATION
+
+
+def test_claim__made_on_the_page__is_shown_once_and_never_cached(operator: Client) -> None:
+    story = Story(timezone.now(), size=0, away=0)
+    story.pipeline.set_up(story.now)
+    form = {"device_id": "press-01", "hardware_class": "edge", "attributes": "site=oslo", "expires_in_s": "3600"}
+    made = operator.post("/enrol", form)
+    assert "--token mfc_" in made.text
+    assert "--pin " in made.text
+    assert "no-store" in made.headers["Cache-Control"]
+    assert "mfc_" not in operator.get("/enrol").text
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"device_id": "Press 01"}, "expected a device id"),
+        ({"hardware_class": "?"}, "expected a class"),
+        ({"attributes": "oslo"}, "Expected name=value"),
+        ({"expires_in_s": "999"}, "Select a valid choice"),
+        ({"device_id": ""}, "This field is required"),
+    ],
+)
+def test_claim__with_a_slip__is_refused_beside_the_field(operator: Client, changed: dict[str, str], told: str) -> None:
+    story = Story(timezone.now(), size=0, away=0)
+    story.pipeline.set_up(story.now)
+    form = {"device_id": "press-01", "hardware_class": "edge", "attributes": "", "expires_in_s": "3600", **changed}
+    response = operator.post("/enrol", form)
+    assert response.status_code == 422
+    assert told in response.text
+    assert "mfc_" not in response.text
+
+
+def test_claim__before_roots_are_imported__is_not_offered(operator: Client) -> None:
+    form = {"device_id": "press-01", "hardware_class": "edge", "expires_in_s": "3600"}
+    response = operator.post("/enrol", form)
+    assert "mfc_" not in response.text
+    assert "Nothing to pin yet" in response.text
+
+
+@pytest.mark.parametrize(
+    "tail", ["?after=%00", "?version=x", "?before=-1", "?before=" + "9" * 40, "?class=" + "x" * 999]
+)
+@pytest.mark.parametrize("path", ["/devices", "/rollouts", "/audit", "/", f"/models/{MODEL}"])
+def test_page__with_an_address_edited_by_hand__does_not_fail(operator: Client, path: str, tail: str) -> None:
+    assert operator.get(path + tail).status_code in {200, 404}
+
+
+def test_intervention__after_the_rollout_moved_on__changes_nothing(operator: Client) -> None:
+    story = Story(timezone.now(), size=3, away=0)
+    rollout_id = story.first_rollout()
+    seen = rollouts.rollout(rollout_id).revision
+    assert operator.post(f"/rollouts/{rollout_id}/hold", {"reason": "a look", "revision": seen}).status_code == 302
+    late = operator.post(f"/rollouts/{rollout_id}/revert", {"reason": "bad", "revision": seen})
+    assert late.status_code == 422
+    assert "Nothing was done" in late.text
+    assert rollouts.rollout(rollout_id).state == "held"
+
+
+def test_intervention__that_the_state_does_not_allow__leads_back_with_the_reason(operator: Client) -> None:
+    story = Story(timezone.now(), size=3, away=0)
+    rollout_id = story.first_rollout()
+    response = operator.get(f"/rollouts/{rollout_id}/resume", follow=True)
+    assert "not possible, it is running" in response.text
+
+
+def test_intervention__without_a_reason__is_not_done(operator: Client) -> None:
+    story = Story(timezone.now(), size=3, away=0)
+    rollout_id = story.first_rollout()
+    form = {"reason": " ", "revision": rollouts.rollout(rollout_id).revision}
+    assert operator.post(f"/rollouts/{rollout_id}/cancel", form).status_code == 422
+    assert rollouts.rollout(rollout_id).state == "running"
