@@ -3,9 +3,10 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.ui.watching import Watch
 
@@ -20,6 +21,19 @@ CHROMIUM_ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+
+PASSWORD = "correct horse battery"
+LOOKS: dict[str, dict[str, Any]] = {
+    "light": {"color_scheme": "light", "viewport": {"width": 1440, "height": 900}},
+    "dark": {"color_scheme": "dark", "viewport": {"width": 1440, "height": 900}},
+    "phone": {
+        "color_scheme": "light",
+        "viewport": {"width": 390, "height": 844},
+        "device_scale_factor": 2,
+        "is_mobile": True,
+        "has_touch": True,
+    },
+}
 
 # Playwright's synchronous interface keeps an event loop in this thread, which Django takes for asynchronous code.
 os.environ.setdefault("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
@@ -45,3 +59,20 @@ def screens() -> Path:
 def watch() -> Watch:
     """What went wrong on the pages of this test."""
     return Watch()
+
+
+def log_in(page: Page, url: str, name: str) -> None:
+    """Through the form, as people do."""
+    page.goto(f"{url}/login")
+    page.get_by_label("Name").fill(name)
+    page.get_by_label("Password").fill(PASSWORD)
+    page.get_by_role("button", name="Log in").click()
+    page.wait_for_url(f"{url}/")
+
+
+def open_as(browser: Browser, url: str, name: str, look: str, watch: Watch) -> Page:
+    """A watched page of a person who is logged in. Closing its context is the caller's business, or the browser's."""
+    page = browser.new_context(**LOOKS[look]).new_page()
+    watch.attach(page, url)
+    log_in(page, url, name)
+    return page

@@ -4,48 +4,19 @@ No page may log an error, ask another host, leave a control without a name, or s
 """
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
 from django.utils import timezone
-from playwright.sync_api import Browser, BrowserContext, Page
+from playwright.sync_api import Browser, Page
 from pytest_django.live_server_helper import LiveServer
 
 from fleet.apps.rollouts import selectors as rollouts
+from tests.ui.conftest import LOOKS, PASSWORD, open_as
 from tests.ui.story import MODEL, Story
 from tests.ui.watching import Watch, inspect
 
-PASSWORD = "correct horse battery"
-LOOKS: dict[str, dict[str, Any]] = {
-    "light": {"color_scheme": "light", "viewport": {"width": 1440, "height": 900}},
-    "dark": {"color_scheme": "dark", "viewport": {"width": 1440, "height": 900}},
-    "phone": {
-        "color_scheme": "light",
-        "viewport": {"width": 390, "height": 844},
-        "device_scale_factor": 2,
-        "is_mobile": True,
-        "has_touch": True,
-    },
-}
-
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]
-
-
-def log_in(page: Page, url: str, name: str) -> None:
-    page.goto(f"{url}/login")
-    page.get_by_label("Name").fill(name)
-    page.get_by_label("Password").fill(PASSWORD)
-    page.get_by_role("button", name="Log in").click()
-    page.wait_for_url(f"{url}/")
-
-
-def open_as(browser: Browser, url: str, name: str, look: str, watch: Watch) -> tuple[BrowserContext, Page]:
-    context = browser.new_context(**LOOKS[look])
-    page = context.new_page()
-    watch.attach(page, url)
-    log_in(page, url, name)
-    return context, page
 
 
 def shoot(page: Page, watch: Watch, url: str, name: str, look: str, screens: Path) -> None:
@@ -85,10 +56,10 @@ def test_pages__of_a_fleet_with_a_past__are_sound_in_every_look(
         "audit": "/audit",
     }
     for look in LOOKS:
-        context, page = open_as(browser, live_server.url, "ada", look, watch)
+        page = open_as(browser, live_server.url, "ada", look, watch)
         for name, path in pages.items():
             shoot(page, watch, f"{live_server.url}{path}", name, look, screens)
-        context.close()
+        page.context.close()
     assert watch.problems == [], "\n".join(watch.problems)
 
 
@@ -98,11 +69,11 @@ def test_pages__of_an_empty_fleet__say_what_to_do_next(
     User.objects.create_superuser("ada", password=PASSWORD)
     pages = {"fleet": "/", "models": "/models", "rollouts": "/rollouts", "devices": "/devices", "audit": "/audit"}
     for look in LOOKS:
-        context, page = open_as(browser, live_server.url, "ada", look, watch)
+        page = open_as(browser, live_server.url, "ada", look, watch)
         for name, path in {**pages, "enrol": "/enrol"}.items():
             shoot(page, watch, f"{live_server.url}{path}", f"empty-{name}", look, screens)
             assert page.get_by_text("Set-up is not finished").is_visible()
-        context.close()
+        page.context.close()
     assert watch.problems == [], "\n".join(watch.problems)
 
 
@@ -114,5 +85,5 @@ def test_login_page__in_every_look__is_sound(
         page = context.new_page()
         watch.attach(page, live_server.url)
         shoot(page, watch, f"{live_server.url}/login", "login", look, screens)
-        context.close()
+        page.context.close()
     assert watch.problems == [], "\n".join(watch.problems)
