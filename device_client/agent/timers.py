@@ -29,7 +29,7 @@ class Timers:
     def wait_s(self, longest_s: float) -> float:
         """How long until the next alarm, at most `longest_s`."""
         now = self._clock.monotonic()
-        return max(0.0, min((due_at - now for due_at, _ in self._alarms.values()), default=longest_s))
+        return max(0.0, min(longest_s, *(due_at - now for due_at, _ in self._alarms.values()), longest_s))
 
     def run_due(self, safely: Callable[[Callable[[], None]], None]) -> int:
         """Run every alarm that is due, each through `safely`; returns how many."""
