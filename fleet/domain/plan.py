@@ -128,11 +128,16 @@ def validate(policy: RolloutPolicy, devices: Sequence[PlacedDevice], *, has_base
     """Fit, count, check. A plan with errors must not be started."""
     policy, fitted = fit(policy, devices)
     phases = tuple(count(policy, index, devices) for index in range(len(policy.phases)))
-    findings = [*fitted, *_contradictions(policy), *_reach(policy, phases), *_comparisons(policy, phases, has_baseline)]
+    findings = [
+        *fitted,
+        *_contradictions(policy, has_baseline),
+        *_reach(policy, phases),
+        *_comparisons(policy, phases, has_baseline),
+    ]
     return Plan(policy, phases, tuple(findings), _detectable(policy, phases, has_baseline))
 
 
-def _contradictions(policy: RolloutPolicy) -> list[Finding]:
+def _contradictions(policy: RolloutPolicy, has_baseline: bool) -> list[Finding]:  # noqa: FBT001
     """What cannot be, whatever the fleet."""
     found: list[Finding] = []
     shares = [phase.share for phase in policy.phases]
@@ -154,7 +159,7 @@ def _contradictions(policy: RolloutPolicy) -> list[Finding]:
         if phase.deadline_s <= policy.gates.silence_grace_s:
             sentence = f"phase {index + 1}: silence of {policy.gates.silence_grace_s:g} s cannot be seen before the deadline at {phase.deadline_s:g} s"
             found.append(Finding(Level.WARNING, "silence_unseen", sentence))
-    if policy.gates.comparative and policy.control_share + shares[0] > 1:
+    if has_baseline and policy.gates.comparative and policy.control_share + shares[0] > 1:
         sentence = f"a control of {policy.control_share:.0%} overlaps the first phase's {shares[0]:.0%}; expected at most 100% together"
         found.append(Finding(Level.ERROR, "control_overlaps", sentence))
     return found

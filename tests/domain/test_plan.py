@@ -97,3 +97,11 @@ def test_plan__larger_fleet__sees_smaller_drops() -> None:
     assert small_drop is not None
     assert large_drop is not None
     assert large_drop < 8 < small_drop
+
+
+def test_plan__first_install_on_one_device__starts_whatever_its_bucket() -> None:
+    watched = RolloutPolicy.parse({"preset": "safe-ramp", "gates": {"accuracy": {"margin_points": 2}}})
+    for place in (0, 300_000, BUCKETS - 1):
+        found = validate(watched, [PlacedDevice("edge-std", place)], has_baseline=False)
+        assert not found.errors
+        assert found.phases[-1].treated == 1
