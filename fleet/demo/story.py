@@ -112,9 +112,8 @@ class Story:
 
     def _kill_in_download(self) -> None:
         def look() -> float:
-            status = self._model_status(KILLED)
-            share = status["bytes_done"] / max(status["bytes_total"], 1)
-            return share if status["state"] == "downloading" else 0.0
+            status = self._devices.status(KILLED)["models"].get(MODEL, {})
+            return status.get("bytes_done", 0) / max(status.get("bytes_total", 0), 1)
 
         self.progress.wait(
             f"{KILLED} downloading, past {KILL_SHARE:.0%}",
@@ -246,13 +245,6 @@ class Story:
                 f"v{version} in the field: accuracy {100 * seen.accuracy:.1f} %, p95 {seen.p95_ms:.2f} ms "
                 f"over {seen.inferences:,} inferences on {seen.devices} devices"
             )
-
-    def _model_status(self, device_id: str) -> Mapping[str, Any]:
-        found: Mapping[str, Any] = next(
-            (item for item in self._devices.status(device_id)["models"] if item["model"] == MODEL),
-            {"state": "", "bytes_done": 0, "bytes_total": 0},
-        )
-        return found
 
     def _devices_alive(self) -> None:
         for device_id in self._devices.ended():
