@@ -32,6 +32,7 @@ from fleet.domain.verdicts import PhaseCounts
 
 ACTOR: Final = "conductor"
 MAX_SEED_CHARS: Final = 64
+OFFERING: Final = (RolloutState.RUNNING.value, RolloutState.HELD.value)  # one such rollout per model
 SEED_DRAWS: Final = 100
 REDRAW_UP_TO_DEVICES: Final = 1_000
 
@@ -92,6 +93,8 @@ def start(
         with transaction.atomic():
             row = _create(version=found, planned=planned, baseline=baseline, seed=seed, actor=actor, now=now)
     except IntegrityError as error:
+        if not Rollout.objects.filter(model_id=model, state__in=OFFERING).exists():
+            raise
         raise ConflictError(
             "rollout_active", f"another rollout of {model} is running or held; complete, revert or cancel it first"
         ) from error
