@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import ssl
@@ -235,19 +236,52 @@ def test_up__database_does_not_answer__one_line_and_status_1(tmp_path: Path) -> 
     assert processes_of(tmp_path / "home") == []
 
 
-def test_up_lan__device_connects__gets_a_web_server_of_its_own_over_tls_and_nothing_else(tmp_path: Path) -> None:
-    home = tmp_path / "home"
-    address = LOOPBACK
-    with running(home, "--device-web-port", "0", "--lan", address) as up:
-        note = up.note
-        assert note["device_url"].startswith(f"https://{address}:")
-        assert note["web_url"].startswith("http://127.0.0.1:")
-        context = ssl.create_default_context(cafile=str(home / "secrets" / "device_ca.crt"))
-        with urllib.request.urlopen(f"{note['device_url']}/healthz", context=context, timeout=10) as response:
-            assert response.status == 200
-        for private in ("/", "/admin/", "/login", "/api/v1/models"):
-            with pytest.raises(urllib.error.HTTPError) as refused:
-                urllib.request.urlopen(f"{note['device_url']}{private}", context=context, timeout=10)
-            assert refused.value.code == 404
-        assert up.stop() == 0
-    assert processes_of(home) == []
+@pytest.fixture(scope="module")
+def lan_up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """An installation that is open to the network; the network is this machine."""
+    home = tmp_path_factory.mktemp("lan") / "home"
+    with running(home, "--device-web-port", "0", "--lan", LOOPBACK) as up:
+        yield up
+
+
+def test_up_lan__device_connects__gets_a_web_server_of_its_own_over_tls_and_nothing_else(lan_up: Up) -> None:
+    note = lan_up.note
+    assert note["device_url"].startswith(f"https://{LOOPBACK}:")
+    assert note["web_url"].startswith(f"http://{LOOPBACK}:")
+    context = ssl.create_default_context(cafile=str(lan_up.home / "secrets" / "device_ca.crt"))
+    with urllib.request.urlopen(f"{note['device_url']}/healthz", context=context, timeout=10) as response:
+        assert response.status == 200
+    for private in ("/", "/admin/", "/login", "/api/v1/models"):
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(f"{note['device_url']}{private}", context=context, timeout=10)
+        assert refused.value.code == 404
+
+
+def test_up_lan__keys_are_imported__prints_a_command_with_which_a_device_enrols(lan_up: Up, tmp_path: Path) -> None:
+    assert "modelfleet-device enroll" not in lan_up.text()
+    told = command(lan_up.home)["env"]
+    manage = [sys.executable, str(ROOT / "manage.py")]
+    token = subprocess.run(
+        [*manage, "issue_token", "--name", "test", "--scopes", "trust:write,read"],
+        env=told, cwd=ROOT, check=True, capture_output=True, text=True, timeout=60,
+    ).stdout.strip()  # fmt: skip
+    programs = Path(sys.executable).parent
+    subprocess.run(
+        [programs / "modelfleet", "keys", "init", tmp_path / "keys", "--no-passphrase"],
+        env={**told, "MODELFLEET_URL": lan_up.note["web_url"], "MODELFLEET_TOKEN": token},
+        cwd=tmp_path, check=True, capture_output=True, timeout=60,
+    )  # fmt: skip
+    wait_for(lambda: "modelfleet-device enroll" in lan_up.text(), "the invitation", 60)
+    invitation = next(line for line in lan_up.text().splitlines() if "modelfleet-device enroll" in line)
+    program, *arguments = shlex.split(invitation.replace("NAMESPACE.NAME", "vision.digits"))
+    enrolled = subprocess.run(
+        [programs / program, *arguments, "--state", tmp_path / "device"],
+        env=told, cwd=tmp_path, check=False, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert enrolled.returncode == 0, enrolled.stderr
+    assert "enrolled as device-" in enrolled.stdout
+    again = subprocess.run(
+        [programs / program, *arguments, "--state", tmp_path / "thief"],
+        env=told, cwd=tmp_path, check=False, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert again.returncode != 0

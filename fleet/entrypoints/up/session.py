@@ -15,6 +15,7 @@ from fleet.entrypoints.up.addresses import LOOPBACK
 from fleet.entrypoints.up.console import Console
 from fleet.entrypoints.up.errors import UpError
 from fleet.entrypoints.up.installation import BROKER, WORKERS, Installation
+from fleet.entrypoints.up.invitation import invite
 from fleet.entrypoints.up.mosquitto import Mosquitto
 from fleet.entrypoints.up.supervisor import RestartPolicy, Supervisor
 
@@ -56,9 +57,11 @@ class Session:
                 self._installation.write_note(supervisor.pids(), self._started_at)
                 on_ready()
                 watcher = asyncio.create_task(self._reload_broker_on_change(supervisor))
+                inviter = asyncio.create_task(self._invite(environment))
                 ends: list[asyncio.Future[Any]] = [stopped, supervisor.failed]
                 await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
                 watcher.cancel()
+                inviter.cancel()
         finally:
             self._started_at = None
             with suppress(OSError):
@@ -69,6 +72,10 @@ class Session:
         if supervisor.failed.done():
             raise supervisor.failed.result()
         self._console.say("stopped")
+
+    async def _invite(self, environment: Mapping[str, str]) -> None:
+        if self._installation.addresses.device_web_port is not None:
+            await invite(self._installation, environment, self._console)
 
     def _listen_for_signals(self, stop: asyncio.Event) -> None:
         """The first signal stops cleanly; so do the others, since each stop is bounded in time."""
@@ -179,7 +186,7 @@ def _answers(url: str) -> Callable[[], Awaitable[bool]]:
     def request() -> bool:
         try:
             # The supervisor's own loopback address, never one from outside.
-            with urllib.request.urlopen(url, timeout=5) as response:  # noqa: S310
+            with urllib.request.urlopen(url, timeout=2) as response:  # noqa: S310
                 return bool(response.status < 500)  # noqa: PLR2004 - anything but a server error is an answer
         except (OSError, urllib.error.URLError):
             return False

@@ -178,7 +178,7 @@ def _welcome(installation: Installation, password: str | None, *, in_lan: bool) 
     ]
     if in_lan:
         lines += [
-            "  join      modelfleet devices claim DEVICE --hardware-class CLASS",
-            "            prints the one command to run on a device of this network",
+            "  join      follows here as soon as there are keys; for more devices:",
+            "            modelfleet devices claim DEVICE --hardware-class CLASS",
         ]
     return [*lines, ""]
