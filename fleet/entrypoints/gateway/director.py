@@ -8,6 +8,7 @@ import logging
 import queue
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 from django.db import InterfaceError, OperationalError, transaction
@@ -33,6 +34,7 @@ CHECKS_PER_SECOND: Final = 1.0
 CHECK_BURST: Final = 20.0
 DATABASE_ATTEMPTS: Final = 5
 WAIT_S: Final = 0.5
+SUMMARY_S: Final = 60.0
 SHARE: Final = "director"
 
 
@@ -54,19 +56,22 @@ class Director:
         self._stop = stop
         self._inbox: queue.SimpleQueue[Delivery] = queue.SimpleQueue()
         self._rate = RateLimit(per_second=CHECKS_PER_SECOND, burst=CHECK_BURST)
+        self._answered = 0
+        self._dropped = 0
 
     def run(self) -> None:
         """Work until told to stop."""
         self._broker.subscribe([f"$share/{SHARE}/{every_up(Up.CHECK)}"], self._inbox.put)
         self._broker.start()
         logger.info("director started")
+        said_at_s = self._clock.monotonic_s()
         try:
             while not self._stop.is_set():
-                try:
-                    delivery = self._inbox.get(timeout=WAIT_S)
-                except queue.Empty:
-                    continue
-                self.take(delivery)
+                with suppress(queue.Empty):
+                    self.take(self._inbox.get(timeout=WAIT_S))
+                if self._clock.monotonic_s() - said_at_s >= SUMMARY_S:
+                    said_at_s = self._clock.monotonic_s()
+                    self._summarise()
         finally:
             self._broker.stop()
             logger.info("director stopped")
@@ -104,6 +109,7 @@ class Director:
         )
         bundle = with_database(lambda: self._sign(device_id, check), self._stop, attempts=DATABASE_ATTEMPTS)
         self._broker.publish(Message(down(device_id, Down.BUNDLE), bundle.encode()))
+        self._answered += 1
 
     @transaction.atomic
     def _sign(self, device_id: str, check: Check) -> BundleMessage:
@@ -120,7 +126,13 @@ class Director:
         tickets = {sha256: self._ticket(sha256) for sha256 in answer.tickets_for[:MAX_TICKETS]}
         return BundleMessage(check.nonce, director, tickets)
 
+    def _summarise(self) -> None:
+        if self._answered or self._dropped:
+            logger.info("answered %d checks, dropped %d", self._answered, self._dropped)
+        self._answered = self._dropped = 0
+
     def _drop(self, code: str, device_id: str, detail: str) -> None:
+        self._dropped += 1
         try:
             with_database(
                 lambda: telemetry.count_dropped(

@@ -12,6 +12,7 @@ from fleet.wiring import messaging, server
 class Command(BaseCommand):
     """Runs until SIGTERM."""
 
+    requires_system_checks = ()
     help = "Answer the checks of devices with signed bundles. Run as many as are needed, each as --member N."
 
     def add_arguments(self, parser: CommandParser) -> None:

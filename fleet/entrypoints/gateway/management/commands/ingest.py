@@ -12,6 +12,7 @@ from fleet.wiring import messaging, server
 class Command(BaseCommand):
     """Runs until SIGTERM."""
 
+    requires_system_checks = ()
     help = "Take what devices report from the broker into the database. Run as many as are needed, each as --member N."
 
     def add_arguments(self, parser: CommandParser) -> None:

@@ -16,6 +16,7 @@ from fleet.wiring import server
 class Command(BaseCommand):
     """Runs until SIGTERM."""
 
+    requires_system_checks = ()
     help = "Do the work that is queued as rows: deltas. Run as many as are needed."
 
     def handle(self, *_args: Any, **_options: Any) -> None:
