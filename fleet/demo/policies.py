@@ -24,12 +24,17 @@ def _phases(*shares: float) -> list[dict[str, float]]:
     return [{"share": share, "min_duration_s": 3, "deadline_s": 150} for share in shares]
 
 
-def everyone(*, allow_delta: bool) -> dict[str, object]:
-    """All devices at once: there is no control, so the gates are absolute."""
+def everyone(*, allow_delta: bool, max_failed_share: float = 0.1) -> dict[str, object]:
+    """All devices at once: there is no control, so the gates are absolute.
+
+    A rollout is reverted as soon as more than `max_failed_share` of the installs have failed; the devices that have not
+    tried by then never do.
+    """
+    installs = {"max_share": max_failed_share, "min_installed_share": 1.0}
     return {
         "phases": _phases(1.0),
         "control_share": 0.0,
-        "gates": _HEALTH,
+        "gates": {**_HEALTH, "install_failures": installs},
         "device": _DEVICE,
         "allow_delta": allow_delta,
     }

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from device_client.wire.bucketing import BUCKETS, bucket
-from fleet.demo import fleet_plan
+from fleet.demo import fleet_plan, policies
 from fleet.domain.plan import Level, PlacedDevice, ranges, validate
 from fleet.domain.policy import RolloutPolicy
 
@@ -23,7 +23,7 @@ def codes(found: Any, level: Level) -> set[str]:
 def test_plan__demo_fleet__has_what_its_gates_need() -> None:
     """The story's seeds: 4 treated and 8 control at 25%, 8 and 8 at 50%."""
     placed = [PlacedDevice(item.hardware_class, bucket(fleet_plan.SEED_BETTER, item.id)) for item in fleet_plan.DEVICES]
-    found = validate(policy(0.25, 0.5, 1.0), placed, has_baseline=True)
+    found = validate(RolloutPolicy.parse(policies.ramp()), placed, has_baseline=True)
     assert not found.errors
     assert [(counts.treated, counts.control) for counts in found.phases] == [(4, 8), (8, 8), (16, 0)]
     assert [(item.phase, item.stratum) for item in found.detectable] == [(0, "all classes"), (1, "all classes")]
@@ -105,3 +105,9 @@ def test_plan__first_install_on_one_device__starts_whatever_its_bucket() -> None
         found = validate(watched, [PlacedDevice("edge-std", place)], has_baseline=False)
         assert not found.errors
         assert found.phases[-1].treated == 1
+
+
+@pytest.mark.parametrize("allow_delta", [False, True])
+def test_plan__demo_all_at_once__starts(*, allow_delta: bool) -> None:
+    found = validate(RolloutPolicy.parse(policies.everyone(allow_delta=allow_delta)), EVEN, has_baseline=True)
+    assert not found.errors
