@@ -19,7 +19,7 @@ from fleet.entrypoints.up.invitation import invite
 from fleet.entrypoints.up.mosquitto import Mosquitto
 from fleet.entrypoints.up.supervisor import RestartPolicy, Supervisor
 
-_READY_WITHIN_S: Final = 60.0
+_READY_WITHIN_S: Final = 120.0
 _POLL_S: Final = 0.1
 _WATCH_S: Final = 0.5
 _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
