@@ -5,8 +5,10 @@ import pytest
 from fleet.apps.devices.records import RunningCount
 from fleet.entrypoints.ui.drawings.heat import draw_heat
 from fleet.entrypoints.ui.drawings.interval import draw_interval
+from fleet.entrypoints.ui.drawings.outcomes import draw_outcomes
 from fleet.entrypoints.ui.drawings.population import draw_population
-from fleet.entrypoints.ui.wording import age_in_words, badge_for, bytes_in_words
+from fleet.entrypoints.ui.drawings.strip import draw_strip
+from fleet.entrypoints.ui.wording import age_in_words, badge_for, bytes_in_words, gist, told
 
 
 def test_interval__lower_is_worse__region_beyond_the_margin_is_on_the_left() -> None:
@@ -82,3 +84,56 @@ def test_age__in_words__names_the_largest_whole_unit(seconds: float, words: str)
 
 def test_badge__unknown_word__is_shown_as_it_is() -> None:
     assert badge_for("brand_new").word == "brand new"
+
+
+@pytest.mark.parametrize(
+    ("sentence", "said"),
+    [
+        ("PASS: a (limit 1); b; PASS: c carried over: PASS: d", "All 2 gates passed"),
+        (
+            "PASS: installs are fine; FAIL: accuracy is lower (margin 5); 4 and 8 devices",
+            "Accuracy is lower (margin 5); 4 and 8 devices",
+        ),
+        ("FAIL: accuracy is lower", "Accuracy is lower"),
+        ("PASS: all is well", "All is well"),
+        ("stopped: by hand", "Stopped: by hand"),
+        ("", ""),
+    ],
+)
+def test_gist__of_a_sentence_about_gates__is_what_did_not_pass(sentence: str, said: str) -> None:
+    assert gist(sentence) == said
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ({"onnx": "a" * 64, "n": 3}, "onnx aaaaaaaaaaaa, n 3"),
+        ([], "none"),
+        (["a", "b"], "a, b"),
+        (True, "yes"),
+        (None, "none"),
+        (0, "0"),
+    ],
+)
+def test_told__values_of_detail__are_for_people(value: object, said: str) -> None:
+    assert told(value) == said
+
+
+def test_strip__devices_at_one_place__are_one_larger_dot() -> None:
+    drawing = draw_strip([[0.9, 0.9, 0.9], [0.5]])
+    assert drawing is not None
+    assert [(dot.count, dot.radius > 4.5) for dot in drawing.arms[0]] == [(3, True)]
+    assert draw_strip([[0.5, 0.5], [0.5]]) is None
+
+
+def test_outcomes__of_a_phase__fill_the_line_from_left_to_right() -> None:
+    drawing = draw_outcomes(planned=20, offered=10, committed=6, failed=1, silent=1)
+    assert drawing is not None
+    assert [(part.name, part.count, part.x) for part in drawing.parts] == [
+        ("committed", 6, 0.0),
+        ("failed", 1, 30.0),
+        ("silent", 1, 35.0),
+        ("pending", 2, 40.0),
+        ("unoffered", 10, 50.0),
+    ]
+    assert draw_outcomes(planned=0, offered=0, committed=0, failed=0, silent=0) is None

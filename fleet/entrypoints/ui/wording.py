@@ -118,6 +118,8 @@ def age_in_words(seconds: float) -> str:
     return f"{span_in_words(seconds)} ago" if seconds > 0 else f"in {span_in_words(seconds)}"
 
 
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+_SHORT_DIGEST: Final = 12
 _NEXT_GATE: Final = re.compile(r"; (?=(?:PASS|FAIL|WAIT|INCONCLUSIVE): )")
 _VERDICT_HEAD: Final = re.compile(r"^(PASS|FAIL|WAIT|INCONCLUSIVE): ")
 
@@ -138,3 +140,22 @@ def gist(sentence: str) -> str:
     if len(passed) == len(gates) > 1:
         return f"All {len(gates)} gates passed"
     return "; ".join(without_verdict(gate) for gate in gates if gate not in passed or len(gates) == 1)
+
+
+def told(value: object) -> str:
+    """A value of recorded detail (JSON) for people: digests by their head, sentences by their gist, lists with commas."""
+    match value:
+        case Mapping():
+            return ", ".join(f"{name} {told(item)}" for name, item in value.items()) or "none"
+        case list() | tuple():
+            return ", ".join(told(item) for item in value) or "none"
+        case None | "":
+            return "none"
+        case bool():
+            return "yes" if value else "no"
+        case str() if _SHA256.fullmatch(value):
+            return value[:_SHORT_DIGEST]
+        case str():
+            return gist(value) if _VERDICT_HEAD.match(value) else value
+        case _:
+            return str(value)

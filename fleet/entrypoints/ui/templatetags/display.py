@@ -120,6 +120,12 @@ def gist(sentence: str) -> str:
 
 
 @register.filter
+def told(value: object) -> str:
+    """A value of recorded detail."""
+    return wording.told(value)
+
+
+@register.filter
 def shape(sizes: list[int | None] | None) -> str:
     """`[1, ?, 64]`; a question mark is any size."""
     return f"[{', '.join('?' if size is None else str(size) for size in sizes or ())}]"
