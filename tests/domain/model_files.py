@@ -44,7 +44,7 @@ def onnx_model(
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9, producer_name="test")
     if change is not None:
         change(model)
-    return model.SerializeToString()
+    return bytes(model.SerializeToString())
 
 
 def with_external_data(model: onnx.ModelProto) -> None:

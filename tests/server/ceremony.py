@@ -31,6 +31,12 @@ def new_signer() -> Signer:
 def hold_ceremony() -> Keys:
     """Make keys, sign the first roots and import them."""
     keys = Keys(*(new_signer() for _ in range(6)))
+    import_first_roots(keys)
+    return keys
+
+
+def import_first_roots(keys: Keys) -> None:
+    """Sign the first roots with these keys and import them."""
     image = roles.image_root(
         root_keys=[keys.root.public_key],
         targets_keys=[keys.targets.public_key],
@@ -54,4 +60,3 @@ def hold_ceremony() -> Keys:
         actor="test",
         now=NOW,
     )
-    return keys

@@ -57,6 +57,12 @@ class Principal:
         return any(grant.covers(scope, grant.namespace) for grant in self.grants)
 
 
+def require_everything(principal: Principal) -> None:
+    """Raise ForbiddenError for a caller whose reach ends at a namespace: what is asked for mixes all of them."""
+    if all(grant.namespace is not None for grant in principal.grants):
+        raise ForbiddenError("scope_missing", "expected a caller who may read every namespace, or a model to be named")
+
+
 class TokenAuthentication(BaseAuthentication):
     """`Authorization: Bearer mf_...`."""
 

@@ -55,6 +55,12 @@ class RolloutConverter(_Converter):
     regex = r"r-[0-9a-f]{12}"
 
 
+class ActionConverter(_Converter):
+    """What an operator may tell a rollout."""
+
+    regex = "pause|resume|advance|revert|cancel"
+
+
 class NameConverter(_Converter):
     """An alias or a group."""
 
@@ -80,6 +86,7 @@ def register() -> None:
         ("device", DeviceConverter),
         ("sha256", Sha256Converter),
         ("rollout", RolloutConverter),
+        ("action", ActionConverter),
         ("name", NameConverter),
         ("number", NumberConverter),
     ):

@@ -34,11 +34,7 @@ urlpatterns = [
     path("plan", rollouts.Plan.as_view(), name="plan"),
     path("rollouts", rollouts.Rollouts.as_view(), name="rollouts"),
     path("rollouts/<rollout:rollout>", rollouts.Rollout.as_view(), name="rollout"),
-    re_path(
-        r"^rollouts/(?P<rollout>r-[0-9a-f]{12}):(?P<action>pause|resume|advance|revert|cancel)$",
-        rollouts.RolloutAction.as_view(),
-        name="rollout-action",
-    ),
+    path("rollouts/<rollout:rollout>:<action:action>", rollouts.RolloutAction.as_view(), name="rollout-action"),
     path("rollouts/<rollout:rollout>/gates", rollouts.Gates.as_view(), name="rollout-gates"),
     path("rollouts/<rollout:rollout>/phases", rollouts.Phases.as_view(), name="rollout-phases"),
     path("rollouts/<rollout:rollout>/decisions", rollouts.Decisions.as_view(), name="rollout-decisions"),
@@ -59,5 +55,5 @@ urlpatterns = [
     path("labels:batch", figures.Labels.as_view(), name="labels"),
     path("dropped", figures.Dropped.as_view(), name="dropped"),
     path("audit", figures.Audit.as_view(), name="audit"),
-    re_path(r"^.*$", schema.NoSuchAddress.as_view(), name="no-such-address"),
+    re_path(r"^[\s\S]*$", schema.NoSuchAddress.as_view(), name="no-such-address"),
 ]

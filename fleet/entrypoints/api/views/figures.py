@@ -16,7 +16,7 @@ from fleet.apps.telemetry import selectors as telemetry
 from fleet.apps.telemetry import services as telemetry_services
 from fleet.domain.errors import InvalidInputError
 from fleet.domain.scopes import Scope
-from fleet.entrypoints.api.access import require
+from fleet.entrypoints.api.access import require, require_everything
 from fleet.entrypoints.api.base import ApiView
 from fleet.entrypoints.api.documentation import documented, paged
 from fleet.entrypoints.api.pagination import page, whole
@@ -84,6 +84,7 @@ class Audit(ApiView):
     @paged(forms.EntrySerializer, summary="Who did what", query=forms.AuditQuery)
     def get(self, _request: Request) -> Response:
         """The newest first."""
+        require_everything(self.principal)
         subject = self.query(forms.AuditQuery).get("subject", "")
 
         def fetch(after: int | None, limit: int) -> Sequence[EntryRecord]:

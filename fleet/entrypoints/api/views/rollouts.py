@@ -12,7 +12,7 @@ from fleet.apps.rollouts import selectors, services
 from fleet.apps.rollouts.records import DecisionRecord, RolloutRecord
 from fleet.domain.errors import InvalidInputError
 from fleet.domain.scopes import Scope
-from fleet.entrypoints.api.access import require
+from fleet.entrypoints.api.access import require, require_everything
 from fleet.entrypoints.api.base import ApiView
 from fleet.entrypoints.api.documentation import documented, paged
 from fleet.entrypoints.api.idempotency import HEADER, once
@@ -53,8 +53,10 @@ class Rollouts(ApiView):
     def get(self, _request: Request) -> Response:
         """The newest first."""
         asked = self.query(forms.RolloutQuery)
-        if "model" in asked or not self.principal.may(Scope.READ, None):
-            require(self.principal, Scope.READ, asked.get("model", ""))
+        if "model" in asked:
+            require(self.principal, Scope.READ, asked["model"])
+        else:
+            require_everything(self.principal)
         states = [asked["state"]] if "state" in asked else []
 
         def fetch(after: str | None, limit: int) -> Sequence[RolloutRecord]:
