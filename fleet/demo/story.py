@@ -113,7 +113,7 @@ class Story:
     def _kill_in_download(self) -> None:
         def look() -> float:
             status = self._devices.status(KILLED)["models"].get(MODEL, {})
-            return status.get("bytes_done", 0) / max(status.get("bytes_total", 0), 1)
+            return float(status.get("bytes_done", 0)) / max(float(status.get("bytes_total", 0)), 1.0)
 
         self.progress.wait(
             f"{KILLED} downloading, past {KILL_SHARE:.0%}",
@@ -132,8 +132,15 @@ class Story:
         rollout = self._start("3", policies.ramp(), SEED_WORSE)
         self._until(rollout, "reverted")
         self._all_on("2")
-        seconds = observations.seconds_to_revert(observations.timeline(self.control), "3", "2")
-        self.progress.say(f"treated devices back on v2, {seconds:.0f} s after the first exposure" if seconds else "")
+        self.progress.wait(
+            "every treated device back on v2",
+            lambda: observations.seconds_to_revert(observations.timeline(self.control), "3", "2"),
+            lambda seconds: seconds is not None,
+            within_s=60,
+            tell=lambda seconds: (
+                f"treated devices back on v2, {seconds:.0f} s after the first exposure" if seconds else ""
+            ),
+        )
 
     def _tamper(self) -> None:
         self.progress.step("v4: its blobs are altered in the store after publication; everyone at once, no deltas")
