@@ -53,8 +53,11 @@ def claim(*, kinds: Collection[str], owner: str, lease_s: float, now: datetime) 
     the row changes hands only if its fence is still the one that was read.
     """
     reap(now=now)
+    due = Job.objects.filter(kind__in=kinds, state=Job.State.QUEUED, run_after__lte=now)
+    # Looking costs no write lock, which on SQLite all others would have to wait for.
+    if not due.exists():
+        return None
     with transaction.atomic():
-        due = Job.objects.filter(kind__in=kinds, state=Job.State.QUEUED, run_after__lte=now)
         if connection.features.has_select_for_update_skip_locked:
             due = due.select_for_update(skip_locked=True)
         row = due.order_by("-priority", "run_after", "id").first()
