@@ -2,10 +2,13 @@
 
 import pytest
 from django.contrib.auth.models import User
-from django.test import Client
+from django.db import OperationalError
+from django.test import Client, RequestFactory
 from django.urls import URLPattern
 from django.utils import timezone
+from django.views.defaults import server_error
 
+from fleet.apps.registry import selectors as registry
 from fleet.apps.rollouts import selectors as rollouts
 from fleet.entrypoints.ui import urls
 from fleet.entrypoints.ui.content_security import ADMINISTRATION, STRICT
@@ -13,7 +16,7 @@ from tests.ui.story import MODEL, Story
 
 pytestmark = pytest.mark.django_db
 
-OPEN_TO_EVERYBODY = {"login", "logout"}
+OPEN_TO_EVERYBODY = {"login", "logout", "favicon"}
 OPERATORS_ONLY = {"enrol", "act"}
 ARGUMENTS = {
     "name": MODEL,
@@ -177,3 +180,21 @@ def test_intervention__without_a_reason__is_not_done(operator: Client) -> None:
     form = {"reason": " ", "revision": rollouts.rollout(rollout_id).revision}
     assert operator.post(f"/rollouts/{rollout_id}/cancel", form).status_code == 422
     assert rollouts.rollout(rollout_id).state == "running"
+
+
+def test_page__while_the_database_is_too_busy__says_so_and_when_to_try_again(
+    reader: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def busy() -> None:
+        raise OperationalError("database is locked")
+
+    monkeypatch.setattr(registry, "models", busy)
+    response = reader.get("/models")
+    assert (response.status_code, response.headers["Retry-After"]) == (503, "5")
+    assert "Too busy for a moment" in response.text
+
+
+def test_page__that_fails__is_rendered_without_anything_of_the_request() -> None:
+    response = server_error(RequestFactory().get("/"))
+    assert response.status_code == 500
+    assert "The server failed" in response.content.decode()

@@ -153,3 +153,13 @@ def test_error_pages__in_every_look__are_sound(
         expect(page.get_by_text(name, exact=True)).to_be_visible()
         assert inspect(page) == []
         page.screenshot(path=screens / f"error-{name}-{look}.png")
+
+
+def test_administration__in_the_browser__works_under_its_own_policy(
+    page: Page, live_server: LiveServer, watch: Watch
+) -> None:
+    Story(timezone.now(), size=3, away=0).enrol()
+    for path in ("/admin/", "/admin/devices/device/"):
+        page.goto(f"{live_server.url}{path}")
+        expect(page.locator("body")).to_be_visible()
+    assert watch.problems == []

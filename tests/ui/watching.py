@@ -121,7 +121,7 @@ class Watch:
 
     def _console(self, message: ConsoleMessage) -> None:
         if message.type in {"error", "warning"}:
-            self.problems.append(f"{self.at}: console {message.type}: {message.text}")
+            self.problems.append(f"{self.at}: console {message.type}: {message.text} {message.location}")
 
     def _request(self, request: Request) -> None:
         parts = urlsplit(request.url)

@@ -1,16 +1,25 @@
 """Who may see and do what on the pages: everybody who is logged in reads; staff operate.
 
 Live fragments asked for after the session ended are answered with an instruction to reload, so that no login form is
-ever swapped into the middle of a page.
+ever swapped into the middle of a page. When what stands behind a page is too busy to answer, the page says so.
 """
 
+import logging
 from collections.abc import Callable
 from functools import wraps
+from typing import Final
 
 from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import PermissionDenied
+from django.db import OperationalError
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
+from django.shortcuts import render
+
+from fleet.domain.errors import UnavailableError
+
+logger = logging.getLogger(__name__)
+RETRY_AFTER_S: Final = 5
 
 View = Callable[..., HttpResponseBase]
 
@@ -35,8 +44,14 @@ def reader(view: View) -> View:
 
     @wraps(view)
     def guarded(request: HttpRequest, *args: object, **named: object) -> HttpResponseBase:
-        if request.user.is_authenticated:
-            return view(request, *args, **named)
+        try:
+            if request.user.is_authenticated:
+                return view(request, *args, **named)
+        except (OperationalError, UnavailableError) as error:
+            logger.warning("%s cannot be shown now: %s", request.path, error)
+            response = render(request, "503.html", status=503)
+            response.headers["Retry-After"] = str(RETRY_AFTER_S)
+            return response
         if is_live_request(request):
             return HttpResponse(status=401, headers={"HX-Refresh": "true"})
         return redirect_to_login(request.get_full_path())

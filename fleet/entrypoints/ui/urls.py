@@ -1,7 +1,9 @@
 """Routes of the pages."""
 
 from django.contrib.auth.views import LoginView, LogoutView
+from django.templatetags.static import static
 from django.urls import path
+from django.views.generic import RedirectView
 
 from fleet.entrypoints.ui.views import audit, devices, enrol, models, overview, rollouts
 
@@ -24,4 +26,6 @@ urlpatterns = [
         "login", LoginView.as_view(template_name="session/login.html", redirect_authenticated_user=True), name="login"
     ),
     path("logout", LogoutView.as_view(), name="logout"),
+    # Browsers ask for this on pages that name no icon, such as the administration's.
+    path("favicon.ico", RedirectView.as_view(url=static("ui/favicon.svg")), name="favicon"),
 ]
