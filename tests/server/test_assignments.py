@@ -353,17 +353,17 @@ def counts(rule_id: int, at_s: float = 20.0, grace_s: float = 60.0) -> dict[str,
         (FailureCode.CRASH_LOOP, "rolled_back"),
     ],
 )
-def test_record_report__whatever_order__ends_alike(fails: FailureCode | None, outcome: str) -> None:
+def test_record_reports__whatever_order__ends_alike(fails: FailureCode | None, outcome: str) -> None:
     release = make_version("1")
     rule_id = run_rule(release)
     for number, device in enumerate(enrol(FleetSimulator(4, model=MODEL))):
         obey(device, ask(device), release)
         for report in shuffled(device.install(later(11), fails), number):
-            services.record_report(device_id=device.device_id, report=report, now=later(12))
+            services.record_reports(reports=[(device.device_id, report)], now=later(12))
     assert counts(rule_id) == {"offered": 4, outcome: 4}
 
 
-def test_record_report__older_than_the_outcome__changes_nothing() -> None:
+def test_record_reports__older_than_the_outcome__changes_nothing() -> None:
     release = make_version("1")
     rule_id = run_rule(release)
     device = one_device()
@@ -371,19 +371,19 @@ def test_record_report__older_than_the_outcome__changes_nothing() -> None:
     early = list(device.install(later(11), FailureCode.DOWNLOAD))[-1]
     late = list(device.install(later(15)))[-1]
     for report in (late, early):
-        services.record_report(device_id=device.device_id, report=report, now=later(16))
+        services.record_reports(reports=[(device.device_id, report)], now=later(16))
     assert counts(rule_id) == {"offered": 1, "committed": 1}
 
 
-def test_record_report__about_no_offer_of_ours__changes_nothing() -> None:
+def test_record_reports__about_no_offer_of_ours__changes_nothing() -> None:
     release = make_version("1")
     rule_id = run_rule(release)
     fleet = enrol(FleetSimulator(2, model=MODEL))
     offered, stranger = fleet.devices
     obey(offered, ask(offered), release)
     report = list(offered.install(later(11)))[-1]
-    services.record_report(device_id=stranger.device_id, report=report, now=later(12))
-    services.record_report(device_id=offered.device_id, report=replace(report, rollout="r-ffffffffffff"), now=later(12))
+    services.record_reports(reports=[(stranger.device_id, report)], now=later(12))
+    services.record_reports(reports=[(offered.device_id, replace(report, rollout="r-ffffffffffff"))], now=later(12))
     assert counts(rule_id) == {"offered": 1, "pending": 1}
 
 

@@ -100,10 +100,12 @@ def test_record_state__any_order_with_replays__ends_in_the_same_state() -> None:
         device_id = f"dev-{order}"
         services.enrol(device_id=device_id, hardware_class="edge-std", attributes={}, now=NOW)
         told = [
-            services.record_state(device_id=device_id, report=item, weights={DIGEST_2: "9" * 64}, now=later(number))
+            services.record_states(reports=[(device_id, item)], weights={DIGEST_2: "9" * 64}, now=later(number))
             for number, item in enumerate(shuffled(story + story, order))
         ]
-        assert told.count(True) == len(story)
+        assert sum(len(new) for new in told) == len(story)
+        replayed = [(device_id, item) for item in shuffled(story, order + 1)]
+        assert services.record_states(reports=replayed, weights={}, now=later(99)) == ()
         found = selectors.device(device_id).models[0]
         ends.add((found.state, found.active_digest, found.weights_sha256, found.target_version, found.revision))
         assert len(selectors.timeline(device_id)) == len(story)
@@ -112,8 +114,9 @@ def test_record_state__any_order_with_replays__ends_in_the_same_state() -> None:
 
 def test_record_state__new_boot__begins_again() -> None:
     (device,) = enrolled()
-    for item in (report(UpdateState.COMMITTED, 90), report(UpdateState.ASSIGNED, 1, boot="b" * 16)):
-        services.record_state(device_id=device.device_id, report=item, weights={}, now=NOW)
+    story = [report(UpdateState.COMMITTED, 90), report(UpdateState.ASSIGNED, 1, boot="0" * 16)]
+    new = services.record_states(reports=[(device.device_id, item) for item in story], weights={}, now=NOW)
+    assert [item for _, item in new] == story
     found = selectors.device(device.device_id).models[0]
     assert (found.state, found.target_version) == ("assigned", "2")
 
@@ -121,7 +124,7 @@ def test_record_state__new_boot__begins_again() -> None:
 def test_record_state__clock_beyond_every_calendar__is_stored() -> None:
     (device,) = enrolled()
     wrong = replace(report(UpdateState.IDLE, 1), at=2**53 - 1)
-    assert services.record_state(device_id=device.device_id, report=wrong, weights={}, now=NOW)
+    assert services.record_states(reports=[(device.device_id, wrong)], weights={}, now=NOW)
     assert selectors.timeline(device.device_id)[0].at == NOW
 
 

@@ -1,7 +1,7 @@
 """Rules, and what devices are told because of them.
 
 A rule costs a constant number of statements and one notice, whatever the fleet's size. Rows about single devices are
-written only when a device asks (`answer_check`) or reports (`record_report`). The decision itself is
+written only when a device asks (`answer_check`) or reports (`record_reports`). The decision itself is
 `fleet.domain.assign`; signing is `trust`'s; fetching is by tickets that the caller adds.
 """
 
@@ -28,7 +28,7 @@ from fleet.apps.registry import selectors as registry
 from fleet.domain.errors import InvalidInputError, NotFoundError
 from fleet.domain.facts import RuleState
 
-__all__ = ["answer_check", "create_rule", "record_report", "repeat_notice", "set_rule"]
+__all__ = ["answer_check", "create_rule", "record_reports", "repeat_notice", "set_rule"]
 
 # Failures after the swap: the device had served the version before it went back.
 _AFTER_SWAP: Final = frozenset({FailureCode.LOAD, FailureCode.PROBATION, FailureCode.CRASH_LOOP})
@@ -124,21 +124,45 @@ def repeat_notice(*, model: str, now: datetime) -> None:
 
 
 @transaction.atomic
-def record_report(*, device_id: str, report: StateReport, now: datetime) -> None:
-    """Move the outcome of the offer that a report is about. Reports of one boot count in the order of their `seq`.
+def record_reports(*, reports: Sequence[tuple[str, StateReport]], now: datetime) -> None:
+    """Move the outcomes of the offers that these reports are about. Reports of one boot count in the order of `seq`.
 
-    Call it for new reports only. A report that settles nothing, or is about no offer of ours, changes nothing.
+    Call it for new reports only. A report that settles nothing, or is about no offer of ours, changes nothing. Costs a
+    constant number of statements.
     """
-    outcome = _outcome(report)
-    if outcome is None or not report.rollout:
+    settling = [(device_id, report) for device_id, report in reports if report.rollout and _outcome(report) is not None]
+    if not settling:
         return
-    row = Offer.objects.select_for_update(of=("self",)).filter(device_id=device_id, rule__source=report.rollout).first()
-    if row is None or (row.outcome_boot == report.key.boot and report.key.seq <= row.outcome_seq):
-        return
-    row.outcome, row.outcome_at = outcome.value, now
-    row.failure = "" if report.failure is None else report.failure.value
-    row.outcome_boot, row.outcome_seq = report.key.boot, report.key.seq
-    row.save(update_fields=["outcome", "outcome_at", "failure", "outcome_boot", "outcome_seq"])
+    found = (
+        Offer.objects.select_for_update(of=("self",))
+        .filter(
+            device_id__in={device_id for device_id, _ in settling},
+            rule__source__in={report.rollout for _, report in settling},
+        )
+        .select_related("rule")
+        .order_by("pk")
+    )
+    rows = {(row.device_id, row.rule.source): row for row in found}
+    changed: dict[int, Offer] = {}
+    for device_id, report in settling:
+        row, outcome = rows.get((device_id, report.rollout)), _outcome(report)
+        if (
+            row is None
+            or outcome is None
+            or (row.outcome_boot == report.key.boot and report.key.seq <= row.outcome_seq)
+        ):
+            continue
+        row.outcome, row.outcome_at = outcome.value, now
+        row.failure = "" if report.failure is None else report.failure.value
+        row.outcome_boot, row.outcome_seq = report.key.boot, report.key.seq
+        changed[row.pk] = row
+    if changed:
+        Offer.objects.bulk_create(
+            [changed[pk] for pk in sorted(changed)],
+            update_conflicts=True,
+            unique_fields=["device", "rule"],
+            update_fields=["outcome", "outcome_at", "failure", "outcome_boot", "outcome_seq"],
+        )
 
 
 def _outcome(report: StateReport) -> Offer.Outcome | None:

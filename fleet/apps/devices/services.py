@@ -7,14 +7,16 @@ present state. What a device says about itself never changes its hardware class,
 import json
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Final
 
-from django.db import IntegrityError, transaction
+from django.db import transaction
 from django.db.models import Q
 
 from device_client.wire.bundles import encode_contract
 from device_client.wire.messages import Check, RunningModel, StateReport
 from device_client.wire.names import parse_device_id
 from device_client.wire.states import UpdateState
+from fleet.apps.additive import insert_new
 from fleet.apps.devices.models import Device, DeviceEvent, DeviceModel, Group
 from fleet.domain.errors import ForbiddenError, InvalidInputError, NotFoundError
 
@@ -31,6 +33,14 @@ _UPDATING = frozenset(
         UpdateState.PROBATION,
     }
 )
+
+_EVENT_KEY: Final = ("device_id", "boot", "seq")
+# What a row says of the present: everything but whose it is.
+_PRESENT: Final = [
+    field.name
+    for field in DeviceModel._meta.concrete_fields  # noqa: SLF001 - documented API
+    if field.name not in {"id", "device", "model"}
+]
 
 
 @transaction.atomic
@@ -75,10 +85,10 @@ def record_check(*, device_id: str, check: Check, now: datetime) -> None:
     )
     if not told:
         raise ForbiddenError("device_not_active", f"device {device_id!r:.80} is unknown, revoked or in quarantine")
-    for running in sorted(check.models, key=lambda item: item.model):
-        row = _locked(device_id, running.model, now)
-        _apply_attestation(row, running, now)
-        row.save()
+    rows = _locked({(device_id, running.model) for running in check.models}, now)
+    for running in check.models:
+        _apply_attestation(rows[device_id, running.model], running, now)
+    _store(rows.values())
 
 
 def record_presence(*, device_id: str, online: bool, client_version: str, now: datetime) -> None:
@@ -97,36 +107,29 @@ def touch(*, device_ids: Collection[str], now: datetime) -> None:
     Device.objects.filter(older, pk__in=device_ids).update(last_seen_at=now, online=True)
 
 
-def record_state(*, device_id: str, report: StateReport, weights: Mapping[str, str], now: datetime) -> bool:
-    """Add a report to the device's timeline and move its present state; False if this report was stored before.
+@transaction.atomic
+def record_states(
+    *, reports: Sequence[tuple[str, StateReport]], weights: Mapping[str, str], now: datetime
+) -> tuple[tuple[str, StateReport], ...]:
+    """Add reports to their devices' timelines and move the devices' present states; returns those that were new.
 
-    `weights` names the weights file of each known digest, which a report does not.
     Reports of one boot are ordered by `seq`, whatever order they arrive in. A new boot is a new life of the device's
-    outbox, which begins after the old one ended.
+    outbox, which begins after the old one ended. `weights` names the weights file of each known digest, which a report
+    does not. Costs a constant number of statements. The devices must be known.
     """
-    with transaction.atomic():
-        try:
-            with transaction.atomic():
-                DeviceEvent.objects.create(
-                    device_id=device_id,
-                    boot=report.key.boot,
-                    seq=report.key.seq,
-                    at=_moment(report.at, now),
-                    received_at=now,
-                    model=report.model,
-                    version=report.version,
-                    rollout=report.rollout,
-                    state=report.state.value,
-                    report=json.loads(report.encode()),
-                )
-        except IntegrityError:
-            return False
-        row = _locked(device_id, report.model, now)
-        if row.boot == report.key.boot and report.key.seq <= row.seq:
-            return True
-        _apply_report(row, report, weights, now)
-        row.save()
-        return True
+    unique: dict[tuple[str, str, int], StateReport] = {}
+    for device_id, report in reports:
+        unique.setdefault((device_id, report.key.boot, report.key.seq), report)
+    inserted = insert_new([_event(key[0], report, now) for key, report in unique.items()], key=_EVENT_KEY)
+    boots = {(device_id, boot): place for place, (device_id, boot, _) in reversed(list(enumerate(unique)))}
+    new = sorted(inserted, key=lambda key: (key[0], boots[key[0], key[1]], key[2]))
+    rows = _locked({(key[0], unique[key].model) for key in new}, now)
+    for key in new:
+        row, report = rows[key[0], unique[key].model], unique[key]
+        if row.boot != report.key.boot or report.key.seq > row.seq:
+            _apply_report(row, report, weights, now)
+    _store(rows.values())
+    return tuple((key[0], unique[key]) for key in new)
 
 
 @transaction.atomic
@@ -141,15 +144,49 @@ def set_group(*, name: str, device_ids: Sequence[str], now: datetime) -> int:
     return len(found)
 
 
-def _locked(device_id: str, model: str, now: datetime) -> DeviceModel:
-    """The device's row for `model`, made if it is new, and ours until the transaction ends."""
-    rows = DeviceModel.objects.select_for_update()
-    row = rows.filter(device_id=device_id, model=model).first()
-    if row is None:
-        new = DeviceModel(device_id=device_id, model=model, state=UpdateState.IDLE.value, updated_at=now)
-        DeviceModel.objects.bulk_create([new], ignore_conflicts=True)
-        row = rows.get(device_id=device_id, model=model)
-    return row
+def _locked(wanted: Collection[tuple[str, str]], now: datetime) -> dict[tuple[str, str], DeviceModel]:
+    """The rows of these (device, model), made if they are new, and ours until the transaction ends."""
+    rows = _lock(wanted)
+    missing = sorted(set(wanted) - rows.keys())
+    if not missing:
+        return rows
+    state = UpdateState.IDLE.value
+    made = [DeviceModel(device_id=device_id, model=model, state=state, updated_at=now) for device_id, model in missing]
+    DeviceModel.objects.bulk_create(made, ignore_conflicts=True)
+    return _lock(wanted)
+
+
+def _lock(wanted: Collection[tuple[str, str]]) -> dict[tuple[str, str], DeviceModel]:
+    found = DeviceModel.objects.select_for_update().filter(
+        device_id__in={device_id for device_id, _ in wanted}, model__in={model for _, model in wanted}
+    )
+    return {(row.device_id, row.model): row for row in found.order_by("pk") if (row.device_id, row.model) in wanted}
+
+
+def _store(rows: Collection[DeviceModel]) -> None:
+    """Write rows that exist and are locked, in one statement."""
+    if rows:
+        DeviceModel.objects.bulk_create(
+            sorted(rows, key=lambda row: row.pk),
+            update_conflicts=True,
+            unique_fields=["device", "model"],
+            update_fields=_PRESENT,
+        )
+
+
+def _event(device_id: str, report: StateReport, now: datetime) -> DeviceEvent:
+    return DeviceEvent(
+        device_id=device_id,
+        boot=report.key.boot,
+        seq=report.key.seq,
+        at=_moment(report.at, now),
+        received_at=now,
+        model=report.model,
+        version=report.version,
+        rollout=report.rollout,
+        state=report.state.value,
+        report=json.loads(report.encode()),
+    )
 
 
 def _apply_attestation(row: DeviceModel, running: RunningModel, now: datetime) -> None:

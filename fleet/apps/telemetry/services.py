@@ -15,13 +15,13 @@ from device_client.wire.errors import WireError
 from device_client.wire.messages import Label, LabelBatch, MessageKey, Presence, StateReport, TelemetryWindow
 from device_client.wire.predictions import PredictionId
 from device_client.wire.sketch import LatencySketch
+from fleet.apps.additive import add_up, insert_new
 from fleet.apps.assignments import selectors as rules
 from fleet.apps.assignments import services as assignments
 from fleet.apps.devices import selectors as devices
 from fleet.apps.devices import services as device_services
 from fleet.apps.devices.records import DeviceBrief
 from fleet.apps.registry import selectors as registry
-from fleet.apps.telemetry.additive import add_up, insert_new
 from fleet.apps.telemetry.crediting import Credit, Creditor, Moment, Subject, summed
 from fleet.apps.telemetry.models import DroppedMessage, GateTotal, LabelCredit, VersionTotal, Window
 from fleet.apps.telemetry.records import Dropped, DurableKey, Incoming
@@ -44,11 +44,11 @@ def take_in(*, messages: Sequence[Incoming], now: datetime) -> tuple[DurableKey,
     refused = [item for item in messages if item.device_id not in known or not known[item.device_id].is_active]
     durable: list[DurableKey] = []
     reports = [(item.device_id, item.message) for item in accepted if isinstance(item.message, StateReport)]
-    weights = registry.weights_by_digest({report.active_digest for _, report in reports if report.active_digest})
-    for device_id, report in reports:
-        if device_services.record_state(device_id=device_id, report=report, weights=weights, now=now):
-            assignments.record_report(device_id=device_id, report=report, now=now)
-        durable.append(_key(device_id, report.key))
+    active = {report.active_digest for _, report in reports if report.active_digest}
+    weights = registry.weights_by_digest(active) if active else {}
+    new = device_services.record_states(reports=reports, weights=weights, now=now)
+    assignments.record_reports(reports=new, now=now)
+    durable += [_key(device_id, report.key) for device_id, report in reports]
     for item in accepted:
         if isinstance(item.message, Presence):
             device_services.record_presence(
