@@ -100,3 +100,8 @@ def build_delta(payload: dict[str, str], now: datetime) -> None:
     """The work of a `delta` job; `payload` is what `registry.services.request_deltas` queued."""
     encoder = next(item for item in delta_encoders() if item.codec.value == payload["codec"])
     registry.build_delta(old=payload["old"], new=payload["new"], encoder=encoder, store=blob_store(), now=now)
+
+
+def sweep_blobs(now: datetime) -> None:
+    """The work of a `sweep` job: forget uploads that nobody finished and blobs that no version came to name."""
+    registry.sweep_blobs(store=blob_store(), spool=upload_spool(), now=now)

@@ -91,7 +91,7 @@ def test_a5__role_altered_after_signing__refused(pipeline: Pipeline) -> None:
         lambda body: body.update(expires="2027-01-01T00:00:00Z"),
         lambda body: body["targets"].update({f"models/{MODEL}/9/onnx-fp32-any.json": _entry()}),
     ):
-        tampered = altered(signed, change)  # type: ignore[arg-type]
+        tampered = altered(signed, change)
         with pytest.raises(RefusedError) as error:
             pipeline.finalise(manifest, role=tampered)
         assert error.value.code == "signature_invalid"

@@ -28,8 +28,12 @@ def enqueue(
     now: datetime,
     priority: int = 0,
     max_attempts: int = 3,
+    not_before_at: datetime | None = None,
 ) -> int | None:
-    """Queue work; returns its id, or None if work of this kind and key is already queued or running."""
+    """Queue work, due now or at `not_before_at`; returns its id.
+
+    None if work of this kind and key is already queued or running.
+    """
     try:
         with transaction.atomic():
             row = Job.objects.create(
@@ -38,7 +42,7 @@ def enqueue(
                 payload=dict(payload),
                 priority=priority,
                 max_attempts=max_attempts,
-                run_after=now,
+                run_after=not_before_at or now,
                 created_at=now,
             )
     except IntegrityError:

@@ -11,6 +11,7 @@ from django.db import transaction
 
 from device_client.wire.errors import WireError
 from device_client.wire.names import parse_sha256
+from fleet.apps.jobs import services as jobs
 from fleet.apps.registry.models import Blob, Delta, Upload, VariantFile
 from fleet.apps.registry.records import UploadRecord
 from fleet.domain.errors import ConflictError, InvalidInputError, NotFoundError, TooLargeError, UnavailableError
@@ -19,6 +20,8 @@ from fleet.ports.blobs import BlobMismatchError, BlobStore, StorageFullError, Up
 MAX_BLOB_BYTES: Final = 64 << 30
 # Uploads that nobody went on with, and blobs that no version came to name, are swept after this time.
 ABANDONED_AFTER: Final = timedelta(days=2)
+SWEEP_SLACK: Final = timedelta(hours=1)
+SWEEP_JOB_KIND: Final = "sweep"
 
 
 def begin_upload(*, sha256: str, length: int, store: BlobStore, actor: str, now: datetime) -> UploadRecord:
@@ -41,6 +44,10 @@ def begin_upload(*, sha256: str, length: int, store: BlobStore, actor: str, now:
     with transaction.atomic():
         row, _created = Upload.objects.get_or_create(
             sha256=sha256, defaults={"length": length, "updated_at": now, "uploaded_by": actor}
+        )
+        # Whoever begins an upload may never finish it, nor the version that it is for.
+        jobs.enqueue(
+            kind=SWEEP_JOB_KIND, key="blobs", payload={}, now=now, not_before_at=now + ABANDONED_AFTER + SWEEP_SLACK
         )
     if row.length != length:
         raise ConflictError("blob_length", f"expected {row.length} bytes as announced before, got {length}")

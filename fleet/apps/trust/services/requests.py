@@ -14,7 +14,6 @@ KEPT: Final = timedelta(days=2)
 ABANDONED_AFTER: Final = timedelta(minutes=5)
 
 
-
 def begin_request(*, actor: str, key: str, digest: str, now: datetime) -> StoredAnswer | None:
     """None: go on, and call `finish_request` or `forget_request`. Otherwise the answer that was given before.
 
@@ -30,7 +29,9 @@ def begin_request(*, actor: str, key: str, digest: str, now: datetime) -> Stored
         if row is None or row.status is None:
             raise ConflictError("request_in_progress", "expected an answered request, got one in progress") from None
         if row.digest != digest:
-            raise ConflictError("idempotency_key_reused", "expected the same request under this key, got another") from None
+            raise ConflictError(
+                "idempotency_key_reused", "expected the same request under this key, got another"
+            ) from None
         return StoredAnswer(row.status, row.body)
     return None
 

@@ -17,14 +17,18 @@ class Command(BaseCommand):
     """Runs until SIGTERM."""
 
     requires_system_checks = ()
-    help = "Do the work that is queued as rows: deltas. Run as many as are needed."
+    help = "Do the work that is queued as rows: deltas, abandoned uploads. Run as many as are needed."
 
     def handle(self, *_args: Any, **_options: Any) -> None:
         """Work until told to stop."""
         owner = f"{socket.gethostname()[:40]}:{os.getpid()}"
         with stop_on_signals() as stop:
-            Worker({"delta": _build_delta}, owner, server.clock(), stop).run()
+            Worker({"delta": _build_delta, "sweep": _sweep}, owner, server.clock(), stop).run()
 
 
 def _build_delta(payload: Mapping[str, object], now: datetime) -> None:
     server.build_delta({name: str(value) for name, value in payload.items()}, now)
+
+
+def _sweep(_payload: Mapping[str, object], now: datetime) -> None:
+    server.sweep_blobs(now)
