@@ -85,6 +85,11 @@ def make_version(
     return Release(row.pk, label, digests, weights)
 
 
+def revoke(release: Release) -> None:
+    """What the registry does when a pipeline takes a version out of its role."""
+    Version.objects.filter(pk=release.id).update(state=Version.State.REVOKED)
+
+
 def make_blob(content: str, length: int) -> str:
     """A blob's row; returns its name."""
     sha256 = hashlib.sha256(content.encode()).hexdigest()

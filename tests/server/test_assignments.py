@@ -14,13 +14,14 @@ from device_client.wire.messages import RuleState as Ask
 from device_client.wire.states import FailureCode, UpdateState
 from fleet.apps.assignments import selectors, services
 from fleet.apps.assignments.models import Rule
+from fleet.apps.assignments.plans import KEPT_S
 from fleet.apps.assignments.records import CheckAnswer
 from fleet.apps.devices import services as devices
 from fleet.apps.outbox import services as outbox
 from fleet.domain.errors import ForbiddenError, InvalidInputError, NotFoundError
 from fleet.domain.facts import RuleState
 from tests.fakes.fleet_simulator import CAPABILITIES, FleetSimulator, SimulatedDevice, shuffled
-from tests.server.catalogue import MODEL, NOW, Release, later, make_delta, make_model, make_version
+from tests.server.catalogue import MODEL, NOW, Release, later, make_delta, make_model, make_version, revoke
 
 pytestmark = pytest.mark.django_db
 
@@ -421,3 +422,55 @@ def test_offers__several_phases__are_counted_apart_and_together() -> None:
     first, second = (selectors.offers(rule_id=rule_id, phase=n, now=later(40), grace_s=99)[0] for n in (0, 1))
     assert (first.offered, second.offered) == (early, 20 - early)
     assert selectors.offers_up_to(rule_id=rule_id, phase=1, now=later(40), grace_s=99)[0].offered == 20
+
+
+# ---------------------------------------------------------------- plans that are kept
+
+
+def test_plan_cache__nothing_changed__reads_rules_and_versions_once() -> None:
+    run_rule(make_version("1"))
+    plans = services.PlanCache()
+    counts = []
+    for device in enrol(FleetSimulator(3, model=MODEL)):
+        with CaptureQueriesContext(connection) as captured:
+            services.answer_check(device_id=device.device_id, check=device.check(later(1)), now=later(1), plans=plans)
+        counts.append(sum("assignments_rule" in item["sql"].split("WHERE")[0] for item in captured))
+    assert counts[0] > 0
+    assert counts[1:] == [0, 0]
+
+
+def test_plan_cache__rule_withdrawn__is_never_answered_from_memory() -> None:
+    rule_id = run_rule(make_version("1"))
+    device, plans = one_device(), services.PlanCache()
+
+    def told() -> Decision:
+        answer = services.answer_check(
+            device_id=device.device_id, check=device.check(later(1)), now=later(1), plans=plans
+        )
+        return decision(answer)
+
+    assert told() is Decision.NOW
+    services.set_rule(rule_id=rule_id, state=RuleState.WITHDRAWN, now=later(1))
+    assert told() is Decision.NOTHING
+
+
+def test_plan_cache__version_revoked__is_forgotten_after_a_while() -> None:
+    release = make_version("1")
+    run_rule(release)
+    device, plans = one_device(), services.PlanCache()
+
+    def told(at_s: float) -> Decision:
+        check = device.check(later(at_s))
+        return decision(services.answer_check(device_id=device.device_id, check=check, now=later(at_s), plans=plans))
+
+    assert told(1) is Decision.NOW
+    revoke(release)
+    assert told(1 + KEPT_S) is Decision.NOTHING
+
+
+def test_plan_cache__model_created_later__is_found() -> None:
+    device, plans = one_device(), services.PlanCache()
+    assert plans.of([MODEL], NOW) == {}
+    run_rule(make_version("1"))
+    answer = services.answer_check(device_id=device.device_id, check=device.check(NOW), now=NOW, plans=plans)
+    assert decision(answer) is Decision.NOW

@@ -16,15 +16,15 @@ from device_client.wire.director import Answer, Arm, Assigned, Binding, Decision
 from device_client.wire.messages import Check, RunningModel
 from device_client.wire.states import UpdateState
 from fleet.apps.assignments.models import Assignment, Offer
-from fleet.apps.assignments.records import CheckAnswer, RuleRecord
-from fleet.apps.assignments.selectors import assignable_rules, device_policy, rule_record
+from fleet.apps.assignments.plans import PlanCache, RulesOfModel
+from fleet.apps.assignments.records import CheckAnswer
 from fleet.apps.devices import selectors as devices
 from fleet.apps.registry import selectors as registry
-from fleet.apps.registry.records import DeltaRecord, VersionRecord, VersionState
+from fleet.apps.registry.records import DeltaRecord
 from fleet.apps.trust.records import DirectorTarget
 from fleet.domain import assign as domain
 from fleet.domain.errors import ForbiddenError, NotFoundError
-from fleet.domain.facts import Build, DeviceFacts, Rule
+from fleet.domain.facts import DeviceFacts
 
 POLL_INTERVAL_S: Final = 21_600  # six hours: when edits of groups and attributes take effect at the latest
 DELTA_POLL_SHARE: Final = 0.2  # of the wait for a patch: how soon a device that was asked to wait asks again
@@ -35,42 +35,43 @@ MAX_TRACE_STEPS: Final = 32
 _ARRIVED: Final = frozenset({UpdateState.IDLE, UpdateState.COMMITTED})
 
 
-def answer_check(*, device_id: str, check: Check, now: datetime) -> CheckAnswer:
+def answer_check(*, device_id: str, check: Check, now: datetime, plans: PlanCache | None = None) -> CheckAnswer:
     """What this device is to be told. Raises `NotFoundError` or `ForbiddenError` for a device that gets no answer.
 
-    Models that the registry does not know get no answer either: a device may ask for what is yet to be created.
+    Models that the registry does not know get no answer either: a device may ask for what is yet to be created. `plans`
+    saves reading rules and versions again for the next check.
     """
+    known = plans or PlanCache()
     try:
-        return _answer(device_id, check, now)
+        return _answer(device_id, check, known, now)
     except IntegrityError:
         # Another director answered an earlier check of the same device for the first time, at this very moment.
-        return _answer(device_id, check, now)
+        return _answer(device_id, check, known, now)
 
 
 @transaction.atomic
-def _answer(device_id: str, check: Check, now: datetime) -> CheckAnswer:
+def _answer(device_id: str, check: Check, plans: PlanCache, now: datetime) -> CheckAnswer:
     facts = _facts(device_id, check)
+    known = plans.of([running.model for running in check.models], now)
     answers: dict[str, Answer] = {}
     targets: list[DirectorTarget] = []
     tickets: list[str] = []
     for running in sorted(check.models, key=lambda item: item.model):
-        try:
-            plan_key = registry.model(running.model).plan_key
-        except NotFoundError:
+        plan = known.get(running.model)
+        if plan is None:
             continue
-        versions = _Versions()
-        decided = domain.assign(facts, versions.rules(running.model), model=running.model, now=now)
-        patches, until = _patches(decided, running, check, versions, now)
+        decided = domain.assign(facts, plan.rules, model=running.model, now=now)
+        patches, until = _patches(decided, running, check, plan, now)
         if until is not None:
             decided = _wait_for_patch(decided, until)
         revision = _remember(facts, decided, running, now)
-        made, blobs = _targets(decided, revision, patches, versions)
+        made, blobs = _targets(decided, revision, patches, plan)
         targets += made
         tickets += blobs
         answers[running.model] = Answer(
             decision=decided.decision,
             because=decided.reason[:MAX_BECAUSE_CHARS],
-            plan_key=plan_key,
+            plan_key=plan.plan_key,
             until=None if decided.until is None else int(decided.until.timestamp()),
         )
     binding = Binding(
@@ -95,64 +96,8 @@ def _facts(device_id: str, check: Check) -> DeviceFacts:
     )
 
 
-class _Versions:
-    """The versions that this answer needs, each read once."""
-
-    def __init__(self) -> None:
-        self._read: dict[int, VersionRecord] = {}
-        self._waits: dict[int, tuple[datetime | None, float]] = {}
-
-    def rules(self, model: str) -> tuple[Rule, ...]:
-        """The rules of a model as the domain sees them."""
-        records = [rule_record(row) for row in assignable_rules(model)]
-        self._read |= registry.versions_by_id({record.version_id for record in records} - self._read.keys())
-        return tuple(self._rule(record) for record in records)
-
-    def _rule(self, record: RuleRecord) -> Rule:
-        version = self._read[record.version_id]
-        self._waits[record.id] = (record.phase_started_at, record.delta_wait_s)
-        return Rule(
-            id=record.id,
-            source=record.source,
-            model=record.model,
-            version=version.label,
-            version_id=record.version_id,
-            # A version that its pipeline has revoked can no longer be installed, so it is no build for anybody.
-            builds=tuple(Build(variant.digest, variant.manifest) for variant in version.variants)
-            if version.state is VersionState.PUBLISHED
-            else (),
-            state=record.state,
-            seed=record.seed,
-            created_at=record.created_at,
-            phase=record.phase,
-            treated_end=record.treated_end,
-            control_start=record.control_start,
-            hardware_classes=frozenset(record.hardware_classes),
-            groups=frozenset(record.groups),
-            priority=record.priority,
-            ended_at=record.ended_at,
-            device_policy=device_policy(record.device_policy),
-            parameters=record.parameters,
-            allow_delta=record.allow_delta,
-            jitter_s=record.jitter_s,
-        )
-
-    def manifest_bytes(self, rule: Rule, build: Build) -> bytes:
-        """The signed bytes of a build's manifest."""
-        return next(v.manifest_bytes for v in self._read[rule.version_id].variants if v.digest == build.digest)
-
-    def patch_deadline(self, rule: Rule) -> datetime | None:
-        """Until when devices wait for a patch of this rule's present phase."""
-        began, wait_s = self._waits[rule.id]
-        return None if began is None else began + timedelta(seconds=wait_s)
-
-    def patch_poll(self, rule: Rule) -> timedelta:
-        """How soon a device that waits for a patch asks again."""
-        return timedelta(seconds=max(MIN_DELTA_POLL_S, DELTA_POLL_SHARE * self._waits[rule.id][1]))
-
-
 def _patches(
-    decided: domain.Assignment, running: RunningModel, check: Check, versions: _Versions, now: datetime
+    decided: domain.Assignment, running: RunningModel, check: Check, plan: RulesOfModel, now: datetime
 ) -> tuple[Sequence[DeltaRecord], datetime | None]:
     """The patches that this device can use, and until when it should wait for one that is being built."""
     rule, build = decided.rule, decided.build
@@ -164,12 +109,13 @@ def _patches(
     ready = [delta for delta in registry.ready_deltas(old, new) if delta.codec in check.capabilities.codecs]
     if ready:
         return ready, None
-    deadline = versions.patch_deadline(rule)
+    deadline = plan.patch_deadline(rule)
     if decided.arm is not Arm.TREATED or deadline is None or now >= deadline:
         return (), None
     if not registry.queued_codecs(old, new) & set(check.capabilities.codecs):
         return (), None
-    return (), min(deadline, now + versions.patch_poll(rule))
+    poll_s = max(MIN_DELTA_POLL_S, DELTA_POLL_SHARE * plan.patch_wait_s(rule))
+    return (), min(deadline, now + timedelta(seconds=poll_s))
 
 
 def _wait_for_patch(decided: domain.Assignment, until: datetime) -> domain.Assignment:
@@ -243,7 +189,7 @@ def _offer(facts: DeviceFacts, decided: domain.Assignment, running: RunningModel
 
 
 def _targets(
-    decided: domain.Assignment, revision: int, patches: Iterable[DeltaRecord], versions: _Versions
+    decided: domain.Assignment, revision: int, patches: Iterable[DeltaRecord], plan: RulesOfModel
 ) -> tuple[list[DirectorTarget], list[str]]:
     """The director's targets for one answer, and the blobs that it takes to install it; nothing without a build."""
     rule, build = decided.rule, decided.build
@@ -262,7 +208,7 @@ def _targets(
         parameters=rule.parameters,
     )
     path = names.ManifestPath(rule.model, rule.version, manifest.variant)
-    targets = [DirectorTarget(str(path), len(versions.manifest_bytes(rule, build)), build.digest, assigned.encode())]
+    targets = [DirectorTarget(str(path), len(plan.manifests[build.digest]), build.digest, assigned.encode())]
     blobs = [build.digest, *(file.sha256 for file in manifest.files)]
     for patch in patches:
         if patch.patch_sha256 is None or patch.patch_bytes is None:

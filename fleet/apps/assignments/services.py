@@ -22,13 +22,14 @@ from device_client.wire.states import FailureCode, UpdateState
 from fleet.apps.assignments.answers import answer_check
 from fleet.apps.assignments.models import Offer, PlanRevision, Rule
 from fleet.apps.assignments.notices import plan_notice
+from fleet.apps.assignments.plans import PlanCache
 from fleet.apps.assignments.selectors import announced_rules, rule_record
 from fleet.apps.outbox import services as outbox
 from fleet.apps.registry import selectors as registry
 from fleet.domain.errors import InvalidInputError, NotFoundError
 from fleet.domain.facts import RuleState
 
-__all__ = ["answer_check", "create_rule", "record_reports", "repeat_notice", "set_rule"]
+__all__ = ["PlanCache", "answer_check", "create_rule", "record_reports", "repeat_notice", "set_rule"]
 
 # Failures after the swap: the device had served the version before it went back.
 _AFTER_SWAP: Final = frozenset({FailureCode.LOAD, FailureCode.PROBATION, FailureCode.CRASH_LOOP})

@@ -56,6 +56,7 @@ class Director:
         self._stop = stop
         self._inbox: queue.SimpleQueue[Delivery] = queue.SimpleQueue()
         self._rate = RateLimit(per_second=CHECKS_PER_SECOND, burst=CHECK_BURST)
+        self._plans = assignments.PlanCache()
         self._answered = 0
         self._dropped = 0
 
@@ -115,7 +116,7 @@ class Director:
     def _sign(self, device_id: str, check: Check) -> BundleMessage:
         """Decide and sign in one transaction: what was not signed was not offered."""
         now = self._clock.now()
-        answer = assignments.answer_check(device_id=device_id, check=check, now=now)
+        answer = assignments.answer_check(device_id=device_id, check=check, now=now, plans=self._plans)
         director = trust.sign_director_bundle(
             device_id=device_id,
             binding=answer.binding,
