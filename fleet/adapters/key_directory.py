@@ -115,7 +115,7 @@ class KeyDirectory:
             ) from error
 
     def _file_signer(self, name: KeyName, key: Key, path: Path, passphrase: Passphrase) -> Signer:
-        content = self._read(str(path.relative_to(self.directory)))
+        content = self._read_path(path)
         if path.stat().st_mode & 0o077:
             raise KeySetUnusableError(f"{path} can be read by others: expected mode 600 (chmod 600 {path})")
         secret = passphrase() if ENCRYPTED_MARK in content else None
@@ -143,14 +143,16 @@ class KeyDirectory:
         return document
 
     def _read(self, name: str) -> bytes:
-        path = self.directory / name
+        if not (self.directory / KEYS_FILE).exists():
+            raise KeySetUnusableError(
+                f"{self.directory} is not a key set: expected {KEYS_FILE} in it (`modelfleet keys init` makes one)"
+            )
+        return self._read_path(self.directory / name)
+
+    def _read_path(self, path: Path) -> bytes:
         try:
             return path.read_bytes()
         except FileNotFoundError:
-            if not (self.directory / KEYS_FILE).exists():
-                raise KeySetUnusableError(
-                    f"{self.directory} is not a key set: expected {KEYS_FILE} in it (`modelfleet keys init` makes one)"
-                ) from None
             raise KeySetUnusableError(f"{path} is missing") from None
         except OSError as error:
             raise KeySetUnusableError(f"cannot read {path}: {error.strerror}") from error

@@ -17,7 +17,7 @@ from tuf.ngclient import Updater
 from tuf.ngclient.fetcher import FetcherInterface
 
 from fleet.adapters.release_server_http import open_client
-from fleet.ports.verified_roles import RepositoryUnavailableError, UnverifiableError, VerifiedRole
+from fleet.ports.verified_roles import NotPublishedError, RepositoryUnavailableError, UnverifiableError, VerifiedRole
 
 NOT_FOUND: Final = 404
 
@@ -47,7 +47,7 @@ class VerifiedRepository:
     def top_level(self) -> VerifiedRole:
         with _translated(self._url):
             self._updater().refresh()
-        return self._stored(Targets.type)
+            return self._stored(Targets.type)
 
     def of_model(self, model: str) -> VerifiedRole | None:
         with _translated(self._url):
@@ -57,10 +57,10 @@ class VerifiedRepository:
             if delegations is None or model not in (delegations.roles or {}):
                 return None
             if f"{model}.json" not in self._snapshot().meta:
-                raise RepositoryUnavailableError(f"{self._url}: {model} is delegated to, but no role is published yet")
+                raise NotPublishedError(f"{self._url}: {model} is delegated to, but no role is published yet")
             # ngclient loads and verifies a delegated role on the way to any of its paths.
             updater.get_targetinfo(f"models/{model}/0/none-none-none.json")
-        return self._stored(model)
+            return self._stored(model)
 
     def _updater(self) -> Updater:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -84,9 +84,11 @@ def _translated(url: str) -> Iterator[None]:
         yield
     except DownloadHTTPError as error:
         if error.status_code == NOT_FOUND:
-            raise RepositoryUnavailableError(f"{url}: nothing is published yet ({error})") from error
+            raise NotPublishedError(f"{url}: nothing is published yet ({error})") from error
         raise RepositoryUnavailableError(str(error)) from error
     except DownloadError as error:
         raise RepositoryUnavailableError(f"{url}: {error.__cause__ or error}") from error
     except RepositoryError as error:
         raise UnverifiableError(f"{url}: the published metadata does not verify with this key set: {error}") from error
+    except OSError as error:
+        raise RepositoryUnavailableError(f"cannot keep verified metadata: {error}") from error

@@ -21,7 +21,11 @@ class VerifiedRole:
 
 
 class RepositoryUnavailableError(Exception):
-    """Nothing to verify came: unreachable, or nothing is published yet."""
+    """Nothing to verify came."""
+
+
+class NotPublishedError(RepositoryUnavailableError):
+    """The server answers, but has not published this yet: its publisher may need a moment."""
 
 
 class UnverifiableError(Exception):

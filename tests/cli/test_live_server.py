@@ -178,7 +178,9 @@ def test_live__plan_of_a_version_that_fits_no_device__exit_code_4(
 def test_live__no_publisher__push_cannot_begin_and_says_why(
     modelfleet: CommandLine, keys: Path, onnx_file: Callable[..., Path]
 ) -> None:
-    assert _error(modelfleet, "push", "vision.digits", onnx_file(), "--keys", keys) == "repository_unavailable"
+    assert (
+        _error(modelfleet, "push", "vision.digits", onnx_file(), "--keys", keys, "--timeout", "0.1") == "not_published"
+    )
 
 
 def test_live__second_key_set__refused_by_the_server(modelfleet: CommandLine, keys: Path, tmp_path: Path) -> None:

@@ -38,6 +38,8 @@ class ReleaseServerSimulator:
         }
     )
     publishing: bool = True
+    deaf_to_roots: bool = False
+    """Whether imports fail although there are no roots."""
     cut_uploads: int = 0
     """So many of the next chunks are taken half and answered with 503."""
     pin: str = "ab" * 32
@@ -136,6 +138,7 @@ class ReleaseServerSimulator:
         routes: dict[str, list[tuple[str, Callable[..., Answer]]]] = {
             "GET": [
                 ("/api/v1/me", lambda _: (200, {"name": "ci", "scopes": ["admin"]})),
+                ("/api/v1/trust", lambda _: (200, {"roots_imported": "root" in self.roles, "roles": []})),
                 ("/api/v1/trust/online-keys", self._online_keys),
                 ("/api/v1/models", lambda _: self._page(list(self.models.values()))),
                 (f"{model}/versions", lambda _, name: self._page(list(reversed(self.versions.get(name, []))))),
@@ -170,7 +173,7 @@ class ReleaseServerSimulator:
         return 200, {role: {"keyid": s.public_key.keyid, **s.public_key.to_dict()} for role, s in self.signers.items()}
 
     def _import_roots(self, body: Any) -> Answer:
-        if "root" in self.roles:
+        if "root" in self.roles or self.deaf_to_roots:
             raise ConflictError("roots_exist", "expected an installation without roots, got one that has them")
         now = datetime.now(UTC)
         role_checks.first_image_root(

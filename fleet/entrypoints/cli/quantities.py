@@ -46,6 +46,12 @@ def parse_pair(text: str) -> tuple[str, str]:
     return key, value
 
 
+def show_time(moment: object) -> str:
+    """An ISO time of the server for people: whole seconds, UTC as the server has it; nothing for none."""
+    date, _, time = str(moment or "").partition("T")
+    return f"{date} {time[:8]}Z" if time else date
+
+
 def show_bytes(count: int) -> str:
     """A number of bytes for people: `1.2 MB`."""
     for factor, unit in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from securesystemslib.signer import Key
+from tuf.api.exceptions import UnsignedMetadataError
 from tuf.api.metadata import Metadata, Targets
 
 from fleet.domain.repository import Profile, signed
@@ -14,7 +15,13 @@ from fleet.entrypoints.cli.errors import CommandError
 from fleet.entrypoints.cli.polling import poll
 from fleet.entrypoints.cli.signing import require_not_older
 from fleet.ports.key_sets import KeyName, KeySet, KeySetUnusableError, Passphrase, RecordedRole
-from fleet.ports.verified_roles import RepositoryUnavailableError, UnverifiableError, VerifiedRole, VerifiedRoles
+from fleet.ports.verified_roles import (
+    NotPublishedError,
+    RepositoryUnavailableError,
+    UnverifiableError,
+    VerifiedRole,
+    VerifiedRoles,
+)
 from fleet.wiring import cli as wiring
 
 PUBLISH_TIMEOUT_S: Final = 60.0
@@ -79,6 +86,8 @@ class RoleSigner:
             payload = signed(metadata, [self._keys.signer(key, self._passphrase)])
         except KeySetUnusableError as error:
             raise CommandError("keys_unusable", str(error)) from error
+        except UnsignedMetadataError as error:
+            raise CommandError("signing_failed", f"the {key.value} key did not sign: {error.__cause__}") from error
         return SignedRole(name, metadata.signed.version, payload, profile)
 
     def remember(self, role: SignedRole) -> None:
@@ -97,7 +106,7 @@ class RoleSigner:
                 top_level = role.name == Targets.type
                 found = self._published.top_level() if top_level else self._published.of_model(role.name)
             except RepositoryUnavailableError:
-                return None
+                return None  # also a link that is down for a moment: the version is accepted, there is time
             except UnverifiableError as error:
                 raise CommandError("metadata_unverifiable", str(error)) from error
             return True if found is not None and found.version >= role.version else None
@@ -130,13 +139,18 @@ class RoleSigner:
         last: list[VerifiedRole] = []
 
         def caught_up() -> VerifiedRole | None:
-            found = ask()
+            try:
+                found = ask()
+            except NotPublishedError:
+                return None
             last[:] = [found]
             known = recorded.get(found.name)
             return found if known is None or found.version >= known.version else None
 
         try:
-            found = poll(caught_up, timeout_s=timeout_s) or last[0]
+            found = poll(caught_up, timeout_s=timeout_s) or (last[0] if last else ask())
+        except NotPublishedError as error:
+            raise CommandError("not_published", f"{error}: is the publisher process running?") from error
         except RepositoryUnavailableError as error:
             raise CommandError("repository_unavailable", str(error)) from error
         except UnverifiableError as error:

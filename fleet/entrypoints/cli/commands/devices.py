@@ -6,7 +6,7 @@ from argparse import Namespace
 from fleet.entrypoints.cli.context import Context
 from fleet.entrypoints.cli.errors import ExitCode
 from fleet.entrypoints.cli.grammar import Commands
-from fleet.entrypoints.cli.quantities import parse_duration_s, parse_model_name, parse_pair
+from fleet.entrypoints.cli.quantities import parse_duration_s, parse_model_name, parse_pair, show_time
 
 DAY_S = 86_400.0
 
@@ -51,7 +51,7 @@ def run_claim(context: Context, arguments: Namespace) -> int:
         "expires_at": answer["expires_at"],
     }
     context.console.note(
-        f"run this on {arguments.device} (add --state DIR and --model NAME); it works once, until {answer['expires_at']}:"
+        f"run this on {arguments.device} (add --state DIR and --model NAME); it works once, until {show_time(answer['expires_at'])}:"
     )
     context.console.result(document, command)
     return ExitCode.HEALTHY
@@ -66,7 +66,7 @@ def run_list(context: Context, arguments: Namespace) -> int:
             item["hardware_class"],
             "online" if item.get("online") else "offline",
             ", ".join(f"{run['model']}@{run.get('version') or '?'}" for run in item.get("running", [])),
-            item.get("last_seen_at"),
+            show_time(item["last_seen_at"]),
         )
         for item in devices
     ]

@@ -8,7 +8,7 @@ from fleet.entrypoints.cli.api import Api, JsonObject
 from fleet.entrypoints.cli.context import Context
 from fleet.entrypoints.cli.errors import ExitCode
 from fleet.entrypoints.cli.grammar import Commands
-from fleet.entrypoints.cli.quantities import parse_model_name
+from fleet.entrypoints.cli.quantities import parse_model_name, show_time
 
 SHOWN_AT_START = 10
 INTERVAL_S = 2.0
@@ -30,7 +30,9 @@ def run_tail(context: Context, arguments: Namespace) -> int:
         seen.update((item["kind"], item["id"]) for item in fresh)
         fresh.sort(key=lambda item: str(item["at"]))
         for item in fresh[-SHOWN_AT_START:] if turn == 0 else fresh:
-            context.console.event(item, f"{item['at']}  {item['subject']}  {item['action']}: {item['sentence']}")
+            context.console.event(
+                item, f"{show_time(item['at'])}  {item['subject']}  {item['action']}: {item['sentence']}"
+            )
         if arguments.once:
             return ExitCode.HEALTHY
         time.sleep(INTERVAL_S)

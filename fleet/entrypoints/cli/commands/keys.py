@@ -32,6 +32,8 @@ For a real fleet: make image-root, image-targets and director-root on a machine 
 tokens of three people with thresholds of two, and give the pipeline a key of a KMS by its signer URI in keys.json.
 A pipeline needs keys.json, pipeline.pem, anchors/image-root.json and signed.json; leave the other keys at home, with a copy."""
 
+NEXT = "next: modelfleet models create NAMESPACE.NAME --keys {directory}"
+
 
 def register(commands: Commands) -> None:
     """Add the parsers."""
@@ -58,6 +60,8 @@ def run_init(context: Context, arguments: Namespace) -> int:
     directory = arguments.directory.absolute()
     _require_outside_server(directory, context.environment)
     api = context.api()
+    if api.get("/trust")["roots_imported"]:
+        raise CommandError("roots_exist", f"{api.url} has roots already; use the key set that made them")
     secret = None if arguments.no_passphrase else passphrases.new_passphrase(arguments, context.environment)
     online = _online_keys(api)
     new = wiring.NewKeys()

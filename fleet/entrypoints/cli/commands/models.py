@@ -12,7 +12,7 @@ from fleet.entrypoints.cli.api import Api, model_path, version_path
 from fleet.entrypoints.cli.context import Context
 from fleet.entrypoints.cli.errors import CommandError, ExitCode, ServerRefusedError
 from fleet.entrypoints.cli.grammar import Commands
-from fleet.entrypoints.cli.quantities import parse_model_name, parse_model_version, show_bytes
+from fleet.entrypoints.cli.quantities import parse_model_name, parse_model_version, show_bytes, show_time
 from fleet.entrypoints.cli.roles import PUBLISH_TIMEOUT_S, RoleSigner, SignedRole, open_role_signer
 from fleet.ports.key_sets import KeyName
 from fleet.wiring import cli as wiring
@@ -102,7 +102,7 @@ def run_versions(context: Context, arguments: Namespace) -> int:
             item["state"],
             ", ".join(f"{part['variant']} ({show_bytes(part['content_bytes'])})" for part in item["variants"]),
             item.get("git_sha"),
-            item.get("created_at"),
+            show_time(item["created_at"]),
         )
         for item in versions
     ]

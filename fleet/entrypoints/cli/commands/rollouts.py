@@ -13,7 +13,7 @@ from fleet.entrypoints.cli.context import Context
 from fleet.entrypoints.cli.errors import CommandError, ExitCode
 from fleet.entrypoints.cli.grammar import Commands
 from fleet.entrypoints.cli.polling import poll
-from fleet.entrypoints.cli.quantities import parse_duration_s, parse_model_name, parse_model_version
+from fleet.entrypoints.cli.quantities import parse_duration_s, parse_model_name, parse_model_version, show_time
 from fleet.entrypoints.cli.rollout_outcomes import MEANINGS, OUTCOMES
 
 THREE_DAYS_S = 259_200.0
@@ -88,7 +88,7 @@ def run_list(context: Context, arguments: Namespace) -> int:
     """One row each."""
     found = list(context.api().items("/rollouts", model=arguments.model, state=arguments.state))
     rows = [
-        (item["id"], f"{item['model']}@{item['version']}", item["state"], _phase(item), item.get("created_at"))
+        (item["id"], f"{item['model']}@{item['version']}", item["state"], _phase(item), show_time(item["created_at"]))
         for item in found
     ]
     context.console.table(found, ("rollout", "version", "state", "phase", "created"), rows, empty="no rollouts")
@@ -228,9 +228,7 @@ def _because(rollout: JsonObject) -> list[str]:
 
 
 def _decision_line(decision: JsonObject) -> str:
-    return (
-        f"{decision.get('at')} phase {int(decision.get('phase', 0)) + 1} {decision['action']}: {decision['sentence']}"
-    )
+    return f"{show_time(decision['at'])} phase {int(decision.get('phase', 0)) + 1} {decision['action']}: {decision['sentence']}"
 
 
 def _findings(document: JsonObject) -> Sequence[str]:
