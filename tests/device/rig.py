@@ -7,10 +7,12 @@ made and not answered. `restart` is what a reboot does: all memory is gone, the 
 import json
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import urllib3
 
 from device_client.adapters import patch
 from device_client.adapters.database import Database
@@ -38,6 +40,12 @@ from tests.fakes.update_server import MemoryBroker, UpdateServerSimulator
 MODEL = "vision.digits"
 DEVICE = "dev-1"
 PADDING = bytes(range(256)) * 64
+
+
+@cache
+def connection_pool() -> urllib3.PoolManager:
+    """One for all devices: reading the system's certificates takes longer than an update."""
+    return connect()
 
 
 def weights(bias: float, *, kind: str = "good", size: int = len(PADDING)) -> bytes:
@@ -232,7 +240,7 @@ class Rig:
         self.host = ModelHost(device_id=self.device_id, runtimes={"fake": FakeRuntime()}, clock=self.clock)
         self.model = ServedModel(self.host, MODEL, lambda: None)
         self.broker = MemoryBroker(self.server, self.device_id)
-        pool = connect()
+        pool = connection_pool()
         self.trust = TufTrust(
             self.state / "trust",
             device_id=self.device_id,
@@ -284,6 +292,10 @@ class Rig:
     def _nonce(self) -> str:
         self._nonces += 1
         return f"{self._nonces:032x}"
+
+    def skip_nonces(self, count: int) -> None:
+        """Devices that share an id must not share nonces."""
+        self._nonces += count
 
     def start(self) -> None:
         """What `Agent.run` does before its loop."""
