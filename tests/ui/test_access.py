@@ -156,6 +156,11 @@ def test_page__with_an_address_edited_by_hand__does_not_fail(operator: Client, p
     assert operator.get(path + tail).status_code in {200, 404}
 
 
+@pytest.mark.parametrize("path", ["/devices/a%00b", "/models/%00", "/models/a/versions/%00", "/rollouts/%00"])
+def test_page__of_a_name_with_nul__is_not_there(operator: Client, path: str) -> None:
+    assert operator.get(path).status_code == 404
+
+
 def test_intervention__after_the_rollout_moved_on__changes_nothing(operator: Client) -> None:
     story = Story(timezone.now(), size=3, away=0)
     rollout_id = story.first_rollout()

@@ -5,7 +5,7 @@ import pytest
 from fleet.apps.devices.records import RunningCount
 from fleet.entrypoints.ui.drawings.heat import draw_heat
 from fleet.entrypoints.ui.drawings.interval import draw_interval
-from fleet.entrypoints.ui.drawings.outcomes import draw_outcomes
+from fleet.entrypoints.ui.drawings.outcomes import draw_installs, draw_silence
 from fleet.entrypoints.ui.drawings.population import draw_population
 from fleet.entrypoints.ui.drawings.strip import draw_strip
 from fleet.entrypoints.ui.wording import age_in_words, badge_for, bytes_in_words, gist, told
@@ -126,14 +126,19 @@ def test_strip__devices_at_one_place__are_one_larger_dot() -> None:
     assert draw_strip([[0.5, 0.5], [0.5]]) is None
 
 
-def test_outcomes__of_a_phase__fill_the_line_from_left_to_right() -> None:
-    drawing = draw_outcomes(planned=20, offered=10, committed=6, failed=1, silent=1)
+def test_installs__of_a_phase__fill_the_line_from_left_to_right() -> None:
+    drawing = draw_installs(planned=20, offered=10, committed=6, failed=1)
     assert drawing is not None
     assert [(part.name, part.count, part.x) for part in drawing.parts] == [
         ("committed", 6, 0.0),
         ("failed", 1, 30.0),
-        ("silent", 1, 35.0),
-        ("pending", 2, 40.0),
+        ("pending", 3, 35.0),
         ("unoffered", 10, 50.0),
     ]
-    assert draw_outcomes(planned=0, offered=0, committed=0, failed=0, silent=0) is None
+    assert draw_installs(planned=0, offered=0, committed=0, failed=0) is None
+
+
+def test_silence__of_a_phase__sets_the_silent_apart() -> None:
+    drawing = draw_silence(offered=10, silent=1)
+    assert drawing is not None
+    assert [(part.name, part.width) for part in drawing.parts] == [("heard", 90.0), ("silent", 10.0)]

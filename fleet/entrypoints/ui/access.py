@@ -12,7 +12,7 @@ from typing import Final
 from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import PermissionDenied
 from django.db import OperationalError
-from django.http import HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import render
 
@@ -44,6 +44,8 @@ def reader(view: View) -> View:
 
     @wraps(view)
     def guarded(request: HttpRequest, *args: object, **named: object) -> HttpResponseBase:
+        if "\0" in request.path:  # names nothing, and PostgreSQL would not even look
+            raise Http404("no name contains NUL")
         try:
             if request.user.is_authenticated:
                 return view(request, *args, **named)

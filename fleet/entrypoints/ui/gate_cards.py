@@ -11,7 +11,7 @@ from typing import Final
 from fleet.domain.policy import POINTS, Metric
 from fleet.domain.verdicts import Kind, Verdict
 from fleet.entrypoints.ui.drawings.interval import IntervalDrawing, draw_interval
-from fleet.entrypoints.ui.drawings.outcomes import OutcomeDrawing, draw_outcomes
+from fleet.entrypoints.ui.drawings.outcomes import OutcomeDrawing, draw_installs, draw_silence
 from fleet.entrypoints.ui.drawings.strip import StripDrawing, draw_strip
 from fleet.entrypoints.ui.wording import without_verdict
 
@@ -145,14 +145,17 @@ def _interval(kind: str, evidence: Mapping[str, object]) -> tuple[IntervalDrawin
 def _outcomes(kind: str, name: str, evidence: Mapping[str, object]) -> OutcomeDrawing | None:
     if kind != Kind.OFFERS.value:
         return None
-    counts = {
-        key: int(_number(evidence.get(key)) or 0) for key in ("offered", "committed", "failed", "rolled_back", "silent")
-    }
-    planned = int(_number(evidence.get("planned")) or 0) or counts["offered"]
-    failed = counts["failed"] + counts["rolled_back"]
-    silent = counts["silent"] if name == "silence" else 0
-    return draw_outcomes(
-        planned=planned, offered=counts["offered"], committed=counts["committed"], failed=failed, silent=silent
+
+    def count(key: str) -> int:
+        return int(_number(evidence.get(key)) or 0)
+
+    if name == "silence":
+        return draw_silence(offered=count("offered"), silent=count("silent"))
+    return draw_installs(
+        planned=count("planned"),
+        offered=count("offered"),
+        committed=count("committed"),
+        failed=count("failed") + count("rolled_back"),
     )
 
 

@@ -10,8 +10,11 @@ MAX_CHARS: Final = 64
 
 
 def text(request: HttpRequest, name: str, *, among: tuple[str, ...] | None = None) -> str:
-    """A parameter without its outer blanks; empty where it is missing or, if `among` is given, not one of these."""
-    value = request.GET.get(name, "").strip()[:MAX_CHARS]
+    """A parameter without its outer blanks; empty where it is missing or, if `among` is given, not one of these.
+
+    NUL, which PostgreSQL takes in no text, is taken out.
+    """
+    value = request.GET.get(name, "").replace("\0", "").strip()[:MAX_CHARS]
     return value if among is None or value in among else ""
 
 

@@ -1,6 +1,6 @@
-"""What became of a phase's devices, as one line: installed, failed, silent, still at it, not yet offered."""
+"""What became of a phase's devices, as one line: installed, failed, still at it, not yet offered; heard of, silent."""
 
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 
@@ -22,23 +22,31 @@ class OutcomeDrawing:
     parts: tuple[Part, ...]
 
 
-def draw_outcomes(*, planned: int, offered: int, committed: int, failed: int, silent: int) -> OutcomeDrawing | None:
-    """Lay out the counts; None without any device."""
+def draw_installs(*, planned: int, offered: int, committed: int, failed: int) -> OutcomeDrawing | None:
+    """How far a phase's devices have come; None without any device."""
     whole = max(planned, offered)
-    if whole == 0:
-        return None
-    under_way = max(0, offered - committed - failed - silent)
-    counts = (
-        ("committed", committed),
-        ("failed", failed),
-        ("silent", silent),
-        ("pending", under_way),
-        ("unoffered", whole - committed - failed - silent - under_way),
+    under_way = max(0, offered - committed - failed)
+    return _draw(
+        whole,
+        (
+            ("committed", committed),
+            ("failed", failed),
+            ("pending", under_way),
+            ("unoffered", whole - committed - failed - under_way),
+        ),
     )
-    return OutcomeDrawing(whole, tuple(_parts(counts, whole)))
 
 
-def _parts(counts: Iterable[tuple[str, int]], whole: int) -> Iterable[Part]:
+def draw_silence(*, offered: int, silent: int) -> OutcomeDrawing | None:
+    """Which of the devices that were offered something were heard of since; None without any."""
+    return _draw(offered, (("heard", offered - silent), ("silent", silent)))
+
+
+def _draw(whole: int, counts: Sequence[tuple[str, int]]) -> OutcomeDrawing | None:
+    return OutcomeDrawing(whole, tuple(_parts(counts, whole))) if whole else None
+
+
+def _parts(counts: Sequence[tuple[str, int]], whole: int) -> Iterator[Part]:
     at = 0
     for name, count in counts:
         if count > 0:
