@@ -22,7 +22,7 @@ from fleet.apps.devices import services as devices
 from fleet.apps.telemetry import services as telemetry
 from fleet.apps.trust import services as trust
 from fleet.domain.errors import ModelfleetError
-from fleet.entrypoints.gateway.lifecycle import StoppedError, with_database
+from fleet.entrypoints.gateway.lifecycle import PUBLISH_S, StoppedError, with_database
 from fleet.entrypoints.gateway.rate import RateLimit
 from fleet.ports.broker import Broker, BrokerError, Delivery, Message, PublishRefusedError
 from fleet.ports.clock import Clock
@@ -109,7 +109,7 @@ class Director:
             attempts=DATABASE_ATTEMPTS,
         )
         bundle = with_database(lambda: self._sign(device_id, check), self._stop, attempts=DATABASE_ATTEMPTS)
-        self._broker.publish(Message(down(device_id, Down.BUNDLE), bundle.encode()))
+        self._broker.publish(Message(down(device_id, Down.BUNDLE), bundle.encode()), timeout_s=PUBLISH_S)
         self._answered += 1
 
     @transaction.atomic

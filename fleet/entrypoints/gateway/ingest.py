@@ -16,7 +16,7 @@ from device_client.wire.messages import Ack, LabelBatch, Presence, StateReport, 
 from device_client.wire.topics import Down, Up, down, every_up, parse_up
 from fleet.apps.telemetry import services as telemetry
 from fleet.apps.telemetry.records import Dropped, DurableKey, Incoming, Report
-from fleet.entrypoints.gateway.lifecycle import StoppedError, with_database
+from fleet.entrypoints.gateway.lifecycle import PUBLISH_S, StoppedError, with_database
 from fleet.ports.broker import Broker, BrokerError, Delivery, Message
 from fleet.ports.clock import Clock
 
@@ -103,8 +103,10 @@ class Ingest:
             Message(down(device_id, Down.ACK), Ack(boot, tuple(sorted(seqs))).encode())
             for (device_id, boot), seqs in sorted(by_boot.items())
         ]
+        if not messages:
+            return
         try:
-            self._broker.publish(*messages)
+            self._broker.publish(*messages, timeout_s=PUBLISH_S)
         except BrokerError as error:
             # The devices send again what they were not told about, and are told then.
             logger.warning("could not tell devices what is stored: %s", error)

@@ -14,6 +14,8 @@ logger = logging.getLogger(__name__)
 
 FIRST_PAUSE_S: Final = 0.1
 LONGEST_PAUSE_S: Final = 5.0
+# Shorter than what a supervisor waits for a process to end, so that a broker that is away does not get it killed.
+PUBLISH_S: Final = 5.0
 Result = TypeVar("Result")
 
 

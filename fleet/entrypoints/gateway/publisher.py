@@ -15,7 +15,7 @@ from fleet.apps.assignments import services as assignments
 from fleet.apps.outbox import services as outbox
 from fleet.apps.outbox.records import MessageRecord
 from fleet.domain.errors import ModelfleetError
-from fleet.entrypoints.gateway.lifecycle import StoppedError, with_database
+from fleet.entrypoints.gateway.lifecycle import PUBLISH_S, StoppedError, with_database
 from fleet.ports.broker import Broker, BrokerError, Message, PublishRefusedError
 from fleet.ports.clock import Clock
 
@@ -80,7 +80,7 @@ class Publisher:
         if not batch:
             return 0
         try:
-            self._broker.publish(*(_message(item) for item in batch))
+            self._broker.publish(*(_message(item) for item in batch), timeout_s=PUBLISH_S)
         except PublishRefusedError:
             return self._drain_singly(batch)
         except BrokerError as error:
@@ -114,7 +114,7 @@ class Publisher:
         sent = 0
         for item in batch:
             try:
-                self._broker.publish(_message(item))
+                self._broker.publish(_message(item), timeout_s=PUBLISH_S)
             except PublishRefusedError as error:
                 logger.warning("the broker refuses message %d: %s", item.id, error)
                 outbox.push_back(message_id=item.id, attempts=item.attempts, now=self._clock.now())
