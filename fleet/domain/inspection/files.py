@@ -3,6 +3,7 @@
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from math import prod
 from typing import Final
 
 from fleet.domain.errors import InvalidInputError
@@ -19,6 +20,22 @@ class TensorInfo:
 
     dtype: str
     shape: tuple[int | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """A tensor of weights and the place of its bytes in the file, whole and inside it."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    size: int
+
+    @property
+    def count(self) -> int:
+        """How many elements it has."""
+        return prod(self.shape)
 
 
 @dataclass(frozen=True)

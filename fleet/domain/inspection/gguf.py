@@ -1,23 +1,26 @@
 """GGUF (llama.cpp), versions 2 and 3: key/values, then tensor descriptions, then aligned tensor data."""
 
 import struct
+from dataclasses import replace
+from math import prod
 from typing import Final
 
 from fleet.domain.formats import Format
-from fleet.domain.inspection.files import ByteSource, Inspection, MalformedFileError, text_of
+from fleet.domain.inspection.files import ByteSource, Inspection, MalformedFileError, StoredTensor, text_of
 
 MAGIC: Final = b"GGUF"
 MAX_TENSORS: Final = 100_000
 MAX_PAIRS: Final = 100_000
 MAX_ARRAY: Final = 4_000_000
 MAX_DIMENSIONS: Final = 8
+DEFAULT_ALIGNMENT: Final = 32
 _U32: Final = struct.Struct("<I")
 _U64: Final = struct.Struct("<Q")
 _STRING, _ARRAY, _UINT32 = 8, 9, 4
 # Value type -> size in bytes.
 _SIZES: Final = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 # ggml type -> name, elements a block, bytes a block.
-_TYPES: Final = {
+TYPES: Final = {
     0: ("float32", 1, 4),
     1: ("float16", 1, 2),
     2: ("q4_0", 32, 18),
@@ -32,12 +35,24 @@ _TYPES: Final = {
     13: ("q5_k", 256, 176),
     14: ("q6_k", 256, 210),
     15: ("q8_k", 256, 292),
+    16: ("iq2_xxs", 256, 66),
+    17: ("iq2_xs", 256, 74),
+    18: ("iq3_xxs", 256, 98),
+    19: ("iq1_s", 256, 50),
+    20: ("iq4_nl", 32, 18),
+    21: ("iq3_s", 256, 110),
+    22: ("iq2_s", 256, 82),
+    23: ("iq4_xs", 256, 136),
     24: ("int8", 1, 1),
     25: ("int16", 1, 2),
     26: ("int32", 1, 4),
     27: ("int64", 1, 8),
     28: ("float64", 1, 8),
+    29: ("iq1_m", 256, 56),
     30: ("bfloat16", 1, 2),
+    34: ("tq1_0", 256, 54),
+    35: ("tq2_0", 256, 66),
+    39: ("mxfp4", 32, 17),
 }
 _ALIGNMENT_KEY: Final = "general.alignment"
 
@@ -73,6 +88,19 @@ class _Cursor:
 
 def inspect(source: ByteSource) -> Inspection:
     """Read key/values and tensor descriptions; raises MalformedFileError."""
+    stored, metadata = read(source)
+    elements: dict[str, int] = {}
+    for tensor in stored:
+        elements[tensor.dtype] = elements.get(tensor.dtype, 0) + tensor.count
+    return Inspection(format=Format.GGUF.value, elements=elements, metadata=metadata)
+
+
+def read(source: ByteSource) -> tuple[list[StoredTensor], dict[str, str]]:
+    """The tensors as they are described, and what metadata is short enough to show; raises MalformedFileError.
+
+    Shapes are row-major, so reversed: the file has the fastest dimension first. Of a type that is not known the size
+    is 0.
+    """
     cursor = _Cursor(source, len(MAGIC))
     version = cursor.number(_U32)
     tensors, pairs = cursor.number(_U64), cursor.number(_U64)
@@ -81,38 +109,36 @@ def inspect(source: ByteSource) -> Inspection:
             f"expected GGUF version 2 or 3, got version {version}, {tensors} tensors, {pairs} pairs"
         )
     metadata: dict[str, str] = {}
+    alignment = DEFAULT_ALIGNMENT
     for _ in range(pairs):
-        key, value = _pair(cursor)
+        key, kind, value = _pair(cursor)
+        if key == _ALIGNMENT_KEY and kind == _UINT32 and value is not None:
+            alignment = int(value)
         if value is not None and len(metadata) < 64:  # noqa: PLR2004 - enough to show
             metadata[key] = value
-    alignment = int(metadata.get(_ALIGNMENT_KEY, "32"))
-    elements: dict[str, int] = {}
-    data_end = 0
-    for _ in range(tensors):
-        dtype, count, end = _tensor(cursor)
-        elements[dtype] = elements.get(dtype, 0) + count
-        data_end = max(data_end, end)
+    described = [_tensor(cursor) for _ in range(tensors)]
     if alignment < 1:
         raise MalformedFileError("expected an alignment of at least 1, got 0")
     start = (cursor.position + alignment - 1) // alignment * alignment
-    if tensors and start + data_end > source.length:
-        raise MalformedFileError(f"expected {start + data_end} bytes, got a file of {source.length}")
-    return Inspection(format=Format.GGUF.value, elements=elements, metadata=metadata)
+    end = start + max((item.offset + item.size for item in described), default=0)
+    if described and end > source.length:
+        raise MalformedFileError(f"expected {end} bytes, got a file of {source.length}")
+    return [replace(item, offset=start + item.offset) for item in described], metadata
 
 
-def _pair(cursor: _Cursor) -> tuple[str, str | None]:
+def _pair(cursor: _Cursor) -> tuple[str, int, str | None]:
     key, kind = cursor.text(), cursor.number(_U32)
     if kind == _STRING:
-        return key, cursor.text()
+        return key, kind, cursor.text()
     if kind == _ARRAY:
         _skip_array(cursor)
-        return key, None
+        return key, kind, None
     if kind == _UINT32:
-        return key, str(cursor.number(_U32))
+        return key, kind, str(cursor.number(_U32))
     if kind not in _SIZES:
         raise MalformedFileError(f"key {key!r}: expected a known value type, got {kind}")
     cursor.skip(_SIZES[kind])
-    return key, None
+    return key, kind, None
 
 
 def _skip_array(cursor: _Cursor) -> None:
@@ -128,19 +154,18 @@ def _skip_array(cursor: _Cursor) -> None:
         raise MalformedFileError(f"expected an array of a known type, got {kind}")
 
 
-def _tensor(cursor: _Cursor) -> tuple[str, int, int]:
-    """(dtype, elements, end of its data relative to the data's start)."""
+def _tensor(cursor: _Cursor) -> StoredTensor:
+    """A tensor's description; its offset is relative to the start of the data."""
     name, dimensions = cursor.text(), cursor.number(_U32)
     if dimensions > MAX_DIMENSIONS:
         raise MalformedFileError(f"tensor {name!r}: expected at most {MAX_DIMENSIONS} dimensions, got {dimensions}")
-    count = 1
-    for _ in range(dimensions):
-        count *= cursor.number(_U64)
+    shape = tuple(cursor.number(_U64) for _ in range(dimensions))[::-1]
     kind, offset = cursor.number(_U32), cursor.number(_U64)
-    if kind not in _TYPES:
+    if kind not in TYPES:
         # Newer quantisations appear often; their size is unknown here, so only their place is checked.
-        return f"ggml_type_{kind}", count, offset
-    dtype, block, block_bytes = _TYPES[kind]
+        return StoredTensor(name, f"ggml_type_{kind}", shape, offset, 0)
+    dtype, block, block_bytes = TYPES[kind]
+    count = prod(shape)
     if count % block:
         raise MalformedFileError(f"tensor {name!r}: expected a multiple of {block} elements, got {count}")
-    return dtype, count, offset + count // block * block_bytes
+    return StoredTensor(name, dtype, shape, offset, count // block * block_bytes)

@@ -11,7 +11,7 @@ from fleet.domain.inspection.files import ByteSource, ForbiddenFileError, Inspec
 
 MAX_XML_BYTES: Final = 64 << 20
 MAX_DEPTH: Final = 64
-_DTYPES: Final = {
+DTYPES: Final = {
     "f32": "float32",
     "f16": "float16",
     "bf16": "bfloat16",
@@ -60,7 +60,7 @@ class _Reader:
 
     def _data(self, attributes: dict[str, str]) -> None:
         kind, name = self._layer
-        dtype = _DTYPES.get(attributes.get("element_type", ""), "unknown")
+        dtype = DTYPES.get(attributes.get("element_type", ""), "unknown")
         shape = tuple(
             int(size) if size.strip().isdigit() else None
             for size in attributes.get("shape", "").split(",")

@@ -5,10 +5,11 @@ import struct
 from typing import Final
 
 from fleet.domain.formats import Format
-from fleet.domain.inspection.files import ByteSource, Inspection, MalformedFileError
+from fleet.domain.inspection.files import ByteSource, Inspection, MalformedFileError, StoredTensor
 
 MAX_HEADER_BYTES: Final = 16 << 20
 MAX_TENSORS: Final = 200_000
+MAX_DIMENSIONS: Final = 32
 _LENGTH: Final = struct.Struct("<Q")
 _DTYPES: Final = {
     "F64": ("float64", 64),
@@ -17,6 +18,13 @@ _DTYPES: Final = {
     "BF16": ("bfloat16", 16),
     "F8_E4M3": ("float8e4m3fn", 8),
     "F8_E5M2": ("float8e5m2", 8),
+    "F8_E4M3FNUZ": ("float8e4m3fnuz", 8),
+    "F8_E5M2FNUZ": ("float8e5m2fnuz", 8),
+    "F8_E8M0": ("float8e8m0", 8),
+    "F6_E2M3": ("float6e2m3", 6),
+    "F6_E3M2": ("float6e3m2", 6),
+    "F4": ("float4e2m1", 4),
+    "C64": ("complex64", 64),
     "I64": ("int64", 64),
     "I32": ("int32", 32),
     "I16": ("int16", 16),
@@ -39,6 +47,15 @@ def is_safetensors(source: ByteSource) -> bool:
 
 def inspect(source: ByteSource) -> Inspection:
     """Read the header; raises MalformedFileError."""
+    stored, metadata = read(source)
+    elements: dict[str, int] = {}
+    for tensor in stored:
+        elements[tensor.dtype] = elements.get(tensor.dtype, 0) + tensor.count
+    return Inspection(format=Format.SAFETENSORS.value, elements=elements, metadata=metadata)
+
+
+def read(source: ByteSource) -> tuple[list[StoredTensor], dict[str, str]]:
+    """The tensors in the order of their places, and the metadata; raises MalformedFileError."""
     (size,) = source.unpack(_LENGTH, 0)
     try:
         header = json.loads(source.read(_LENGTH.size, size))
@@ -47,41 +64,35 @@ def inspect(source: ByteSource) -> Inspection:
     if not isinstance(header, dict) or len(header) > MAX_TENSORS:
         raise MalformedFileError(f"expected a header object of at most {MAX_TENSORS} tensors, got another")
     raw_metadata = header.pop("__metadata__", {})
-    elements: dict[str, int] = {}
-    spans: list[tuple[int, int]] = []
-    for name, entry in header.items():
-        dtype, count, span = _tensor(name, entry)
-        elements[dtype] = elements.get(dtype, 0) + count
-        spans.append(span)
-    _require_filled(sorted(spans), source.length - _LENGTH.size - size)
-    metadata = raw_metadata if isinstance(raw_metadata, dict) else {}
-    return Inspection(
-        format=Format.SAFETENSORS.value,
-        elements=elements,
-        metadata={str(key)[:100]: str(value)[:200] for key, value in list(metadata.items())[:64]},
+    start = _LENGTH.size + size
+    stored = sorted(
+        (_tensor(name, entry, start) for name, entry in header.items()), key=lambda item: (item.offset, item.size)
     )
+    _require_filled(stored, start, source.length)
+    metadata = raw_metadata if isinstance(raw_metadata, dict) else {}
+    return stored, {str(key)[:100]: str(value)[:200] for key, value in list(metadata.items())[:64]}
 
 
-def _tensor(name: str, entry: object) -> tuple[str, int, tuple[int, int]]:
+def _tensor(name: str, entry: object, data_start: int) -> StoredTensor:
     match entry:
         case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(start), int(end)]} if dtype in _DTYPES:
             if all(type(size) is int and 0 <= size < 1 << 48 for size in shape) and 0 <= start <= end:
-                count = 1
-                for size in shape:
-                    count *= size
                 known, bits = _DTYPES[dtype]
-                if (count * bits + 7) // 8 == end - start:
-                    return known, count, (start, end)
+                found = StoredTensor(name, known, tuple(shape), data_start + start, end - start)
+                if len(shape) <= MAX_DIMENSIONS and (found.count * bits + 7) // 8 == found.size:
+                    return found
         case _:
             pass
     raise MalformedFileError(f"tensor {name[:80]!r}: expected dtype, shape and matching offsets, got {entry!r:.120}")
 
 
-def _require_filled(spans: list[tuple[int, int]], size: int) -> None:
-    position = 0
-    for start, end in spans:
-        if start != position:
-            raise MalformedFileError(f"expected tensors without gaps or overlaps, got one at {start} after {position}")
-        position = end
-    if position != size:
-        raise MalformedFileError(f"expected {position} bytes of tensors, got {size}")
+def _require_filled(stored: list[StoredTensor], start: int, end: int) -> None:
+    position = start
+    for tensor in stored:
+        if tensor.offset != position:
+            raise MalformedFileError(
+                f"expected tensors without gaps or overlaps, got one at {tensor.offset} after {position}"
+            )
+        position += tensor.size
+    if position != end:
+        raise MalformedFileError(f"expected {position} bytes with tensors, got {end}")

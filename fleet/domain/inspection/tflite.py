@@ -25,7 +25,7 @@ _U16: Final = struct.Struct("<H")
 _U32: Final = struct.Struct("<I")
 _I32: Final = struct.Struct("<i")
 _U64: Final = struct.Struct("<Q")
-_DTYPES: Final = {
+DTYPES: Final = {
     0: ("float32", 32),
     1: ("float16", 16),
     2: ("int32", 32),
@@ -50,7 +50,7 @@ def is_tflite(source: ByteSource) -> bool:
     return source.length >= 8 and source.read(4, 4) == IDENTIFIER  # noqa: PLR2004 - root offset, identifier
 
 
-class _Table:
+class Table:
     """A flatbuffer table: fields found through its vtable, absent ones None."""
 
     def __init__(self, source: ByteSource, position: int) -> None:
@@ -90,12 +90,12 @@ class _Table:
             raise MalformedFileError(f"expected at most {limit} numbers, got {count}")
         return [self._source.unpack(_I32, start + 4 * index)[0] for index in range(count)]
 
-    def tables(self, slot: int) -> "list[_Table]":
+    def tables(self, slot: int) -> "list[Table]":
         start, count = self.vector(slot)
         if count > MAX_ITEMS:
             raise MalformedFileError(f"expected at most {MAX_ITEMS} tables, got {count}")
         places = [start + 4 * index for index in range(count)]
-        return [_Table(self._source, place + self._source.unpack(_U32, place)[0]) for place in places]
+        return [Table(self._source, place + self._source.unpack(_U32, place)[0]) for place in places]
 
     def text(self, slot: int) -> str:
         start, count = self.vector(slot)
@@ -105,7 +105,7 @@ class _Table:
 def inspect(source: ByteSource) -> Inspection:
     """Read the model's tables; raises MalformedFileError or ForbiddenFileError."""
     (root,) = source.unpack(_U32, 0)
-    model = _Table(source, root)
+    model = Table(source, root)
     version = model.number(0, _U32)
     subgraphs = model.tables(2)
     if version != 3 or not subgraphs:  # noqa: PLR2004 - the schema's version
@@ -127,7 +127,7 @@ def inspect(source: ByteSource) -> Inspection:
     )
 
 
-def _operators(model: _Table) -> dict[str, int]:
+def _operators(model: Table) -> dict[str, int]:
     counts: dict[str, int] = {}
     for code in model.tables(1):
         builtin = code.number(3, _I32) or code.byte(0)
@@ -138,7 +138,7 @@ def _operators(model: _Table) -> dict[str, int]:
     return counts
 
 
-def _buffer_bytes(source: ByteSource, buffer: _Table) -> int:
+def _buffer_bytes(source: ByteSource, buffer: Table) -> int:
     start, count = buffer.vector(0)
     if count:
         if start + count > source.length:
@@ -150,18 +150,18 @@ def _buffer_bytes(source: ByteSource, buffer: _Table) -> int:
     return size if offset > 1 else 0
 
 
-def _count(tensor: _Table, buffers: list[int], elements: dict[str, int]) -> None:
+def _count(tensor: Table, buffers: list[int], elements: dict[str, int]) -> None:
     index = tensor.number(2, _U32)
     if index >= len(buffers):
         raise MalformedFileError(f"expected a buffer below {len(buffers)}, got {index}")
-    dtype, bits = _DTYPES.get(tensor.byte(1), ("unknown", 0))
+    dtype, bits = DTYPES.get(tensor.byte(1), ("unknown", 0))
     size = buffers[index]
     if not size or not bits or dtype in _NOT_WEIGHTS:
         return
     elements[dtype] = elements.get(dtype, 0) + size * 8 // bits
 
 
-def _named(tensors: list[_Table], indices: list[int]) -> dict[str, TensorInfo]:
+def _named(tensors: list[Table], indices: list[int]) -> dict[str, TensorInfo]:
     named: dict[str, TensorInfo] = {}
     for index in indices:
         if not 0 <= index < len(tensors):
@@ -169,5 +169,5 @@ def _named(tensors: list[_Table], indices: list[int]) -> dict[str, TensorInfo]:
         tensor = tensors[index]
         signature = tensor.integers(7, MAX_DIMENSIONS) or tensor.integers(0, MAX_DIMENSIONS)
         shape = tuple(None if size < 0 else size for size in signature)
-        named[tensor.text(3)] = TensorInfo(_DTYPES.get(tensor.byte(1), ("unknown", 0))[0], shape)
+        named[tensor.text(3)] = TensorInfo(DTYPES.get(tensor.byte(1), ("unknown", 0))[0], shape)
     return named
