@@ -12,12 +12,14 @@ from django.views.decorators.http import require_http_methods, require_safe
 
 from fleet.apps.assignments import selectors as assignments
 from fleet.apps.assignments.records import OfferCounts
+from fleet.apps.devices import selectors as devices
 from fleet.apps.rollouts import selectors, services
 from fleet.apps.rollouts.records import RolloutRecord
 from fleet.domain.errors import ModelfleetError, NotFoundError
 from fleet.domain.policy import RolloutPolicy
 from fleet.domain.rollout_states import TRANSITIONS, RolloutEvent, RolloutState
 from fleet.entrypoints.ui.access import actor_of, operator, reader
+from fleet.entrypoints.ui.downloads import downloads
 from fleet.entrypoints.ui.forms import ActionForm
 from fleet.entrypoints.ui.gate_cards import gate_cards, most_telling_first
 from fleet.entrypoints.ui.page import moment, render_page
@@ -26,6 +28,9 @@ from fleet.entrypoints.ui.queries import query, text
 
 PAGE_ROWS: Final = 40
 DECISION_ROWS: Final = 50
+REPORT_ROWS: Final = 500
+"""Of the devices' reports about a rollout, the newest that its downloads are added up from."""
+
 STATES: Final = tuple(state.value for state in RolloutState)
 SHOWN_EVIDENCE: Final = frozenset({"gates", "notes", "verdict"})
 Record = TypeVar("Record")
@@ -86,6 +91,7 @@ def cockpit(request: HttpRequest, rollout_id: str) -> HttpResponse:
     rollout = _rollout(rollout_id)
     rule = None if rollout.rule_id is None else assignments.rule(rollout.rule_id)
     judged = selectors.gates(rollout_id, now=now)
+    reports = devices.rollout_events(rollout_id, limit=REPORT_ROWS)
     context = {
         "rollout": rollout,
         "steps": phase_steps(rollout, selectors.phases(rollout_id)),
@@ -93,6 +99,8 @@ def cockpit(request: HttpRequest, rollout_id: str) -> HttpResponse:
         "judged": judged,
         "cards": gate_cards(judged.gates),
         "offers": () if rule is None else _offers(rollout, rule.id, now),
+        "downloads": downloads(event for _, event in reports),
+        "downloads_are_cut": len(reports) == REPORT_ROWS,
         "decisions": selectors.decisions(rollout_id, limit=DECISION_ROWS),
         "actions": _possible(rollout),
     }

@@ -1,4 +1,4 @@
-"""Gates as cards, from what the domain encodes; a device's timeline as updates."""
+"""Gates as cards, from what the domain encodes; a device's timeline as updates; what updates took to fetch."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -7,6 +7,7 @@ from fleet.apps.devices.records import EventRecord
 from fleet.domain.gate import judge
 from fleet.domain.policy import RolloutPolicy
 from fleet.domain.verdicts import ClassCount, OfferCount, PhaseCounts, PhaseFacts, Row, Side
+from fleet.entrypoints.ui.downloads import downloads
 from fleet.entrypoints.ui.gate_cards import GateCard, gate_cards, most_telling_first
 from fleet.entrypoints.ui.updates import updates
 from tests.ui.story import policy
@@ -87,6 +88,22 @@ def test_updates__of_a_timeline__are_one_a_version_with_what_they_came_to() -> N
         ("assigned", None),
         ("downloading", 6),
         ("committed", 10),
+    ]
+
+
+def test_downloads__of_finished_updates__are_added_up_by_the_way_they_came() -> None:
+    found = downloads(
+        [
+            event(UpdateState.COMMITTED, 3, transport="delta", bytes_received=10, bytes_total=100),
+            event(UpdateState.COMMITTED, 2, transport="delta", bytes_received=20, bytes_total=100),
+            event(UpdateState.PROBATION, 1, transport="delta", bytes_received=20, bytes_total=100),
+            event(UpdateState.ROLLED_BACK, 1, transport="full", bytes_received=100, bytes_total=100),
+            event(UpdateState.COMMITTED, 1),
+        ]
+    )
+    assert [(line.way, line.updates, line.received_bytes, line.full_bytes) for line in found] == [
+        ("by delta", 2, 30, 200),
+        ("in full", 1, 100, 100),
     ]
 
 
