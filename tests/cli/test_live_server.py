@@ -19,6 +19,8 @@ from fleet.apps.registry import selectors as registry
 from fleet.apps.trust import services as trust
 from fleet.config.environment import LocalBlobs
 from fleet.entrypoints.cli import uploads
+from fleet.entrypoints.cli.api import Api
+from fleet.ports.release_server import Reply
 from fleet.wiring import installation, server
 from tests.cli.conftest import CommandLine
 from tests.fakes.fleet_simulator import SimulatedDevice
@@ -126,6 +128,30 @@ def test_live__upload_in_many_chunks__arrives_whole(
     modelfleet.ok("models", "create", "vision.digits", "--keys", keys)
     path = onnx_file(1, hidden=200)
     assert modelfleet.ok("push", "vision.digits", path, "--keys", keys)["bytes_sent"] == path.stat().st_size
+
+
+@pytest.mark.usefixtures("publisher")
+def test_live__push_interrupted_by_ctrl_c__next_run_goes_on_where_it_stopped(
+    modelfleet: CommandLine, keys: Path, onnx_file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads, "CHUNK_BYTES", 10_000)
+    modelfleet.ok("models", "create", "vision.digits", "--keys", keys)
+    path = onnx_file(1, hidden=200)
+    send = Api.send_chunk
+    sent: list[int] = []
+
+    def interrupted(api: Api, sha256: str, offset: int, chunk: bytes) -> Reply:
+        if len(sent) == 2:
+            raise KeyboardInterrupt
+        sent.append(offset)
+        return send(api, sha256, offset, chunk)
+
+    monkeypatch.setattr(Api, "send_chunk", interrupted)
+    assert modelfleet("push", "vision.digits", path, "--keys", keys).code == 130
+    monkeypatch.setattr(Api, "send_chunk", send)
+    ran = modelfleet("--json", "push", "vision.digits", path, "--keys", keys)
+    assert "resumed at 20,000" in ran.err
+    assert ran.json["bytes_sent"] == path.stat().st_size - 20_000
 
 
 def _check_in(device_id: str, model: str) -> None:

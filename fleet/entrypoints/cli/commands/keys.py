@@ -74,9 +74,8 @@ def run_init(context: Context, arguments: Namespace) -> int:
             error.code, f"{error.message} (the keys are in {directory}; `modelfleet keys import` tries again)"
         ) from error
     document = {"directory": str(directory), "encrypted": secret is not None, "imported_by": api.url, **_describe(keys)}
-    context.console.result(
-        document, f"{directory}: a new key set, imported by {api.url}", *_listing(document), CEREMONY
-    )
+    heading = f"{directory}: a new key set, imported by {api.url}"
+    context.console.result(document, heading, *_listing(document), CEREMONY, NEXT.format(directory=directory))
     return ExitCode.HEALTHY
 
 

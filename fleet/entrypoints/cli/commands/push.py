@@ -198,7 +198,8 @@ def _report(console: Console, push: Push, record: Mapping[str, Any], sent_bytes:
             for item in push.manifests
         ],
     }
-    sizes = f"{show_bytes(total_bytes)} in {len(push.blobs)} files, {show_bytes(sent_bytes)} sent"
+    files = "1 file" if len(push.blobs) == 1 else f"{len(push.blobs)} files"
+    sizes = f"{show_bytes(total_bytes)} in {files}, {show_bytes(sent_bytes)} sent"
     lines = [
         f"{push.model}@{push.version} is {document['state']} ({sizes})",
         *(f"  {item.variant.slug:16} {item.digest[:16]}" for item in push.manifests),
