@@ -99,12 +99,14 @@ class EventSerializer(Serializer[Any]):
 class TimelineQuery(Serializer[Any]):
     """How many."""
 
-    limit = serializers.IntegerField(min_value=1, max_value=1_000, default=100)
+    limit = serializers.IntegerField(min_value=1, max_value=1_000, default=500)
 
 
 class TimelineSerializer(Serializer[Any]):
-    """The newest reports of a device."""
+    """The newest reports of a device, in the form of a single page."""
 
+    next = serializers.CharField(allow_null=True, default=None)
+    previous = serializers.CharField(allow_null=True, default=None)
     results = EventSerializer(many=True)
 
 

@@ -97,7 +97,8 @@ class Timeline(ApiView):
         """The newest first."""
         limit = self.query(forms.TimelineQuery)["limit"]
         selectors.device(device)
-        return Response(forms.TimelineSerializer({"results": selectors.timeline(device, limit)}).data)
+        reports = selectors.timeline(device, limit)
+        return Response(forms.TimelineSerializer({"next": None, "previous": None, "results": reports}).data)
 
 
 class Groups(ApiView):

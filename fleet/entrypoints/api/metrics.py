@@ -1,0 +1,123 @@
+"""`/metrics` for Prometheus: what the database knows, counted when asked. Needs a token or session that may read.
+
+Everything is an aggregate: a scrape costs a constant number of queries, whatever the fleet's size.
+"""
+
+from collections.abc import Iterable
+
+from django.http import HttpResponse
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from rest_framework.renderers import BaseRenderer
+from rest_framework.request import Request
+
+from fleet.apps.devices import selectors as devices
+from fleet.apps.jobs import selectors as jobs
+from fleet.apps.outbox import selectors as outbox
+from fleet.apps.registry import selectors as registry
+from fleet.apps.rollouts import selectors as rollouts
+from fleet.apps.telemetry import selectors as telemetry
+from fleet.apps.trust import selectors as trust
+from fleet.domain.scopes import Scope
+from fleet.entrypoints.api.access import require_everything
+from fleet.entrypoints.api.base import ApiView
+from fleet.wiring import server
+
+
+class Metrics(ApiView):
+    """The figures in Prometheus' text form."""
+
+    scopes = {"GET": Scope.READ}
+    schema = None
+
+    def perform_content_negotiation(self, request: Request, force: bool = False) -> tuple[BaseRenderer, str]:  # noqa: ARG002, FBT001, FBT002 - the base class's signature
+        """Prometheus asks for its own text format and gets it; only problems are rendered by DRF."""
+        renderer = self.get_renderers()[0]
+        return renderer, renderer.media_type or ""
+
+    def get(self, _request: Request) -> HttpResponse:
+        """Counted now."""
+        require_everything(self.principal)
+        collected = CollectorRegistry(auto_describe=False)
+        collected.register(_Figures())
+        return HttpResponse(generate_latest(collected), content_type=CONTENT_TYPE_LATEST)
+
+
+class _Figures(Collector):
+    """Asks the selectors."""
+
+    def collect(self) -> Iterable[Metric]:
+        """One family after the other."""
+        yield from _rollouts()
+        yield from _work()
+        yield from _fleet()
+        yield from _models()
+        yield from _trust()
+
+
+def _rollouts() -> Iterable[Metric]:
+    family = GaugeMetricFamily("modelfleet_rollouts", "Rollouts by state.", labels=["state"])
+    for state, count in rollouts.count_by_state().items():
+        family.add_metric([state], count)
+    yield family
+
+
+def _work() -> Iterable[Metric]:
+    yield GaugeMetricFamily("modelfleet_outbox_messages", "Messages that wait for the publisher.", outbox.depth())
+    oldest = outbox.oldest_at()
+    waited_s = 0.0 if oldest is None else max(0.0, (server.clock().now() - oldest).total_seconds())
+    yield GaugeMetricFamily("modelfleet_outbox_oldest_seconds", "Age of the oldest message that waits.", waited_s)
+    family = GaugeMetricFamily("modelfleet_jobs", "Work by kind and state.", labels=["kind", "state"])
+    for (kind, state), count in jobs.counts().items():
+        family.add_metric([kind, state], count)
+    yield family
+    dropped = CounterMetricFamily(
+        "modelfleet_dropped_messages", "Messages of devices that were refused.", labels=["kind", "code"]
+    )
+    for item in telemetry.dropped():
+        dropped.add_metric([item.kind, item.code], item.count)
+    yield dropped
+
+
+def _fleet() -> Iterable[Metric]:
+    labels = ["model", "version", "hardware_class"]
+    total = GaugeMetricFamily("modelfleet_devices", "Devices by the version that they attest.", labels=labels)
+    online = GaugeMetricFamily("modelfleet_devices_online", "Those of them that are online.", labels=labels)
+    for model in registry.models():
+        for item in devices.running_counts(model.name):
+            named = [model.name, item.version, item.hardware_class]
+            total.add_metric(named, item.count)
+            online.add_metric(named, item.online)
+    yield total
+    yield online
+
+
+def _models() -> Iterable[Metric]:
+    labels = ["model", "version", "hardware_class"]
+    inferences = CounterMetricFamily("modelfleet_inferences", "Inferences that devices reported.", labels=labels)
+    errors = CounterMetricFamily("modelfleet_inference_errors", "Inferences that failed.", labels=labels)
+    labelled = CounterMetricFamily("modelfleet_labels", "Labels that were credited.", labels=labels)
+    correct = CounterMetricFamily("modelfleet_labels_correct", "Labels that agree.", labels=labels)
+    saved = GaugeMetricFamily(
+        "modelfleet_update_bytes_saved", "Bytes that updates by delta did not take.", labels=["model"]
+    )
+    for model in registry.models():
+        for item in telemetry.version_summary(model.name):
+            named = [model.name, item.version, item.hardware_class]
+            inferences.add_metric(named, item.n)
+            errors.add_metric(named, item.errors)
+            labelled.add_metric(named, item.labels)
+            correct.add_metric(named, item.correct)
+        moved = [item for item in devices.transfers(model.name) if item.transport == "delta"]
+        saved.add_metric([model.name], sum(item.bytes_total - item.bytes_received for item in moved))
+    yield from (inferences, errors, labelled, correct, saved)
+
+
+def _trust() -> Iterable[Metric]:
+    family = GaugeMetricFamily(
+        "modelfleet_role_expires_timestamp_seconds", "When a signed role expires.", labels=["repository", "role"]
+    )
+    for role in trust.trust_state().roles:
+        family.add_metric([role.repository.value, role.role], role.expires_at.timestamp())
+    yield family
