@@ -97,6 +97,10 @@ class Table:
         places = [start + 4 * index for index in range(count)]
         return [Table(self._source, place + self._source.unpack(_U32, place)[0]) for place in places]
 
+    def table(self, slot: int) -> "Table | None":
+        place = self._field(slot)
+        return None if place is None else Table(self._source, place + self._source.unpack(_U32, place)[0])
+
     def text(self, slot: int) -> str:
         start, count = self.vector(slot)
         return text_of(self._source.read(start, min(count, 1024))) if count else ""

@@ -6,7 +6,7 @@ file, do not overlap, come in the order of their offsets, and are as long as the
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from math import prod
 from typing import Final, Protocol, Self
@@ -61,6 +61,11 @@ class Dtype(StrEnum):
         """Bits an element; for `BLOCKS`, of a unit of one byte."""
         return _BITS[self]
 
+    @classmethod
+    def named(cls, name: str) -> "Dtype | None":
+        """The element type that a reader calls `name`; None for what is none, as strings are."""
+        return _NAMED.get(name)
+
 
 _BITS: Final[Mapping[Dtype, int]] = {
     Dtype.FLOAT64: 64,
@@ -92,6 +97,7 @@ _BITS: Final[Mapping[Dtype, int]] = {
     Dtype.BOOL: 8,
     Dtype.BLOCKS: 8,
 }
+_NAMED: Final[Mapping[str, Dtype]] = {item.value: item for item in Dtype if item is not Dtype.BLOCKS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +189,9 @@ class Layout:
         for segment in sorted(found, key=lambda item: item.offset):
             if segment.offset < position or segment.length <= 0 or segment.end > size or not _is_whole(segment):
                 continue
+            scales = segment.quantisation
+            if scales is not None and scales.scale_offset + 4 * scales.scale_count > size:
+                segment = replace(segment, quantisation=None)  # noqa: PLW2901 - the sound form of the same
             segments.append(segment)
             position = segment.end
         return cls(size, format, tuple(segments[:MAX_SEGMENTS]), integers or {})
