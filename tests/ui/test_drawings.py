@@ -96,6 +96,7 @@ def test_badge__unknown_word__is_shown_as_it_is() -> None:
         ),
         ("FAIL: accuracy is lower", "Accuracy is lower"),
         ("PASS: all is well", "All is well"),
+        ("PASS: a carried over from phase 2: PASS: a is fine", "A carried over from phase 2: a is fine"),
         ("stopped: by hand", "Stopped: by hand"),
         ("", ""),
     ],

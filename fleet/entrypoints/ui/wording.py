@@ -122,11 +122,15 @@ _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _SHORT_DIGEST: Final = 12
 _NEXT_GATE: Final = re.compile(r"; (?=(?:PASS|FAIL|WAIT|INCONCLUSIVE): )")
 _VERDICT_HEAD: Final = re.compile(r"^(PASS|FAIL|WAIT|INCONCLUSIVE): ")
+_CARRIED_HEAD: Final = re.compile(r": (?:PASS|FAIL|WAIT|INCONCLUSIVE): ")
 
 
 def without_verdict(sentence: str) -> str:
-    """A gate's sentence without the verdict at its head, which a badge beside it says, and with a capital."""
-    rest = _VERDICT_HEAD.sub("", sentence)
+    """A gate's sentence without the verdict at its head, which a badge beside it says, and with a capital.
+
+    A verdict that was carried over has another one inside; that goes too.
+    """
+    rest = _CARRIED_HEAD.sub(": ", _VERDICT_HEAD.sub("", sentence))
     return rest[:1].upper() + rest[1:]
 
 
