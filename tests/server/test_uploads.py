@@ -91,7 +91,7 @@ def test_upload__bytes_of_another_file__refused_and_forgotten(sender: Sender) ->
     assert sender.store.blobs == {}
     assert sender.spool.parts == {}
     with pytest.raises(NotFoundError):
-        services.upload_state(SHA256)
+        services.upload_state(sha256=SHA256)
 
 
 def test_upload__more_than_announced__refused_before_a_byte_is_kept(sender: Sender) -> None:

@@ -54,7 +54,7 @@ def begin_upload(*, sha256: str, length: int, store: BlobStore, actor: str, now:
     return UploadRecord(sha256, row.length, row.received, complete=False)
 
 
-def upload_state(sha256: str) -> UploadRecord:
+def upload_state(*, sha256: str) -> UploadRecord:
     """Where an upload stands; raises NotFoundError."""
     row = Upload.objects.filter(pk=sha256).first()
     if row is not None:
@@ -80,7 +80,7 @@ def append_upload(
     Raises ConflictError with the right offset in its message for any other, InvalidInputError when the whole is not
     what its sha256 says (everything is forgotten then), UnavailableError when there is no room.
     """
-    state = upload_state(sha256)
+    state = upload_state(sha256=sha256)
     if state.complete:
         return state
     if offset != state.received:

@@ -177,7 +177,7 @@ class Upload(ApiView):
     @documented(forms.UploadSerializer, summary="Where an upload stands")
     def get(self, _request: Request, sha256: str) -> Response:
         """How many bytes have arrived."""
-        return Response(forms.UploadSerializer(services.upload_state(sha256)).data)
+        return Response(forms.UploadSerializer(services.upload_state(sha256=sha256)).data)
 
     @documented(
         forms.UploadSerializer,
@@ -212,7 +212,7 @@ class Upload(ApiView):
                 now=self.now,
             )
         except ConflictError as error:
-            received = services.upload_state(sha256).received
+            received = services.upload_state(sha256=sha256).received
             return problem_response(
                 Problem(HTTPStatus.CONFLICT, error.code, error.message), {OFFSET_HEADER: str(received)}
             )
