@@ -1,8 +1,8 @@
 """Named policies. A preset gives phases and gates; whatever a policy says itself comes first.
 
 Presets bring no accuracy and no latency gate: how many points and how many milliseconds matter is the application's to
-say. `all-at-once` asks only that devices install it and stay alive; the ramps watch failed inferences too. Phases of a
-preset that would reach nobody on a small fleet are left out (`plan.fit`).
+say. `all-at-once` and `trial` ask only that devices install it and stay alive; the ramps watch failed inferences too.
+Phases of a preset that would reach nobody on a small fleet are left out (`plan.fit`).
 """
 
 from collections.abc import Mapping
@@ -32,6 +32,13 @@ PRESETS: Final[Mapping[str, Mapping[str, object]]] = MappingProxyType(
             "phases": [{"share": 1.0, "min_duration_s": 0, "deadline_s": 3 * _DAY_S}],
             "control_share": 0.0,
             "gates": _ARRIVAL,
+        },
+        # For a bench: the same questions, answered in seconds.
+        "trial": {
+            "phases": [{"share": 1.0, "min_duration_s": 0, "deadline_s": _HOUR_S}],
+            "control_share": 0.0,
+            "gates": _ARRIVAL,
+            "device": {"window_s": 5, "probation_s": 10},
         },
         "manual": {
             "phases": _ramp(0.01, 0.05, 0.25, 0.5, 1.0),
