@@ -33,5 +33,5 @@ def test_document__example_policy__names_every_field() -> None:
 
 
 def test_document__presets__are_those_that_exist() -> None:
-    sentence = DOCUMENT.split("Presets: ")[1].split("What\na policy")[0]
+    sentence = DOCUMENT.split("Presets: ")[1].split("advances)")[0]
     assert set(re.findall(r"`([a-z-]+)`", sentence)) == set(PRESETS)
