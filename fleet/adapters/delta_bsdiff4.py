@@ -7,7 +7,7 @@ import bsdiff4
 from device_client.wire.delta import Codec
 from fleet.ports.delta_encoder import DeltaTooExpensiveError
 
-# 17 x 32 MiB is 544 MiB for a worker: measured, see docs/decisions.
+# 17 x 32 MiB is 544 MiB, which a worker may take for a while; the library lets other threads run meanwhile.
 MAX_BYTES: Final = 32 << 20
 
 

@@ -6,7 +6,7 @@ Nothing here stores, signs or reads a clock. Every refusal is an `InvalidInputEr
 caller signed on top of another version than the current one.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 from typing import Final, TypeVar
 
@@ -62,13 +62,15 @@ def first_director_root(payload: bytes, *, director_key: Key, now: datetime) -> 
     return root
 
 
-def next_root(payload: bytes, previous: Root, now: datetime) -> Metadata[Root]:
-    """The successor of a root: version + 1, signed by the keys of both."""
+def next_root(payload: bytes, previous: Root, *, online: Mapping[str, Key], now: datetime) -> Metadata[Root]:
+    """The successor of a root: version + 1, signed by the keys of both, with this server's `online` keys by role."""
     root = parse_root(payload)
     _require_version(Root.type, root.signed.version, previous.version + 1)
     _require_signatures(previous, Root.type, root)
     _require_signatures(root.signed, Root.type, root)
     _require_expiry(Root.type, root.signed.expires, now, ROOT_LIFETIME)
+    for role, key in online.items():
+        _require_only_key(root.signed, role, key)
     return root
 
 

@@ -12,7 +12,7 @@ from fleet.apps.trust import selectors, services
 from fleet.apps.trust.models import SignedMetadata
 from fleet.apps.trust.records import DirectorTarget, OnlineKeys, Repository
 from fleet.domain import repository as roles
-from fleet.domain.errors import ConflictError, InvalidInputError, UnavailableError
+from fleet.domain.errors import ConflictError, InvalidInputError, RefusedError, UnavailableError
 from tests.fakes.metadata_fetcher import updater
 from tests.server import ceremony
 from tests.server.catalogue import NOW
@@ -80,9 +80,41 @@ def test_anchors__after_a_root_rotation__same_bytes() -> None:
         version=2,
     )
     payload = roles.signed(successor, [keys.root])
-    services.rotate_root(repository=Repository.IMAGE, payload=payload, actor="test", now=NOW)
+    online = OnlineKeys(keys.snapshot.public_key, keys.timestamp.public_key, keys.director.public_key)
+    services.rotate_root(repository=Repository.IMAGE, payload=payload, online=online, actor="test", now=NOW)
     assert selectors.anchors("pem") == before
     assert selectors.require_root(Repository.IMAGE).version == 2
+
+
+@pytest.mark.parametrize(
+    ("version", "signed_by", "snapshot", "code"),
+    [
+        (3, "root", "snapshot", "role_version"),
+        (2, "director_root", "snapshot", "signature_invalid"),
+        (2, "root", "director", "online_key"),
+    ],
+)
+def test_root__that_does_not_follow__refused(version: int, signed_by: str, snapshot: str, code: str) -> None:
+    keys = hold_ceremony()
+    successor = roles.image_root(
+        root_keys=[keys.root.public_key],
+        targets_keys=[keys.targets.public_key],
+        snapshot_key=getattr(keys, snapshot).public_key,
+        timestamp_key=keys.timestamp.public_key,
+        threshold=1,
+        now=NOW,
+        version=version,
+    )
+    online = OnlineKeys(keys.snapshot.public_key, keys.timestamp.public_key, keys.director.public_key)
+    with pytest.raises(RefusedError) as refused:
+        services.rotate_root(
+            repository=Repository.IMAGE,
+            payload=roles.signed(successor, [getattr(keys, signed_by)]),
+            online=online,
+            actor="test",
+            now=NOW,
+        )
+    assert refused.value.code == code
 
 
 @pytest.mark.parametrize("role", ["snapshot", "timestamp", "director"])
@@ -254,6 +286,7 @@ def test_bundle__director_root_was_rotated__carries_the_chain(now: datetime, tmp
     services.rotate_root(
         repository=Repository.DIRECTOR,
         payload=roles.signed(successor, [keys.director_root]),
+        online=OnlineKeys(keys.snapshot.public_key, keys.timestamp.public_key, fresh.public_key),
         actor="test",
         now=now,
     )

@@ -94,6 +94,12 @@ def latest_published(model: str) -> VersionRecord | None:
     return None if row is None else version_record(row)
 
 
+def latest_labels() -> dict[str, str]:
+    """The label of the newest published version of every model that has one, by model."""
+    published = Version.objects.filter(state=Version.State.PUBLISHED).order_by("number")
+    return dict(published.values_list("model_id", "label"))
+
+
 def variant_by_digest(digest: str) -> tuple[VersionRecord, VariantRecord] | None:
     """The version and variant whose manifest has this digest: what an attestation means."""
     row = Variant.objects.filter(digest=digest).only("version_id", "slug").first()

@@ -131,13 +131,9 @@ def inspect(source: ByteSource) -> Inspection:
                 _function(source, part, findings)
             case _:
                 pass
-    if graph is None or not 1 <= ir_version <= MAX_IR_VERSION or not findings.nodes or not graph.outputs:
-        raise MalformedFileError("expected an ONNX model with an IR version and a graph with nodes and outputs")
-    if not opset:
-        raise MalformedFileError("expected an ONNX model that imports the standard operators, got none")
-    foreign = sorted(f"{domain}.{name}" for domain, name in findings.used - findings.own if domain not in ONNX_DOMAINS)
-    if foreign:
-        raise ForbiddenFileError(f"expected operators of {sorted(ONNX_DOMAINS)}, got custom ones: {foreign[:5]}")
+    if graph is None:
+        raise MalformedFileError("expected an ONNX model with a graph, got none")
+    _require_whole(graph, findings, ir_version=ir_version, opset=opset)
     inputs = {name: info for name, info in graph.inputs.items() if name not in graph.initializers}
     return Inspection(
         format=Format.ONNX.value,
@@ -150,6 +146,17 @@ def inspect(source: ByteSource) -> Inspection:
         producer=producer,
         metadata=metadata,
     )
+
+
+def _require_whole(graph: _Graph, findings: _Findings, *, ir_version: int, opset: int) -> None:
+    """What every ONNX model has, and nothing that runs code from elsewhere."""
+    if not 1 <= ir_version <= MAX_IR_VERSION or not findings.nodes or not graph.outputs:
+        raise MalformedFileError("expected an ONNX model with an IR version and a graph with nodes and outputs")
+    if not opset:
+        raise MalformedFileError("expected an ONNX model that imports the standard operators, got none")
+    foreign = sorted(f"{domain}.{name}" for domain, name in findings.used - findings.own if domain not in ONNX_DOMAINS)
+    if foreign:
+        raise ForbiddenFileError(f"expected operators of {sorted(ONNX_DOMAINS)}, got custom ones: {foreign[:5]}")
 
 
 def _graph(source: ByteSource, whole: Part, findings: _Findings, depth: int) -> _Graph:

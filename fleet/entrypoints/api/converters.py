@@ -61,6 +61,12 @@ class ActionConverter(_Converter):
     regex = "pause|resume|advance|revert|cancel"
 
 
+class RepositoryConverter(_Converter):
+    """One of the two TUF repositories."""
+
+    regex = "image|director"
+
+
 class NameConverter(_Converter):
     """An alias or a group."""
 
@@ -87,6 +93,7 @@ def register() -> None:
         ("sha256", Sha256Converter),
         ("rollout", RolloutConverter),
         ("action", ActionConverter),
+        ("repository", RepositoryConverter),
         ("name", NameConverter),
         ("number", NumberConverter),
     ):

@@ -51,6 +51,7 @@ urlpatterns = [
     path("trust", trust.TrustState.as_view(), name="trust"),
     path("trust/online-keys", trust.OnlineKeys.as_view(), name="online-keys"),
     path("trust/roots", trust.Roots.as_view(), name="roots"),
+    path("trust/<repository:repository>/root", trust.RootRotation.as_view(), name="root"),
     path("trust/image/targets", trust.ImageTargets.as_view(), name="image-targets"),
     path("labels:batch", figures.Labels.as_view(), name="labels"),
     path("dropped", figures.Dropped.as_view(), name="dropped"),

@@ -27,6 +27,7 @@ EXAMPLES = {
     "group": "first",
     "token_id": "1",
     "action": "pause",
+    "repository": "image",
 }
 CHANGING = {"POST", "PUT", "PATCH", "DELETE"}
 # A dry run stores nothing, so that who may look may also ask what would happen.

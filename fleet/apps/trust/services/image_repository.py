@@ -11,6 +11,7 @@ from fleet.apps.trust.models import SignedMetadata
 from fleet.apps.trust.records import OnlineKeys, Repository, RoleRecord, SignedTarget, VerifiedRole
 from fleet.domain import role_checks
 from fleet.domain.errors import ConflictError
+from fleet.domain.repository import DIRECTOR_ROLES
 
 
 def import_roots(
@@ -31,10 +32,15 @@ def import_roots(
         audit.record(actor=actor, action="trust.roots.import", subject="roots", detail={}, now=now)
 
 
-def rotate_root(*, repository: Repository, payload: bytes, actor: str, now: datetime) -> RoleRecord:
-    """Take in the successor of a root, signed by the keys of both."""
+def rotate_root(*, repository: Repository, payload: bytes, online: OnlineKeys, actor: str, now: datetime) -> RoleRecord:
+    """Take in the successor of a root, signed by the keys of both. The online roles must have the server's own keys."""
     current = selectors.require_root(repository)
-    metadata = role_checks.next_root(payload, current, now)
+    own = (
+        {"snapshot": online.snapshot, "timestamp": online.timestamp}
+        if repository is Repository.IMAGE
+        else dict.fromkeys(DIRECTOR_ROLES, online.director)
+    )
+    metadata = role_checks.next_root(payload, current, online=own, now=now)
     with transaction.atomic():
         record = _stage(repository, Root.type, metadata, payload, now)
         audit.record(

@@ -1,6 +1,7 @@
 """Namespaces, models, aliases, deltas of a model."""
 
 import secrets
+from collections.abc import Iterable
 from dataclasses import dataclass
 from http import HTTPStatus
 
@@ -24,9 +25,9 @@ class _Model:
     latest_version: str | None
 
 
-def _model(record: ModelRecord) -> _Model:
-    latest = selectors.latest_published(record.name)
-    return _Model(record, None if latest is None else latest.label)
+def _shown(records: Iterable[ModelRecord]) -> list[_Model]:
+    latest = selectors.latest_labels()
+    return [_Model(record, latest.get(record.name)) for record in records]
 
 
 class Namespaces(ApiView):
@@ -60,7 +61,7 @@ class Models(ApiView):
     def get(self, _request: Request) -> Response:
         """All of them that the caller may see."""
         shown = [item for item in selectors.models() if self.principal.may(Scope.READ, namespace_of(item.name))]
-        return whole(self, [_model(item) for item in shown], forms.ModelSerializer)
+        return whole(self, _shown(shown), forms.ModelSerializer)
 
     @documented(forms.ModelSerializer, status=201, request=forms.ModelBody, summary="Make a model")
     def post(self, _request: Request) -> Response:
@@ -74,7 +75,7 @@ class Models(ApiView):
             actor=self.principal.actor,
             now=self.now,
         )
-        return Response(forms.ModelSerializer(_model(record)).data, status=HTTPStatus.CREATED)
+        return Response(forms.ModelSerializer(_Model(record, None)).data, status=HTTPStatus.CREATED)
 
 
 class Model(ApiView):
@@ -85,7 +86,7 @@ class Model(ApiView):
     @documented(forms.ModelSerializer, summary="Show a model")
     def get(self, _request: Request, model: str) -> Response:
         """What it is and its newest published version."""
-        return Response(forms.ModelSerializer(_model(selectors.model(model))).data)
+        return Response(forms.ModelSerializer(_shown([selectors.model(model)])[0]).data)
 
 
 class Aliases(ApiView):

@@ -9,7 +9,7 @@ from rest_framework.response import Response
 from securesystemslib.signer import Key
 
 from fleet.apps.trust import selectors, services
-from fleet.apps.trust.records import ClaimRecord, TokenRecord
+from fleet.apps.trust.records import ClaimRecord, Repository, TokenRecord
 from fleet.domain.errors import ConflictError, ForbiddenError
 from fleet.domain.scopes import Grant, Scope
 from fleet.entrypoints.api.base import ApiView
@@ -85,6 +85,30 @@ class Roots(ApiView):
             now=self.now,
         )
         return Response(forms.TrustStateSerializer(selectors.trust_state()).data, status=HTTPStatus.CREATED)
+
+
+class RootRotation(ApiView):
+    """The next version of a root."""
+
+    scopes = {"POST": Scope.TRUST_WRITE}
+
+    @documented(
+        registry_forms.StagedSerializer,
+        status=201,
+        request=registry_forms.RoleBody,
+        summary="Send the next version of a root",
+    )
+    def post(self, _request: Request, repository: str) -> Response:
+        """Signed by the keys of the version before and by its own. Devices follow the chain from version 1."""
+        body = self.body(registry_forms.RoleBody)
+        record = services.rotate_root(
+            repository=Repository(repository),
+            payload=body["metadata"].encode(),
+            online=server.online_keys(),
+            actor=self.principal.actor,
+            now=self.now,
+        )
+        return Response(registry_forms.StagedSerializer(record).data, status=HTTPStatus.CREATED)
 
 
 class ImageTargets(ApiView):
