@@ -1,6 +1,7 @@
 """The pipeline command against the real control plane: real HTTP, real database, the publisher's real work."""
 
 import dataclasses
+import gc
 import json
 import random
 import threading
@@ -61,10 +62,13 @@ def installed(settings: Settings, tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def modelfleet(live_server: LiveServer, installed: Path, tmp_path: Path) -> CommandLine:
+def modelfleet(live_server: LiveServer, installed: Path, tmp_path: Path) -> Iterator[CommandLine]:
     """The command with a token for everything."""
     _, token = trust.issue_token(name="ci", granted=["admin"], expires_in_s=3600, actor="test", now=datetime.now(UTC))
-    return CommandLine({"HOME": str(tmp_path / "home"), "MODELFLEET_URL": live_server.url, "MODELFLEET_TOKEN": token})
+    yield CommandLine({"HOME": str(tmp_path / "home"), "MODELFLEET_URL": live_server.url, "MODELFLEET_TOKEN": token})
+    # A process would end here. Its connections must close in this one too, or the live server's threads, and with them
+    # their sessions at the database, outlive the test.
+    gc.collect()
 
 
 @pytest.fixture
