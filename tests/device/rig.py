@@ -5,6 +5,7 @@ made and not answered. `restart` is what a reboot does: all memory is gone, the 
 """
 
 import json
+import random
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -39,7 +40,7 @@ from tests.fakes.update_server import MemoryBroker, UpdateServerSimulator
 
 MODEL = "vision.digits"
 DEVICE = "dev-1"
-PADDING = bytes(range(256)) * 64
+PADDING = random.Random(7).randbytes(16_384)  # nothing repeats: bsdiff takes minutes over what does
 
 
 @cache
