@@ -1,0 +1,123 @@
+"""What the numbers in a patch are: their widths, and how floats become integers that keep their order.
+
+Two floats that are near each other have ordered integers that are near each other, so a small difference of weights is
+a small integer. The mapping is its own inverse and knows no exceptions: zeros, infinities and NaNs are integers too.
+"""
+
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Integers: TypeAlias = NDArray[np.signedinteger[Any]]
+    Reals: TypeAlias = NDArray[np.float32]
+
+
+class Element(IntEnum):
+    """The type of one number, little-endian. The values are part of the format."""
+
+    I8 = 1
+    U8 = 2
+    I16 = 3
+    U16 = 4
+    I32 = 5
+    U32 = 6
+    I64 = 7
+    U64 = 8
+    F16 = 9
+    BF16 = 10
+    F32 = 11
+    F64 = 12
+
+    @property
+    def width(self) -> int:
+        """Its bytes."""
+        return _WIDTHS[self]
+
+    @property
+    def is_float(self) -> bool:
+        """Whether it has a sign bit and an exponent."""
+        return self >= Element.F16
+
+
+_WIDTHS: Final = {
+    Element.I8: 1,
+    Element.U8: 1,
+    Element.I16: 2,
+    Element.U16: 2,
+    Element.I32: 4,
+    Element.U32: 4,
+    Element.I64: 8,
+    Element.U64: 8,
+    Element.F16: 2,
+    Element.BF16: 2,
+    Element.F32: 4,
+    Element.F64: 8,
+}
+# Bits of the mantissa, and the mask of the exponent once those are shifted out.
+_EXPONENTS: Final = {
+    Element.F16: (10, 0x1F),
+    Element.BF16: (7, 0xFF),
+    Element.F32: (23, 0xFF),
+    Element.F64: (52, 0x7FF),
+}
+
+
+def ordered(raw: "Integers", element: Element) -> "Integers":
+    """Bit patterns (signed, of the element's width) as integers in the order of their values; and back again."""
+    if not element.is_float:
+        return raw
+    bits = element.width * 8
+    flipped = raw >> (bits - 1)
+    flipped &= (1 << (bits - 1)) - 1
+    flipped ^= raw
+    return flipped
+
+
+def exponents(values: "Integers", element: Element) -> "NDArray[np.int16] | None":
+    """The biased exponents of ordered integers, or None for what has no exponent."""
+    import numpy as np
+
+    if not element.is_float:
+        return None
+    shift, mask = _EXPONENTS[element]
+    # The ordered integer of a negative float has the bits below its sign inverted.
+    found = values >> shift
+    found ^= found >> (element.width * 8 - 1 - shift)
+    found &= mask
+    return found.astype(np.int16)
+
+
+def integers(content: bytes | memoryview, element: Element) -> "Integers":
+    """The bit patterns in `content` as signed integers of the element's width."""
+    import numpy as np
+
+    return np.frombuffer(content, dtype=f"<i{element.width}")
+
+
+def reals(raw: "Integers", element: Element) -> "Reals":
+    """Bit patterns of F16, BF16, F32 or F64 as float32; F64 is rounded, the others are exact."""
+    import numpy as np
+
+    if element is Element.F32:
+        return raw.view(np.float32)
+    if element is Element.BF16:
+        return (raw.astype(np.int32) << 16).view(np.float32)
+    return raw.view(f"<f{element.width}").astype(np.float32)
+
+
+def bits_of(values: "Reals", element: Element) -> "Integers":
+    """float32 values rounded to nearest even as bit patterns of F16, BF16, F32 or F64."""
+    import numpy as np
+
+    if element is Element.F32:
+        return np.ascontiguousarray(values, dtype=np.float32).view(np.int32)
+    if element is Element.BF16:
+        raw = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
+        rounded = raw + (((raw >> np.uint32(16)) & np.uint32(1)) + np.uint32(0x7FFF))
+        kept = np.where(np.isnan(values), raw | np.uint32(0x400000), rounded)
+        return (kept >> np.uint32(16)).astype(np.uint16).view(np.int16)
+    with np.errstate(over="ignore"):
+        return values.astype(f"<f{element.width}").view(f"<i{element.width}")

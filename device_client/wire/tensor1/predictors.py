@@ -1,0 +1,207 @@
+"""What a tensor's new numbers are guessed to be. Elementwise IEEE arithmetic only: every machine guesses the same bits.
+
+Nothing here sums along an axis, calls BLAS or fuses a multiply with an add, because those round differently from one
+machine to the next. `w` is the old number as float32, `i` the index of the parameter of an element:
+`i = (element // inner) % count`.
+
+| predictor | scalars | parameters | guess |
+|---|---|---|---|
+| NOTHING | | | 0 |
+| SAME | | | the old number's bits |
+| CAST | | | w, rounded to nearest even |
+| DECAY | k, n, k, n ... | | w, n times multiplied by 1 - k 2**-24, for each pair in turn |
+| PRUNE | bits of t (float32), keep_sign | | w, or 0 where abs(w) <= t (with w's sign if keep_sign) |
+| ROW_SCALE | inner, count | s: f32[count] | w * s[i] |
+| LOW_RANK | rank, columns | v: f32[rank, columns], u: f32[rows, rank] | w + (u[r,0] v[0,c] + u[r,1] v[1,c] + ...) |
+| QUANTISE | inner, count | s: f32[count], z: i32[count] | rint(w / s[i]) + z[i], clipped |
+| REQUANTISE | inner, count | s: f32[count], a: i32[count], z: i32[count] | rint((q - a[i]) * s[i]) + z[i], clipped |
+"""
+
+from typing import TYPE_CHECKING, Any, Final
+
+from device_client.wire.tensor1.elements import Element, Integers, bits_of, integers, ordered, reals
+from device_client.wire.tensor1.errors import PatchLimitError, PatchPayloadError, PatchTableError
+from device_client.wire.tensor1.format import MAX_MULTIPLIES, MAX_RANK, Instruction, Predictor
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_PLAIN: Final = frozenset({Predictor.NOTHING, Predictor.SAME})
+_FLOAT_TO_FLOAT: Final = frozenset(
+    {Predictor.CAST, Predictor.DECAY, Predictor.PRUNE, Predictor.ROW_SCALE, Predictor.LOW_RANK}
+)
+_WHOLE: Final = {
+    Element.I8: (-128, 127),
+    Element.U8: (0, 255),
+    Element.I16: (-32768, 32767),
+    Element.U16: (0, 65535),
+}
+_STEP: Final = 2.0**-24
+_MAX_DECAY: Final = 1 << 16
+
+
+def check(item: Instruction) -> None:
+    """Raise `PatchTableError` or `PatchLimitError` unless `predict` can follow this DELTA instruction."""
+    if item.predictor in _PLAIN:
+        if item.old_element is not None or item.scalars or item.parameter_bytes:
+            raise PatchTableError(f"expected {item.predictor.name} to need nothing, got {item}")
+        return
+    new = item.fields[0].element
+    old = item.old_element
+    if len(item.fields) != 1 or item.fields[0].count != 1 or old is None:
+        raise PatchTableError(f"expected {item.predictor.name} on plain numbers from stated ones, got {item.fields}")
+    if item.predictor in _FLOAT_TO_FLOAT:
+        kinds_fit = new.is_float and old.is_float
+    else:
+        kinds_fit = new in _WHOLE and (old.is_float if item.predictor is Predictor.QUANTISE else old in _WHOLE)
+    if not kinds_fit:
+        raise PatchTableError(f"expected {item.predictor.name} between fitting numbers, got {old.name} to {new.name}")
+    if item.parameter_bytes != _parameter_bytes(item, item.length // new.width):
+        raise PatchTableError(f"expected parameters that fit {item.scalars}, got {item.parameter_bytes} bytes")
+
+
+def _parameter_bytes(item: Instruction, elements: int) -> int:
+    """How many bytes of parameters the scalars ask for, once those are within limits."""
+    scalars = item.scalars
+    if item.predictor is Predictor.DECAY:
+        if len(scalars) % 2 or sum(scalars[1::2]) > MAX_MULTIPLIES or max(scalars[::2], default=0) > _MAX_DECAY:
+            raise PatchLimitError(f"expected at most {MAX_MULTIPLIES} multiplies, got {scalars}")
+        return 0
+    if item.predictor is Predictor.CAST:
+        return _of(scalars, 0, 0)
+    if item.predictor is Predictor.PRUNE:
+        return _of(scalars, 2, 0)
+    _of(scalars, 2, 0)
+    first, second = scalars
+    if not first or not second:
+        raise PatchTableError(f"expected positive scalars, got {scalars}")
+    if item.predictor is Predictor.LOW_RANK:
+        if first > MAX_RANK or elements % second:
+            raise PatchLimitError(f"expected a rank of at most {MAX_RANK} and whole rows, got {scalars} for {elements}")
+        return 4 * first * (second + elements // second)
+    return second * {Predictor.ROW_SCALE: 4, Predictor.QUANTISE: 8, Predictor.REQUANTISE: 12}[item.predictor]
+
+
+def _of(scalars: tuple[int, ...], count: int, result: int) -> int:
+    if len(scalars) != count:
+        raise PatchTableError(f"expected {count} scalars, got {len(scalars)}")
+    return result
+
+
+def predict(item: Instruction, parameters: bytes, content: bytes, first: int) -> "list[Integers]":
+    """The guesses for the records from number `first` on that the old bytes `content` stand for: ordered integers, by field."""
+    import numpy as np
+
+    if item.predictor is Predictor.SAME:
+        return _same(item, content)
+    old = item.old_element
+    if old is None:
+        raise PatchTableError(f"expected {item.predictor.name} to say what it predicts from")
+    new = item.fields[0].element
+    raw = integers(content, old)
+    # Numbers that overflow or are not numbers are guesses like any other.
+    with np.errstate(all="ignore"):
+        if item.predictor is Predictor.PRUNE:
+            guess = _pruned(item, raw, old, new)
+        elif item.predictor in _FLOAT_TO_FLOAT:
+            guess = bits_of(_float_guess(item, parameters, reals(raw, old), first), new)
+        else:
+            guess = _quantised(item, parameters, raw, first)
+    return [ordered(guess, new)]
+
+
+def _same(item: Instruction, content: bytes) -> "list[Integers]":
+    import numpy as np
+
+    if len(item.fields) == 1:
+        return [ordered(integers(content, item.fields[0].element), item.fields[0].element)]
+    records = np.frombuffer(content, dtype=np.uint8).reshape(-1, item.record_bytes)
+    guesses: list[Integers] = []
+    position = 0
+    for field in item.fields:
+        run = np.ascontiguousarray(records[:, position : position + field.length])
+        guesses.append(ordered(run.view(f"<i{field.element.width}").reshape(-1), field.element))
+        position += field.length
+    return guesses
+
+
+def _float_guess(item: Instruction, parameters: bytes, weights: "Any", first: int) -> "Any":
+    import numpy as np
+
+    if item.predictor is Predictor.DECAY:
+        weights = weights.copy()
+        for step, times in zip(item.scalars[::2], item.scalars[1::2], strict=True):
+            factor = np.float32(1.0 - step * _STEP)
+            for _ in range(times):
+                weights *= factor
+        return weights
+    if item.predictor is Predictor.ROW_SCALE:
+        return weights * _spread(np.frombuffer(parameters, dtype="<f4"), item, first, len(weights))
+    if item.predictor is Predictor.LOW_RANK:
+        return weights + _product(item, parameters, first, len(weights))
+    return weights
+
+
+def _product(item: Instruction, parameters: bytes, first: int, count: int) -> "NDArray[np.float32]":
+    """Elements `first` to `first + count` of u v, added up in the order of the rank."""
+    import numpy as np
+
+    rank, columns = item.scalars
+    values = np.frombuffer(parameters, dtype="<f4")
+    v = values[: rank * columns].reshape(rank, columns)
+    u = values[rank * columns :].reshape(-1, rank)
+    top, bottom = first // columns, -(-(first + count) // columns)
+    total = u[top:bottom, :1] * v[:1]
+    for index in range(1, rank):
+        total += u[top:bottom, index : index + 1] * v[index : index + 1]
+    start = first - top * columns
+    found: NDArray[np.float32] = total.reshape(-1)[start : start + count]
+    return found
+
+
+def _pruned(item: Instruction, raw: Integers, old: Element, new: Element) -> Integers:
+    import numpy as np
+
+    threshold = np.uint32(item.scalars[0] & 0xFFFFFFFF).view(np.float32)
+    weights = reals(raw, old)
+    guess = bits_of(weights, new).copy()
+    zero = np.abs(weights) <= threshold
+    guess[zero] = (guess[zero] & (-1 << (new.width * 8 - 1))) if item.scalars[1] else 0
+    return guess
+
+
+def _quantised(item: Instruction, parameters: bytes, raw: Integers, first: int) -> Integers:
+    import numpy as np
+
+    new, old = item.fields[0].element, item.old_element
+    count = item.scalars[1]
+    scales = np.frombuffer(parameters, dtype="<f4", count=count)
+    zeros = np.frombuffer(parameters, dtype="<i4", offset=4 * count).astype(np.float32)
+    if old is not None and old.is_float:
+        guess = np.rint(reals(raw, old) / _spread(scales, item, first, len(raw)))
+        guess += _spread(zeros, item, first, len(raw))
+    else:
+        numbers = (raw.view(f"<u{raw.itemsize}") if old in {Element.U8, Element.U16} else raw).astype(np.float32)
+        numbers -= _spread(zeros[:count], item, first, len(raw))
+        guess = np.rint(numbers * _spread(scales, item, first, len(raw)))
+        guess += _spread(zeros[count:], item, first, len(raw))
+    low, high = _WHOLE[new]
+    # What is not a number is guessed to be the lowest one, whatever the machine's conversion would make of it.
+    clipped = np.clip(np.nan_to_num(guess, nan=low), low, high)
+    return clipped.astype(np.int32).astype(f"<i{new.width}")
+
+
+def _spread(values: "Any", item: Instruction, first: int, count: int) -> "Any":
+    """The parameter of each of `count` elements from `first` on."""
+    import numpy as np
+
+    inner, available = item.scalars
+    if available == 1:
+        return values[:1]
+    if len(values) < available:
+        raise PatchPayloadError(f"expected {available} parameters, got {len(values)}")
+    start, end = first // inner, -(-(first + count) // inner)
+    chosen = np.arange(start, end) % available
+    offset = first - start * inner
+    return np.repeat(values[chosen], inner)[offset : offset + count] if inner > 1 else values[chosen]

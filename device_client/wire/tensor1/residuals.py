@@ -1,0 +1,189 @@
+"""How differences between guesses and numbers are written: nearly no bytes where the guess was right.
+
+A run of n differences (signed, as wide as the numbers) is coded as
+
+    mode u8
+    [group_shift u8, and if not 0: varint length, deflated class u8 for each 2**group_shift elements]
+    [cut count u8, cuts i16 each]
+    values
+
+Groups of class 0 are all zero and are left out; the others are padded to whole groups. The guess's exponent e and the
+group's class c say how large a difference to expect: the context t = 2 e - c puts elements that expect alike into one
+bucket (`cuts` are the first t of each next bucket). Values come bucket by bucket. ZERO has nothing but its mode, RAW has the
+differences; PCODEC has for each bucket that is not empty a varint length (0: all zeros) and a pcodec file;
+PLANES has the byte planes of all values, zigzagged: each a method u8, a varint length and the plane.
+"""
+
+import lzma
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any, Final
+
+from device_client.wire.tensor1.elements import Element, Integers, exponents
+from device_client.wire.tensor1.errors import CodecUnavailableError, PatchPayloadError
+from device_client.wire.tensor1.format import Cursor, inflate
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+MAX_CUTS: Final = 64
+MIN_GROUP_SHIFT: Final = 4
+MAX_GROUP_SHIFT: Final = 12
+# Contexts run from -255 (no exponent, highest class) to 2 x 2047 (the largest exponent of a float64).
+CONTEXT_OFFSET: Final = 256
+CONTEXTS: Final = CONTEXT_OFFSET + 4096
+LZMA_FILTERS: Final = [{"id": lzma.FILTER_LZMA1, "dict_size": 1 << 20, "lc": 0, "lp": 0, "pb": 0}]
+
+
+class Mode(IntEnum):
+    """How a run of differences is written."""
+
+    ZERO = 0
+    PCODEC = 1
+    PLANES = 2
+    RAW = 3
+
+
+class Plane(IntEnum):
+    """How a plane of bytes is written."""
+
+    ZERO = 0
+    STORED = 1
+    DEFLATED = 2
+    LZMA = 3
+
+
+def buckets_of(contexts: "NDArray[np.int16]", cuts: "NDArray[np.int16]") -> "NDArray[np.uint8]":
+    """Which bucket each context falls into."""
+    import numpy as np
+
+    table = np.searchsorted(cuts, np.arange(-CONTEXT_OFFSET, CONTEXTS - CONTEXT_OFFSET), side="right").astype(np.uint8)
+    return table[contexts + CONTEXT_OFFSET]
+
+
+def contexts_of(
+    guess: "Integers | None", element: Element, classes: "NDArray[np.uint8] | None", shift: int, count: int
+) -> "NDArray[np.int16]":
+    """The context of every element of the groups that are not all zero (all elements, if there are no groups)."""
+    import numpy as np
+
+    scale = exponents(guess, element) if guess is not None else None
+    contexts = np.zeros(count, dtype=np.int16) if scale is None else scale << 1
+    if classes is None:
+        return contexts
+    padded = len(classes) << shift
+    if padded != count:
+        contexts = np.concatenate([contexts, np.zeros(padded - count, dtype=np.int16)])
+    kept = classes > 0
+    grouped = contexts.reshape(-1, 1 << shift)[kept]
+    grouped -= classes[kept].astype(np.int16)[:, None]
+    return grouped.reshape(-1)
+
+
+def decode(cursor: Cursor, count: int, element: Element, guess: "Integers | None") -> "Integers | None":
+    """The next run of `count` differences, or None when all are zero. `guess` is what they are added to."""
+    import numpy as np
+
+    mode = cursor.take(1)[0]
+    if mode == Mode.ZERO:
+        return None
+    if mode == Mode.RAW:
+        return np.frombuffer(cursor.take(count * element.width), dtype=f"<i{element.width}")
+    if mode > Mode.RAW:
+        raise PatchPayloadError(f"expected a known mode of differences, got {mode}")
+    shift, classes = _classes(cursor, count)
+    cut_count = cursor.take(1)[0]
+    if cut_count > MAX_CUTS:
+        raise PatchPayloadError(f"expected at most {MAX_CUTS} cuts, got {cut_count}")
+    cuts = np.frombuffer(cursor.take(2 * cut_count), dtype="<i2")
+    kept = count if classes is None else int(np.count_nonzero(classes)) << shift
+    order = None
+    sizes = [kept]
+    if cut_count:
+        buckets = buckets_of(contexts_of(guess, element, classes, shift, count), cuts)
+        order = np.argsort(buckets, kind="stable")
+        sizes = np.bincount(buckets, minlength=cut_count + 1).tolist()
+    read = _read_pcodec if mode == Mode.PCODEC else _read_planes
+    values = read(cursor, sizes, element)
+    if order is not None:
+        sorted_values, values = values, np.empty_like(values)
+        values[order] = sorted_values
+    if classes is None:
+        return values
+    spread = np.zeros((len(classes), 1 << shift), dtype=values.dtype)
+    spread[classes > 0] = values.reshape(-1, 1 << shift)
+    return spread.reshape(-1)[:count]
+
+
+def _classes(cursor: Cursor, count: int) -> "tuple[int, NDArray[np.uint8] | None]":
+    import numpy as np
+
+    shift = cursor.take(1)[0]
+    if not shift:
+        return 0, None
+    if not MIN_GROUP_SHIFT <= shift <= MAX_GROUP_SHIFT:
+        raise PatchPayloadError(f"expected groups of 2**{MIN_GROUP_SHIFT} to 2**{MAX_GROUP_SHIFT}, got 2**{shift}")
+    groups = -(-count >> shift)
+    content = inflate(cursor.take(cursor.varint()), groups, PatchPayloadError)
+    return shift, np.frombuffer(content, dtype=np.uint8)
+
+
+def _read_pcodec(cursor: Cursor, sizes: list[int], element: Element) -> "Any":
+    import numpy as np
+
+    try:
+        from pcodec import standalone
+    except ImportError as error:
+        raise CodecUnavailableError("expected pcodec to read this patch, got none") from error
+    values = np.zeros(sum(sizes), dtype=f"<i{element.width}")
+    position = 0
+    for size in sizes:
+        length = cursor.varint() if size else 0
+        if length:
+            target = values[position : position + size]
+            try:
+                progress = standalone.simple_decompress_into(bytes(cursor.take(length)), target)
+            except (RuntimeError, TypeError, ValueError) as error:
+                raise PatchPayloadError(f"expected a pcodec file, got {error}") from error
+            except BaseException as error:
+                # What pcodec's own code panics with is not an Exception.
+                if type(error).__name__ != "PanicException":
+                    raise
+                raise PatchPayloadError(f"expected a pcodec file, got {error}") from error
+            if progress.n_processed != size or not progress.finished:
+                raise PatchPayloadError(f"expected {size} differences, got {progress.n_processed}")
+        position += size
+    return values
+
+
+def _read_planes(cursor: Cursor, sizes: list[int], element: Element) -> "Any":
+    import numpy as np
+
+    count = sum(sizes)
+    planes = np.zeros((count, element.width), dtype=np.uint8)
+    for index in range(element.width):
+        method = cursor.take(1)[0]
+        if method == Plane.ZERO:
+            continue
+        content = cursor.take(cursor.varint())
+        planes[:, index] = np.frombuffer(_read_plane(method, content, count), dtype=np.uint8)
+    folded = planes.reshape(-1).view(f"<u{element.width}")
+    one = folded.dtype.type(1)
+    return ((folded >> one) ^ (~(folded & one) + one)).view(f"<i{element.width}")
+
+
+def _read_plane(method: int, content: memoryview, count: int) -> bytes | memoryview:
+    if method == Plane.DEFLATED:
+        return inflate(content, count, PatchPayloadError)
+    if method == Plane.LZMA:
+        unpacker = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=LZMA_FILTERS)
+        try:
+            plane = unpacker.decompress(content, max_length=count)
+        except (lzma.LZMAError, EOFError) as error:
+            raise PatchPayloadError(f"expected LZMA, got {error}") from error
+        if len(plane) != count:
+            raise PatchPayloadError(f"expected a plane of {count} bytes, got {len(plane)}")
+        return plane
+    if method != Plane.STORED or len(content) != count:
+        raise PatchPayloadError(f"expected a plane of {count} bytes, got method {method} with {len(content)}")
+    return content
