@@ -14,4 +14,5 @@ MAX_RULES_PER_NOTICE: Final = 64
 MAX_RANGES_PER_RULE: Final = 8
 MAX_TICKETS: Final = 256
 MAX_SKETCH_BYTES: Final = 4_096
+MAX_INFERENCES_PER_WINDOW: Final = 10**9  # sums over a fleet and its lifetime stay within 63 bits
 MAX_COUNT: Final = 2**53 - 1  # every JSON reader keeps integers up to here

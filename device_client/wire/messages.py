@@ -497,7 +497,7 @@ class TelemetryWindow:
             digest=_optional_sha256(fields, "digest"),
             revision=fields.integer("revision", default=0),
             route=fields.text("route", max_chars=16, default="local"),
-            n=fields.integer("n"),
+            n=fields.integer("n", maximum=limits.MAX_INFERENCES_PER_WINDOW),
             errors=fields.integer("errors", default=0),
             nan=fields.integer("nan", default=0),
             latency=_sketch(fields, "latency"),

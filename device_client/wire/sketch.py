@@ -60,9 +60,9 @@ class LatencySketch:
         self._counts[index] = self._counts.get(index, 0) + count
 
     def merge(self, other: "LatencySketch") -> None:
-        """Add the counts of `other` to this sketch."""
+        """Add the counts of `other` to this sketch. A count stays at `MAX_COUNT`, so that the sum can be decoded again."""
         for index, count in other._counts.items():  # noqa: SLF001 - another sketch
-            self._counts[index] = self._counts.get(index, 0) + count
+            self._counts[index] = min(self._counts.get(index, 0) + count, limits.MAX_COUNT)
 
     def above(self, threshold: float) -> int:
         """How many values lie above `snap(threshold)`. Exact, because that is a bucket edge."""

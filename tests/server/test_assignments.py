@@ -376,6 +376,17 @@ def test_record_reports__older_than_the_outcome__changes_nothing() -> None:
     assert counts(rule_id) == {"offered": 1, "committed": 1}
 
 
+@pytest.mark.parametrize("attested", ["", "0" * 64])
+def test_record_reports__success_that_attests_something_else__is_no_success(attested: str) -> None:
+    release = make_version("1")
+    rule_id = run_rule(release)
+    device = one_device()
+    obey(device, ask(device), release)
+    report = list(device.install(later(11)))[-1]
+    services.record_reports(reports=[(device.device_id, replace(report, active_digest=attested))], now=later(12))
+    assert counts(rule_id) == {"offered": 1, "pending": 1}
+
+
 def test_record_reports__about_no_offer_of_ours__changes_nothing() -> None:
     release = make_version("1")
     rule_id = run_rule(release)

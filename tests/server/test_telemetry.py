@@ -11,8 +11,10 @@ from django.db import connection, connections
 from django.test.utils import CaptureQueriesContext
 
 from device_client.wire.bucketing import BUCKETS
+from device_client.wire.errors import MalformedMessageError
 from device_client.wire.messages import MetricTotals, Presence, StateReport, TelemetryWindow
 from device_client.wire.predictions import PredictionId
+from device_client.wire.sketch import LatencySketch
 from fleet.apps.assignments import selectors as rules
 from fleet.apps.assignments import services as assignments
 from fleet.apps.devices import selectors as device_selectors
@@ -333,6 +335,28 @@ def test_store__custom_metrics_and_extremes__are_kept() -> None:
     (found,) = selectors.device_windows(device_id=device.device_id)
     assert found.metrics == {"rejects": {"n": 3, "total": -2.5, "total_squared": 9.0}}
     assert found.started_at == later(1)
+
+
+def test_take_in__one_device_claims_as_much_as_it_may__others_are_still_counted() -> None:
+    liar, honest = enrolled(2)
+    most = 10**9
+    claim = replace(liar.window(NOW, n=1), n=most, latency=LatencySketch({10: most}))
+    take(liar, *(replace(claim, key=liar.next_key()) for _ in range(3)), at=later(1))
+    row = VersionTotal.objects.get()
+    row.latency = LatencySketch({10: 2**53 - 1}).encode()
+    row.save()
+    take(liar, replace(claim, key=liar.next_key()), at=later(2))
+    assert take(honest, honest.window(NOW, n=5), at=later(3))
+    (total,) = selectors.version_overall(MODEL)
+    assert total.n == 4 * most + 5
+
+
+def test_window__more_inferences_than_any_device_makes__refused() -> None:
+    (device,) = enrolled(1)
+    window = device.window(NOW, n=1)
+    assert isinstance(window, TelemetryWindow)
+    with pytest.raises(MalformedMessageError):
+        TelemetryWindow.parse(replace(window, n=10**9 + 1).encode())
 
 
 def test_take_in__larger_batch__costs_hardly_more_queries() -> None:

@@ -128,8 +128,8 @@ def repeat_notice(*, model: str, now: datetime) -> None:
 def record_reports(*, reports: Sequence[tuple[str, StateReport]], now: datetime) -> None:
     """Move the outcomes of the offers that these reports are about. Reports of one boot count in the order of `seq`.
 
-    Call it for new reports only. A report that settles nothing, or is about no offer of ours, changes nothing. Costs a
-    constant number of statements.
+    Call it for new reports only. A report that settles nothing, or is about no offer of ours, changes nothing, and so
+    does a success that does not attest a build of the offered version. Costs a constant number of statements.
     """
     settling = [(device_id, report) for device_id, report in reports if report.rollout and _outcome(report) is not None]
     if not settling:
@@ -144,6 +144,7 @@ def record_reports(*, reports: Sequence[tuple[str, StateReport]], now: datetime)
         .order_by("pk")
     )
     rows = {(row.device_id, row.rule.source): row for row in found}
+    versions = registry.versions_by_id({row.rule.version_id for row in rows.values()})
     changed: dict[int, Offer] = {}
     for device_id, report in settling:
         row, outcome = rows.get((device_id, report.rollout)), _outcome(report)
@@ -152,6 +153,10 @@ def record_reports(*, reports: Sequence[tuple[str, StateReport]], now: datetime)
             or outcome is None
             or (row.outcome_boot == report.key.boot and report.key.seq <= row.outcome_seq)
         ):
+            continue
+        if outcome is Offer.Outcome.COMMITTED and report.active_digest not in {
+            variant.digest for variant in versions[row.rule.version_id].variants
+        }:
             continue
         row.outcome, row.outcome_at = outcome.value, now
         row.failure = "" if report.failure is None else report.failure.value

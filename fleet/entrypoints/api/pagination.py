@@ -65,6 +65,11 @@ def _decode(text: str, kind: type[int] | type[str]) -> Key:
         value = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
     except (ValueError, binascii.Error, RecursionError):
         value = None
-    if type(value) is kind and (not isinstance(value, int) or 0 <= value < MAX_KEY):
+    if type(value) is kind and _is_key(value):
         return value
     raise InvalidInputError("cursor_invalid", "expected a cursor from a page's `next`, got something else")
+
+
+def _is_key(value: Key) -> bool:
+    """Ids are plain ASCII and numbers below `MAX_KEY`; anything else never came from us, and no database takes all of it."""
+    return value.isascii() and value.isprintable() if isinstance(value, str) else 0 <= value < MAX_KEY

@@ -1,6 +1,7 @@
 """Bodies, bounded before they are read. JSON is decoded strictly: no NaN, no NUL, no half characters, no deep nesting."""
 
 import json
+import math
 from collections.abc import Mapping
 from typing import IO, Any, Final
 
@@ -29,7 +30,7 @@ class BoundedJsonParser(BaseParser):
         if len(body) > MAX_JSON_BYTES:
             raise TooLargeError("body_too_large", f"expected a body of at most {MAX_JSON_BYTES} bytes, got more")
         try:
-            value = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
+            value = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant, parse_float=_finite)
             _require_storable(value)
         except RecursionError as error:
             raise ParseError("expected JSON of reasonable depth, got deeper nesting") from error
@@ -55,6 +56,13 @@ class RawParser(BaseParser):
 
 def _refuse_constant(name: str) -> float:
     raise ValueError(f"expected finite numbers, got {name}")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"expected finite numbers, got {text[:40]}")
+    return value
 
 
 def _require_storable(value: object) -> None:
