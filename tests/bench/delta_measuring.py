@@ -1,0 +1,157 @@
+"""Runs the steps of the benchmark, each in a fresh process, and proves every result by its sha256.
+
+Codecs that are commands (zstd, hdiffpatch, xdelta3) take part where they are installed.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+# bsdiff4 needs 17 times the old file, and minutes.
+BSDIFF4_LARGEST_BYTES: Final = 512_000_000
+TIMEOUT_S: Final = 3_600
+
+# Name -> (program, words to create, words to apply). `{old}`, `{new}` and `{patch}` are replaced.
+COMMANDS: Final[Mapping[str, tuple[str, Sequence[str], Sequence[str]]]] = {
+    "zstd-patch": (
+        "zstd",
+        ("-q", "-f", "--long=31", "-3", "--patch-from={old}", "{new}", "-o", "{patch}"),
+        ("-q", "-f", "-d", "--long=31", "--patch-from={old}", "{patch}", "-o", "{new}"),
+    ),
+    "hdiffpatch": (
+        "hdiffz",
+        ("-f", "-s-64", "-c-zstd-21", "{old}", "{new}", "{patch}"),
+        ("-f", "{old}", "{patch}", "{new}"),
+    ),
+    "xdelta3": (
+        "xdelta3",
+        ("-f", "-e", "-9", "-s", "{old}", "{new}", "{patch}"),
+        ("-f", "-d", "-s", "{old}", "{patch}", "{new}"),
+    ),
+    # The best that a general codec makes of the new file alone: what a full download costs.
+    "full-zstd19": (
+        "zstd",
+        ("-q", "-f", "-19", "{new}", "-o", "{patch}"),
+        ("-q", "-f", "-d", "{patch}", "-o", "{new}"),
+    ),
+}
+_APPLIERS: Final = {"hdiffz": "hpatchz"}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One codec on one pair."""
+
+    patch_bytes: int
+    create_cpu_s: float
+    create_s: float
+    create_peak_rss_mib: float
+    apply_s: float
+    apply_cpu_s: float
+    apply_peak_rss_mib: float
+    sha256_ok: bool
+
+    def encode(self) -> dict[str, object]:
+        """As JSON has it, with figures as exact as they are worth."""
+        return {key: round(value, 4) if isinstance(value, float) else value for key, value in asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two files, and what kind of change is between them."""
+
+    name: str
+    kind: str
+    old: Path
+    new: Path
+
+
+class StepFailedError(Exception):
+    """A codec could not make or apply its patch."""
+
+
+def installed() -> list[str]:
+    """The baselines that are commands and can run here."""
+    return [
+        name
+        for name, (program, _create, _apply) in COMMANDS.items()
+        if shutil.which(program) and shutil.which(_APPLIERS.get(program, program))
+    ]
+
+
+def digest_of(path: Path) -> str:
+    """The file's sha256."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def step(action: str, codec: str, *places: Path) -> dict[str, float]:
+    """One step in a fresh interpreter; raises StepFailedError."""
+    command = [sys.executable, "-m", "tests.bench.delta_process", action, codec, *map(str, places)]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    if ran.returncode:
+        raise StepFailedError(f"{action} {codec}: exit {ran.returncode}: {ran.stderr.strip()[-300:]}")
+    figures: dict[str, float] = json.loads(ran.stdout.splitlines()[-1])
+    return figures
+
+
+def measure(codec: str, pair: Pair, scratch: Path) -> tuple[Measured, dict[str, float]]:
+    """Create and apply with one of our own codecs or bsdiff4; also everything that creating said."""
+    patch, rebuilt = scratch / f"{codec}.patch", scratch / f"{codec}.out"
+    made = step("create", codec, pair.old, pair.new, patch)
+    applied = step("apply", codec, pair.old, patch, rebuilt)
+    measured = Measured(
+        patch.stat().st_size,
+        made["cpu_s"],
+        made["wall_s"],
+        made["peak_rss_mib"],
+        applied["wall_s"],
+        applied["cpu_s"],
+        applied["peak_rss_mib"],
+        digest_of(rebuilt) == digest_of(pair.new),
+    )
+    rebuilt.unlink()
+    patch.unlink()
+    return measured, made
+
+
+def measure_command(name: str, pair: Pair, scratch: Path) -> Measured:
+    """Create and apply with a baseline that is a command."""
+    program, create_words, apply_words = COMMANDS[name]
+    patch, rebuilt = scratch / f"{name}.patch", scratch / f"{name}.out"
+    made = _run(program, create_words, {"old": pair.old, "new": pair.new, "patch": patch})
+    applied = _run(_APPLIERS.get(program, program), apply_words, {"old": pair.old, "new": rebuilt, "patch": patch})
+    measured = Measured(
+        patch.stat().st_size,
+        made[1],
+        made[0],
+        made[2],
+        applied[0],
+        applied[1],
+        applied[2],
+        digest_of(rebuilt) == digest_of(pair.new),
+    )
+    rebuilt.unlink()
+    patch.unlink()
+    return measured
+
+
+def _run(program: str, words: Sequence[str], places: Mapping[str, Path]) -> tuple[float, float, float]:
+    """(wall seconds, CPU seconds, peak MiB) of a command; raises StepFailedError."""
+    started = time.perf_counter()
+    command = [program, *(word.format(**places) for word in words)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _pid, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise StepFailedError(f"{program}: exit {process.returncode}")
+    return time.perf_counter() - started, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
