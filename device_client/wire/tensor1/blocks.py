@@ -1,5 +1,7 @@
 """One block: from old bytes and a payload to output. Shared by the decoder and by the encoder that proves what it made."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -25,7 +27,7 @@ class Run:
     length: int
     record_bytes: int
     count: int
-    guess: "Integers | None"
+    guess: Integers | None
 
     @property
     def key(self) -> tuple[int, bool]:
@@ -74,7 +76,7 @@ def _runs(piece: Piece, item: Instruction, parameters: bytes, old: bytes) -> lis
     return runs
 
 
-def joined(runs: Sequence[tuple[int, Run]]) -> "Integers | None":
+def joined(runs: Sequence[tuple[int, Run]]) -> Integers | None:
     """The guesses of runs of one key, end to end."""
     import numpy as np
 
@@ -84,7 +86,7 @@ def joined(runs: Sequence[tuple[int, Run]]) -> "Integers | None":
     return np.concatenate(guesses) if guesses else None
 
 
-def cells(content: Any, offset: int, run: Run) -> "NDArray[np.uint8]":
+def cells(content: Any, offset: int, run: Run) -> NDArray[np.uint8]:
     """The bytes of a run inside a block's bytes, as rows of one record each."""
     import numpy as np
 
@@ -119,7 +121,7 @@ def decode_block(
     return output
 
 
-def _decode_runs(cursor: Cursor, runs: "Sequence[tuple[int, Run]]", output: bytearray) -> None:
+def _decode_runs(cursor: Cursor, runs: Sequence[tuple[int, Run]], output: bytearray) -> None:
     import numpy as np
 
     element = runs[0][1].element

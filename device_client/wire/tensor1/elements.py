@@ -4,6 +4,8 @@ Two floats that are near each other have ordered integers that are near each oth
 a small integer. The mapping is its own inverse and knows no exceptions: zeros, infinities and NaNs are integers too.
 """
 
+from __future__ import annotations
+
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -11,8 +13,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    Integers: TypeAlias = NDArray[np.signedinteger[Any]]
-    Reals: TypeAlias = NDArray[np.float32]
+
+# numpy is imported where it is used: these are its arrays' types in words.
+Integers: TypeAlias = "NDArray[np.signedinteger[Any]]"
+Reals: TypeAlias = "NDArray[np.float32]"
 
 
 class Element(IntEnum):
@@ -65,7 +69,7 @@ _EXPONENTS: Final = {
 }
 
 
-def ordered(raw: "Integers", element: Element) -> "Integers":
+def ordered(raw: Integers, element: Element) -> Integers:
     """Bit patterns (signed, of the element's width) as integers in the order of their values; and back again."""
     if not element.is_float:
         return raw
@@ -76,7 +80,7 @@ def ordered(raw: "Integers", element: Element) -> "Integers":
     return flipped
 
 
-def exponents(values: "Integers", element: Element) -> "NDArray[np.int16] | None":
+def exponents(values: Integers, element: Element) -> NDArray[np.int16] | None:
     """The biased exponents of ordered integers, or None for what has no exponent."""
     import numpy as np
 
@@ -90,14 +94,14 @@ def exponents(values: "Integers", element: Element) -> "NDArray[np.int16] | None
     return found.astype(np.int16)
 
 
-def integers(content: bytes | memoryview, element: Element) -> "Integers":
+def integers(content: bytes | memoryview, element: Element) -> Integers:
     """The bit patterns in `content` as signed integers of the element's width."""
     import numpy as np
 
     return np.frombuffer(content, dtype=f"<i{element.width}")
 
 
-def reals(raw: "Integers", element: Element) -> "Reals":
+def reals(raw: Integers, element: Element) -> Reals:
     """Bit patterns of F16, BF16, F32 or F64 as float32; F64 is rounded, the others are exact."""
     import numpy as np
 
@@ -108,7 +112,7 @@ def reals(raw: "Integers", element: Element) -> "Reals":
     return raw.view(f"<f{element.width}").astype(np.float32)
 
 
-def bits_of(values: "Reals", element: Element) -> "Integers":
+def bits_of(values: Reals, element: Element) -> Integers:
     """float32 values rounded to nearest even as bit patterns of F16, BF16, F32 or F64."""
     import numpy as np
 

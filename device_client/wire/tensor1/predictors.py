@@ -17,6 +17,8 @@ machine to the next. `w` is the old number as float32, `i` the index of the para
 | REQUANTISE | inner, count | s: f32[count], a: i32[count], z: i32[count] | rint((q - a[i]) * s[i]) + z[i], clipped |
 """
 
+from __future__ import annotations
+
 from typing import TYPE_CHECKING, Any, Final
 
 from device_client.wire.tensor1.elements import Element, Integers, bits_of, integers, ordered, reals
@@ -89,7 +91,7 @@ def _of(scalars: tuple[int, ...], count: int, result: int) -> int:
     return result
 
 
-def predict(item: Instruction, parameters: bytes, content: bytes, first: int) -> "list[Integers]":
+def predict(item: Instruction, parameters: bytes, content: bytes, first: int) -> list[Integers]:
     """The guesses for the records from number `first` on that the old bytes `content` stand for: ordered integers, by field."""
     import numpy as np
 
@@ -111,7 +113,7 @@ def predict(item: Instruction, parameters: bytes, content: bytes, first: int) ->
     return [ordered(guess, new)]
 
 
-def _same(item: Instruction, content: bytes) -> "list[Integers]":
+def _same(item: Instruction, content: bytes) -> list[Integers]:
     import numpy as np
 
     if len(item.fields) == 1:
@@ -126,7 +128,7 @@ def _same(item: Instruction, content: bytes) -> "list[Integers]":
     return guesses
 
 
-def _float_guess(item: Instruction, parameters: bytes, weights: "Any", first: int) -> "Any":
+def _float_guess(item: Instruction, parameters: bytes, weights: Any, first: int) -> Any:
     import numpy as np
 
     if item.predictor is Predictor.DECAY:
@@ -143,7 +145,7 @@ def _float_guess(item: Instruction, parameters: bytes, weights: "Any", first: in
     return weights
 
 
-def _product(item: Instruction, parameters: bytes, first: int, count: int) -> "NDArray[np.float32]":
+def _product(item: Instruction, parameters: bytes, first: int, count: int) -> NDArray[np.float32]:
     """Elements `first` to `first + count` of u v, added up in the order of the rank."""
     import numpy as np
 
@@ -192,7 +194,7 @@ def _quantised(item: Instruction, parameters: bytes, raw: Integers, first: int) 
     return clipped.astype(np.int32).astype(f"<i{new.width}")
 
 
-def _spread(values: "Any", item: Instruction, first: int, count: int) -> "Any":
+def _spread(values: Any, item: Instruction, first: int, count: int) -> Any:
     """The parameter of each of `count` elements from `first` on."""
     import numpy as np
 

@@ -14,6 +14,8 @@ differences; PCODEC has for each bucket that is not empty a varint length (0: al
 PLANES has the byte planes of all values, zigzagged: each a method u8, a varint length and the plane.
 """
 
+from __future__ import annotations
+
 import lzma
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Final
@@ -53,7 +55,7 @@ class Plane(IntEnum):
     LZMA = 3
 
 
-def buckets_of(contexts: "NDArray[np.int16]", cuts: "NDArray[np.int16]") -> "NDArray[np.uint8]":
+def buckets_of(contexts: NDArray[np.int16], cuts: NDArray[np.int16]) -> NDArray[np.uint8]:
     """Which bucket each context falls into."""
     import numpy as np
 
@@ -62,8 +64,8 @@ def buckets_of(contexts: "NDArray[np.int16]", cuts: "NDArray[np.int16]") -> "NDA
 
 
 def contexts_of(
-    guess: "Integers | None", element: Element, classes: "NDArray[np.uint8] | None", shift: int, count: int
-) -> "NDArray[np.int16]":
+    guess: Integers | None, element: Element, classes: NDArray[np.uint8] | None, shift: int, count: int
+) -> NDArray[np.int16]:
     """The context of every element of the groups that are not all zero (all elements, if there are no groups)."""
     import numpy as np
 
@@ -80,7 +82,7 @@ def contexts_of(
     return grouped.reshape(-1)
 
 
-def decode(cursor: Cursor, count: int, element: Element, guess: "Integers | None") -> "Integers | None":
+def decode(cursor: Cursor, count: int, element: Element, guess: Integers | None) -> Integers | None:
     """The next run of `count` differences, or None when all are zero. `guess` is what they are added to."""
     import numpy as np
 
@@ -115,7 +117,7 @@ def decode(cursor: Cursor, count: int, element: Element, guess: "Integers | None
     return spread.reshape(-1)[:count]
 
 
-def _classes(cursor: Cursor, count: int) -> "tuple[int, NDArray[np.uint8] | None]":
+def _classes(cursor: Cursor, count: int) -> tuple[int, NDArray[np.uint8] | None]:
     import numpy as np
 
     shift = cursor.take(1)[0]
@@ -128,7 +130,7 @@ def _classes(cursor: Cursor, count: int) -> "tuple[int, NDArray[np.uint8] | None
     return shift, np.frombuffer(content, dtype=np.uint8)
 
 
-def _read_pcodec(cursor: Cursor, sizes: list[int], element: Element) -> "Any":
+def _read_pcodec(cursor: Cursor, sizes: list[int], element: Element) -> Any:
     import numpy as np
 
     try:
@@ -156,7 +158,7 @@ def _read_pcodec(cursor: Cursor, sizes: list[int], element: Element) -> "Any":
     return values
 
 
-def _read_planes(cursor: Cursor, sizes: list[int], element: Element) -> "Any":
+def _read_planes(cursor: Cursor, sizes: list[int], element: Element) -> Any:
     import numpy as np
 
     count = sum(sizes)

@@ -1,0 +1,132 @@
+"""Runs of equal bytes between two files, for what is no tensor: an index of anchors in the old file, looked up at every new byte.
+
+Memory is bounded by the number of anchors, not by the files: the larger the old ranges, the farther apart their anchors.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from device_client.wire.tensor1.io import RandomAccess
+
+_WINDOW: Final = 1 << 20
+_ANCHOR_BYTES: Final = 16
+_MIN_STEP: Final = 4
+_MAX_ANCHORS: Final = 1 << 19
+_FILTER_BITS: Final = 22
+_MIN_MATCH: Final = 24
+_STEP_BYTES: Final = 1 << 16
+_FIRST: Final = np.uint64(0x9E3779B97F4A7C15)
+_SECOND: Final = np.uint64(0xC2B2AE3D27D4EB4F)
+_FOLD: Final = np.uint64(29)
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """`length` bytes that are the same at `new_offset` and `old_offset`."""
+
+    new_offset: int
+    old_offset: int
+    length: int
+
+
+def _hashes(content: bytes) -> NDArray[np.uint64]:
+    """A hash of the sixteen bytes at every position that has as many."""
+    count = len(content) - _ANCHOR_BYTES + 1
+    words = np.empty(count + 8, dtype=np.uint64)
+    for shift in range(8):
+        lane = np.frombuffer(content, dtype="<u8", offset=shift, count=(len(content) - shift) // 8)
+        room = len(words[shift::8])
+        words[shift::8][: len(lane)] = lane[:room]
+    mixed: NDArray[np.uint64] = words[:count] * _FIRST
+    mixed ^= words[8 : count + 8] * _SECOND
+    mixed ^= mixed >> _FOLD
+    return mixed
+
+
+class ByteIndex:
+    """Anchors in ranges of the old file."""
+
+    def __init__(self, old: RandomAccess, ranges: Sequence[tuple[int, int]]) -> None:
+        self._old = old
+        total = sum(length for _, length in ranges)
+        step = max(_MIN_STEP, -(-total // _MAX_ANCHORS))
+        hashes: list[NDArray[np.uint64]] = []
+        offsets: list[NDArray[np.int64]] = []
+        for offset, length in ranges:
+            for start in range(0, length - _ANCHOR_BYTES + 1, _WINDOW - _WINDOW % step):
+                content = old.read_at(offset + start, min(_WINDOW - _WINDOW % step + _ANCHOR_BYTES - 1, length - start))
+                found = _hashes(content)[::step]
+                hashes.append(found)
+                offsets.append(offset + start + step * np.arange(len(found), dtype=np.int64))
+        keys = np.concatenate(hashes) if hashes else np.zeros(0, dtype=np.uint64)
+        places = np.concatenate(offsets) if offsets else np.zeros(0, dtype=np.int64)
+        self._keys, first = np.unique(keys, return_index=True)
+        self._places = places[first]
+        self._filter = np.zeros(1 << _FILTER_BITS, dtype=np.bool_)
+        self._filter[self._low(self._keys)] = True
+
+    @staticmethod
+    def _low(keys: NDArray[np.uint64]) -> NDArray[np.int64]:
+        return (keys & np.uint64((1 << _FILTER_BITS) - 1)).astype(np.int64)
+
+    def matches(self, new: RandomAccess, offset: int, length: int, limit: int) -> list[Match]:
+        """Matches in order of the new bytes from `offset` on, at most `limit`; they do not overlap."""
+        found: list[Match] = []
+        done = offset
+        end = offset + length
+        for start in range(offset, end - _ANCHOR_BYTES + 1, _WINDOW):
+            if start + _WINDOW <= done:
+                continue
+            content = new.read_at(start, min(_WINDOW + _ANCHOR_BYTES - 1, end - start))
+            for position, place in self._candidates(content):
+                if start + position < done:
+                    continue
+                match = self._extended(new, start + position, place, done, end)
+                if match.length >= _MIN_MATCH:
+                    found.append(match)
+                    done = match.new_offset + match.length
+                    if len(found) == limit:
+                        return found
+        return found
+
+    def _candidates(self, content: bytes) -> Iterator[tuple[int, int]]:
+        if len(content) < _ANCHOR_BYTES or not len(self._keys):
+            return
+        hashes = _hashes(content)
+        positions = np.flatnonzero(self._filter[self._low(hashes)])
+        slots = np.minimum(np.searchsorted(self._keys, hashes[positions]), len(self._keys) - 1)
+        hits = self._keys[slots] == hashes[positions]
+        yield from zip(positions[hits].tolist(), self._places[slots[hits]].tolist(), strict=True)
+
+    def _extended(self, new: RandomAccess, position: int, place: int, floor: int, end: int) -> Match:
+        """The longest run of equal bytes around a candidate, from `floor` to `end` of the new file."""
+        before = min(position - floor, place, _STEP_BYTES)
+        start, old_start = position, place
+        while before:
+            equal = _common_suffix(new.read_at(start - before, before), self._old.read_at(old_start - before, before))
+            start, old_start = start - equal, old_start - equal
+            before = min(start - floor, old_start, _STEP_BYTES) if equal == before else 0
+        stop, old_stop = position, place
+        ahead = min(end - stop, self._old.size - old_stop, 256)
+        while ahead:
+            equal = common_prefix(new.read_at(stop, ahead), self._old.read_at(old_stop, ahead))
+            stop, old_stop = stop + equal, old_stop + equal
+            ahead = min(end - stop, self._old.size - old_stop, _STEP_BYTES) if equal == ahead else 0
+        return Match(start, old_start, stop - start)
+
+
+def common_prefix(left: bytes, right: bytes) -> int:
+    """How many bytes are the same from the start; both are equally long."""
+    if left == right:
+        return len(left)
+    return int(np.argmax(np.frombuffer(left, dtype=np.uint8) != np.frombuffer(right, dtype=np.uint8)))
+
+
+def _common_suffix(left: bytes, right: bytes) -> int:
+    if left == right:
+        return len(left)
+    return int(np.argmax(np.frombuffer(left, np.uint8)[::-1] != np.frombuffer(right, np.uint8)[::-1]))

@@ -1,0 +1,269 @@
+"""The whole of making a patch, in order: plan, prologue, blocks, and the smaller of that and the plain file.
+
+Blocks are made by a few threads (numpy and pcodec release the interpreter's lock) and written in order; only a handful are
+under way at once. Each is decoded again from its payload by the device's own code before it is written.
+"""
+
+import hashlib
+import zlib
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import BinaryIO, Final
+
+import numpy as np
+
+from device_client.wire.tensor1.blocks import cells, decode_block, joined, old_range, runs_of
+from device_client.wire.tensor1.elements import integers, ordered
+from device_client.wire.tensor1.format import (
+    HEADER_BYTES,
+    MAX_BLOCK_BYTES,
+    MIN_BLOCK_BYTES,
+    Block,
+    Flag,
+    Header,
+    Instruction,
+    Kind,
+    Prologue,
+    blocks,
+    deflate,
+    pack_header,
+    pack_prologue,
+    pack_varint,
+)
+from device_client.wire.tensor1.io import RandomAccess
+from device_client.wire.tensor1.streams import lzma_method
+from fleet.adapters.delta_tensor import residual_coding
+from fleet.adapters.delta_tensor.planning import Plan, Planner
+from fleet.adapters.delta_tensor.residual_coding import Coding
+from fleet.adapters.delta_tensor.stats import EncodeStats, TensorStats
+from fleet.adapters.delta_tensor.streams import lzma_ratio, payloads
+from fleet.domain.layouts import Layout
+
+THREADS: Final = 2
+_AHEAD: Final = 2 * THREADS + 1
+_HASHED: Final = 1 << 20
+# Up to this size the whole new file is tried as one LZMA stream when that looks smaller than the patch.
+_MAX_WHOLE: Final = 64 << 20
+_WHOLE_MARGIN: Final = 1.15
+
+
+class UnfaithfulBlockError(Exception):
+    """A block did not decode to what it was made from: the encoder is wrong, and no patch is made."""
+
+
+def encode(
+    old: RandomAccess,
+    new: RandomAccess,
+    old_layout: Layout,
+    new_layout: Layout,
+    out: BinaryIO,
+    *,
+    coding: Coding = Coding.PCODEC,
+    block_bytes: int = MAX_BLOCK_BYTES,
+) -> EncodeStats:
+    """Write to `out` (empty, seekable, readable) a patch that turns `old` into `new`, and say what it consists of.
+
+    It is never larger than the new file by more than its header. `block_bytes` is what a device writes at once.
+    """
+    block_bytes = max(MIN_BLOCK_BYTES, min(block_bytes, MAX_BLOCK_BYTES))
+    writing = _Writing(old, new, out, coding, block_bytes, _digest(old), _digest(new))
+    plan = Planner(old, new, old_layout, new_layout, coding).plan()
+    size = writing.write(plan)
+    if size > _probable(new) and len(plan.instructions) > 0:
+        size = _smaller_of(writing, plan, size, new, out)
+    if size > HEADER_BYTES + new.size:
+        size = writing.write_verbatim()
+        return EncodeStats(old.size, new.size, size, 0, verbatim=True, needs_pcodec=False, tensors=())
+    copied = sum(item.length for item in writing.plan.instructions if item.kind is Kind.COPY)
+    tensors = _tensors(writing.plan, writing.spent, new_layout)
+    return EncodeStats(
+        old.size, new.size, size, copied, verbatim=False, needs_pcodec=writing.needs_pcodec, tensors=tensors
+    )
+
+
+def _digest(file: RandomAccess) -> bytes:
+    digest = hashlib.sha256()
+    for start in range(0, file.size, _HASHED):
+        digest.update(file.read_at(start, min(_HASHED, file.size - start)))
+    return digest.digest()
+
+
+def _probable(new: RandomAccess) -> float:
+    """The size of patch above which the new file alone, compressed, might be smaller."""
+    if not 0 < new.size <= _MAX_WHOLE:
+        return new.size
+    return lzma_ratio(new, 0, new.size, probes=8) * new.size / _WHOLE_MARGIN
+
+
+def _smaller_of(writing: "_Writing", plan: Plan, size: int, new: RandomAccess, out: BinaryIO) -> int:
+    """Write the new file as one stream, and go back to the first patch if that was smaller."""
+    spent = writing.spent
+    whole = Plan((Instruction(Kind.STREAM, new.size, scalars=(lzma_method(3, 0, 0),)),), {}, {}, b"", 0)
+    streamed = writing.write(whole)
+    if streamed < size:
+        return streamed
+    rewritten = writing.write(plan)
+    writing.spent = spent
+    return rewritten
+
+
+def _tensors(plan: Plan, spent: dict[int, int], layout: Layout) -> tuple[TensorStats, ...]:
+    sizes: dict[int, int] = {}
+    predictors: dict[int, str] = {}
+    for number, tensor in plan.tensors.items():
+        item = plan.instructions[number]
+        sizes[tensor] = sizes.get(tensor, 0) + spent.get(number, 0)
+        word = item.predictor.name if item.kind is Kind.DELTA else item.kind.name
+        predictors.setdefault(tensor, word.lower())
+    return tuple(
+        TensorStats(segment.name, segment.dtype, segment.elements, segment.length, predictors[number], sizes[number])
+        for number, segment in enumerate(layout.segments)
+        if number in predictors
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """A block's payload, its checksum, and how many bytes each instruction took."""
+
+    payload: bytes
+    checksum: int
+    spent: tuple[tuple[int, int], ...]
+    used_pcodec: bool
+
+
+class _Writing:
+    """Writes plans to one output, from its beginning each time."""
+
+    def __init__(
+        self,
+        old: RandomAccess,
+        new: RandomAccess,
+        out: BinaryIO,
+        coding: Coding,
+        block_bytes: int,
+        old_sha256: bytes,
+        new_sha256: bytes,
+    ) -> None:
+        self._old = old
+        self._new = new
+        self._out = out
+        self._coding = coding
+        self._block_bytes = block_bytes
+        self._digests = (old_sha256, new_sha256)
+        self.plan = Plan((), {}, {}, b"", 0)
+        self.spent: dict[int, int] = {}
+        self.needs_pcodec = False
+
+    def write(self, plan: Plan) -> int:
+        """The patch that follows from a plan; returns its size."""
+        self.plan, self.spent, self.needs_pcodec = plan, {}, False
+        raw = pack_prologue(Prologue(plan.instructions, plan.literals))
+        prologue = deflate(raw)
+        self._out.seek(HEADER_BYTES)
+        self._out.write(prologue)
+        stream: Iterator[bytes] = iter(())
+        entered = -1
+        for block, made in self._blocks():
+            number = block.pieces[0].instruction
+            item = plan.instructions[number]
+            if item.is_heavy and number != entered:
+                entered = number
+                self._enter(number)
+                if item.kind is Kind.STREAM:
+                    step = self._block_bytes
+                    lengths = [min(step, item.length - start) for start in range(0, item.length, step)]
+                    stream = payloads(self._new, block.offset, iter(lengths), item.length, item.scalars[0])
+            if item.kind is Kind.STREAM:
+                payload = next(stream)
+                made = _Made(payload, made.checksum, ((number, len(payload)),), used_pcodec=False)  # noqa: PLW2901
+            self._record(made)
+        size = self._out.tell()
+        self._out.truncate(size)
+        flags = Flag.NEEDS_PCODEC if self.needs_pcodec else Flag(0)
+        self._head(flags, plan.reach_back, len(prologue), len(raw), zlib.crc32(prologue))
+        return size
+
+    def write_verbatim(self) -> int:
+        """The header and the new file."""
+        self._out.seek(HEADER_BYTES)
+        for start in range(0, self._new.size, _HASHED):
+            self._out.write(self._new.read_at(start, min(_HASHED, self._new.size - start)))
+        size = self._out.tell()
+        self._out.truncate(size)
+        self._head(Flag.VERBATIM, 0, 0, 0, 0)
+        return size
+
+    def _head(self, flags: Flag, reach_back: int, packed: int, raw: int, checksum: int) -> None:
+        header = Header(
+            flags,
+            self._block_bytes,
+            self._old.size,
+            self._digests[0],
+            self._new.size,
+            self._digests[1],
+            reach_back,
+            packed,
+            raw,
+            checksum,
+        )
+        self._out.seek(0)
+        self._out.write(pack_header(header))
+        self._out.seek(0, 2)
+
+    def _enter(self, number: int) -> None:
+        parameters = self.plan.parameters.get(number, b"")
+        if parameters:
+            packed = deflate(parameters)
+            self._out.write(pack_varint(len(packed)) + packed)
+            self.spent[number] = self.spent.get(number, 0) + len(packed)
+
+    def _record(self, made: _Made) -> None:
+        self._out.write(pack_varint(len(made.payload)) + made.checksum.to_bytes(4, "little") + made.payload)
+        self.needs_pcodec = self.needs_pcodec or made.used_pcodec
+        for number, size in made.spent:
+            self.spent[number] = self.spent.get(number, 0) + size
+
+    def _blocks(self) -> Iterator[tuple[Block, _Made]]:
+        """Every block with what was made of it, in order."""
+        waiting: deque[tuple[Block, Future[_Made]]] = deque()
+        with ThreadPoolExecutor(THREADS) as pool:
+            for block in blocks(self.plan.instructions, self._block_bytes):
+                waiting.append((block, pool.submit(self._made, block)))
+                if len(waiting) > _AHEAD:
+                    first, future = waiting.popleft()
+                    yield first, future.result()
+            while waiting:
+                first, future = waiting.popleft()
+                yield first, future.result()
+
+    def _made(self, block: Block) -> _Made:
+        instructions = self.plan.instructions
+        content = self._new.read_at(block.offset, block.length)
+        checksum = zlib.crc32(content)
+        number = block.pieces[0].instruction
+        if instructions[number].kind is Kind.STREAM:
+            return _Made(b"", checksum, (), used_pcodec=False)
+        parameters = self.plan.parameters.get(number, b"") if instructions[number].is_heavy else b""
+        olds = [self._old.read_at(*span) if span[1] else b"" for span in old_range(block, instructions)]
+        payload = bytearray()
+        spent: list[tuple[int, int]] = []
+        used = False
+        for runs in runs_of(block, instructions, parameters, olds).values():
+            element = runs[0][1].element
+            parts = [np.ascontiguousarray(cells(content, offset, run)).reshape(-1) for offset, run in runs]
+            values = ordered(
+                integers(np.concatenate(parts).data if len(parts) > 1 else parts[0].data, element), element
+            )
+            guess = joined(runs)
+            packed = residual_coding.encode(values if guess is None else values - guess, element, guess, self._coding)
+            used = used or packed[0] == residual_coding.Mode.PCODEC
+            payload += packed
+            total = sum(run.count for _, run in runs)
+            spent += [(run.piece.instruction, len(packed) * run.count // total) for _, run in runs]
+        made = bytes(payload)
+        if decode_block(block, instructions, parameters, self.plan.literals, olds, made) != content:
+            raise UnfaithfulBlockError(f"expected block {block.index} back from its payload, got other bytes")
+        return _Made(made, checksum, tuple(spent), used)

@@ -1,0 +1,300 @@
+"""Guesses at how a tensor was made from an older one, each with the parameters that make the guess good.
+
+Each fit looks at a sample first and gives up early; only those that look right there read the tensor as a whole, in windows.
+Whether a fit is used is decided by what it saves: a wrong one costs size, never correctness.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from device_client.wire.tensor1.elements import Element, integers, reals
+from device_client.wire.tensor1.format import MAX_PARAMETER_BYTES, Predictor
+from device_client.wire.tensor1.io import RandomAccess
+from fleet.adapters.delta_tensor.samples import Sample
+from fleet.domain.layouts import Quantisation, Segment
+
+_WINDOW_ELEMENTS: Final = 1 << 17
+_STEP: Final = 2.0**-24
+_RANKS: Final = (4, 8, 16, 32)
+_PATCH_EDGE: Final = 72
+_SEED: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """A predictor with what it needs."""
+
+    predictor: Predictor
+    scalars: tuple[int, ...] = ()
+    parameters: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two float tensors of equally many elements, readable in windows."""
+
+    old: RandomAccess
+    new: RandomAccess
+    old_offset: int
+    new_offset: int
+    old_element: Element
+    new_element: Element
+    count: int
+    inner: int
+
+    @property
+    def rows(self) -> int:
+        """Rows of `inner` elements."""
+        return self.count // self.inner
+
+    def windows(self, unit: int = 1) -> Iterator[tuple[int, NDArray[np.float32], NDArray[np.float32]]]:
+        """(first element, old numbers, new numbers) of runs of whole units."""
+        step = max(1, _WINDOW_ELEMENTS // unit) * unit
+        for first in range(0, self.count, step):
+            count = min(step, self.count - first)
+            yield first, self.old_run(first, count), self.new_run(first, count)
+
+    def old_run(self, first: int, count: int) -> NDArray[np.float32]:
+        """Some old numbers as float32."""
+        return _run(self.old, self.old_offset, self.old_element, first, count)
+
+    def new_run(self, first: int, count: int) -> NDArray[np.float32]:
+        """Some new numbers as float32."""
+        return _run(self.new, self.new_offset, self.new_element, first, count)
+
+
+def _run(file: RandomAccess, offset: int, element: Element, first: int, count: int) -> NDArray[np.float32]:
+    raw = integers(file.read_at(offset + first * element.width, count * element.width), element)
+    values = reals(raw, element)
+    return np.where(np.isfinite(values), values, np.float32(0.0))
+
+
+def float_fits(pair: Pair, sample: Sample) -> Iterator[Fit]:
+    """Fits between two tensors of floats of one type, likeliest first."""
+    old, new = sample.old_reals(), sample.new_reals()
+    with np.errstate(all="ignore"):
+        found = (
+            prune(pair, old, new),
+            decay(old, new) if pair.new_element is Element.F32 else None,
+            row_scale(pair, sample, old, new),
+            low_rank(pair, old, new),
+        )
+    yield from (fit for fit in found if fit is not None)
+
+
+def prune(pair: Pair, old: NDArray[np.float32], new: NDArray[np.float32]) -> Fit | None:
+    """Magnitude pruning: everything up to some size became zero."""
+    gone = (new == 0) & (old != 0)
+    if np.count_nonzero(gone) < 0.02 * len(new):
+        return None
+    threshold = float(np.abs(old[gone]).max())
+    if np.count_nonzero((np.abs(old) <= threshold) & (new != 0)) > 0.02 * len(new):
+        return None
+    largest = np.float32(0.0)
+    signed = 0
+    for _, before, after in pair.windows():
+        lost = (after == 0) & (before != 0)
+        if lost.any():
+            largest = max(largest, np.abs(before[lost]).max())
+            signed += int(np.count_nonzero(np.signbit(after[lost])))
+    return Fit(Predictor.PRUNE, (int(np.float32(largest).view(np.uint32)), 1 if signed else 0))
+
+
+def decay(old: NDArray[np.float32], new: NDArray[np.float32]) -> Fit | None:
+    """Weights that got no gradient, only AdamW's decay: each step multiplied them by 1 - k 2**-24."""
+    with np.errstate(all="ignore"):
+        lost = np.where((old != 0) & (old != new), (old.astype(np.float64) - new) / old / _STEP, np.nan)
+    known = lost[np.isfinite(lost)]
+    if len(known) < 0.2 * len(old):
+        return None
+    total = float(np.median(known))
+    # A mantissa step is between one half and one of 2**-23 of the weight, and each multiply rounds once.
+    near = np.abs(lost - total) <= 4 + 0.1 * abs(total)
+    if not 1.5 <= total <= 1e5 or np.count_nonzero(near) < 0.1 * len(old):
+        return None
+    chosen = np.flatnonzero(near)
+    chosen = chosen[:: max(1, len(chosen) // 512)]
+    before, after = old[chosen], new[chosen]
+    best, hits = (max(1, round(total)), 1), 0
+    for step in range(1, 65):
+        times = round(total / step)
+        if not 1 <= times <= 2048:
+            continue
+        factor = np.float32(1.0 - step * _STEP)
+        values = before.copy()
+        low = max(1, times - max(1, times // 20))
+        for _ in range(low - 1):
+            values *= factor
+        for count in range(low, min(2048, times + max(1, times // 20)) + 1):
+            values *= factor
+            right = int(np.count_nonzero(values == after))
+            if right > hits:
+                best, hits = (step, count), right
+        if hits > 0.98 * len(before):
+            break
+    return Fit(Predictor.DECAY, best)
+
+
+def row_scale(pair: Pair, sample: Sample, old: NDArray[np.float32], new: NDArray[np.float32]) -> Fit | None:
+    """Rows that were multiplied by one number each, as when a batch norm is folded into a convolution."""
+    inner, rows = pair.inner, pair.rows
+    if inner < 8 or rows < 1 or rows * inner != pair.count or 4 * rows > MAX_PARAMETER_BYTES:
+        return None
+    row = sample.indices() // inner
+    row -= row[0]
+    dot = np.bincount(row, old.astype(np.float64) * new)
+    norm = np.bincount(row, old.astype(np.float64) ** 2)
+    ratio = np.where(norm > 0, dot / np.where(norm > 0, norm, 1), 1.0)
+    left = np.abs(new - old * ratio[row]).mean()
+    if not left < 0.7 * np.abs(new - old).mean():
+        return None
+    scales = np.ones(rows, dtype=np.float64)
+    for first, before, after in pair.windows(inner):
+        top = first // inner
+        grid, made = before.reshape(-1, inner).astype(np.float64), after.reshape(-1, inner)
+        energy = np.einsum("ij,ij->i", grid, grid)
+        product = np.einsum("ij,ij->i", grid, made)
+        scales[top : top + len(grid)] = np.where(energy > 0, product / np.where(energy > 0, energy, 1), 1.0)
+    return Fit(Predictor.ROW_SCALE, (inner, rows), scales.astype("<f4").tobytes())
+
+
+def low_rank(pair: Pair, old: NDArray[np.float32], new: NDArray[np.float32]) -> Fit | None:
+    """A difference that is a product of two thin matrices, as a merged LoRA adapter leaves."""
+    inner, rows = pair.inner, pair.rows
+    if min(inner, rows) < 2 * _PATCH_EDGE // 3 or rows * inner != pair.count or np.array_equal(old, new):
+        return None
+    rank = _rank(pair)
+    if rank is None or 4 * rank * (rows + inner) > MAX_PARAMETER_BYTES:
+        return None
+    # A randomised range finder in two passes; its randomness is a constant, so the patch is deterministic.
+    probe = np.random.default_rng(_SEED).standard_normal((inner, rank + 8)).astype(np.float32)
+    reach = np.concatenate([_differences(before, after, inner) @ probe for _, before, after in pair.windows(inner)])
+    basis, _ = np.linalg.qr(reach)
+    core = np.zeros((basis.shape[1], inner), dtype=np.float64)
+    for first, before, after in pair.windows(inner):
+        top = first // inner
+        part = _differences(before, after, inner)
+        core += basis[top : top + len(part)].T @ part
+    left, values, right = np.linalg.svd(core, full_matrices=False)
+    weight = np.sqrt(values[:rank])
+    u = (basis @ left[:, :rank]) * weight
+    v = right[:rank] * weight[:, None]
+    parameters = v.astype("<f4").tobytes() + np.ascontiguousarray(u).astype("<f4").tobytes()
+    return Fit(Predictor.LOW_RANK, (rank, inner), parameters)
+
+
+def _differences(before: NDArray[np.float32], after: NDArray[np.float32], inner: int) -> NDArray[np.float32]:
+    return (after - before).reshape(-1, inner)
+
+
+def _rank(pair: Pair) -> int | None:
+    """The rank that would save most, judged by a square cut out of the difference; None if none saves enough."""
+    inner, rows = pair.inner, pair.rows
+    edge = min(_PATCH_EDGE, inner, rows)
+    # All rows of the cut share their columns, from the middle of the matrix.
+    start = (inner - edge) // 2
+    cut = np.empty((edge, edge), dtype=np.float64)
+    for index in range(edge):
+        first = (rows - 1) * index // (edge - 1) * inner + start
+        cut[index] = pair.new_run(first, edge).astype(np.float64) - pair.old_run(first, edge)
+    return _saving_rank(cut, rows, inner, pair.new_element)
+
+
+def _saving_rank(cut: NDArray[np.float64], rows: int, inner: int, element: Element) -> int | None:
+    values = np.linalg.svd(cut, compute_uv=False)
+    energy = float((values**2).sum())
+    if energy == 0:
+        return None
+    best, saved = None, 0.3
+    for rank in _RANKS:
+        if rank >= len(values) // 2:
+            break
+        # Taking the largest of noise's own components flatters; what is left is scaled back up.
+        left = float((values[rank:] ** 2).sum()) / (1 - rank / len(values)) ** 2
+        bits = 0.5 * np.log2(energy / max(left, energy * 2.0**-40))
+        cost = 32.0 * rank * (rows + inner) / (rows * inner)
+        gain = min(bits, 8.0 * element.width) - cost
+        if gain > saved + 0.05:
+            best, saved = rank, gain
+    return best
+
+
+# ------------------------------------------------------------------------------------- whole numbers
+
+
+def spread_of(segment: Segment, axis: int | None, count: int) -> tuple[int, int] | None:
+    """(inner, count) for parameters along an axis of a tensor; None if they do not fit it."""
+    if count == 1:
+        return segment.elements, 1
+    if axis is None or not 0 <= axis < len(segment.shape) or segment.shape[axis] != count:
+        return None
+    inner = 1
+    for size in segment.shape[axis + 1 :]:
+        inner *= size
+    return inner, count
+
+
+def scales_of(file: RandomAccess, quantisation: Quantisation) -> NDArray[np.float32]:
+    """The scales as the file has them."""
+    return np.frombuffer(file.read_at(quantisation.scale_offset, 4 * quantisation.scale_count), dtype="<f4")
+
+
+def zeros_of(quantisation: Quantisation) -> NDArray[np.int32]:
+    """One zero point for each scale."""
+    points = quantisation.zero_points or (0,)
+    if len(points) != quantisation.scale_count:
+        points = points[:1] * quantisation.scale_count
+    return np.array(points, dtype="<i4")
+
+
+def quantise(new: RandomAccess, segment: Segment, sample: Sample) -> Iterator[Fit]:
+    """Floats that became whole numbers: with the new file's own scales, else with one that the sample tells."""
+    described = segment.quantisation
+    if described is not None and 8 * described.scale_count <= MAX_PARAMETER_BYTES:
+        spread = spread_of(segment, described.axis, described.scale_count)
+        scales = scales_of(new, described)
+        if spread is not None and np.all(scales > 0):
+            yield Fit(Predictor.QUANTISE, spread, scales.tobytes() + zeros_of(described).tobytes())
+            return
+    old, made = sample.old_reals().astype(np.float64), sample.new_reals().astype(np.float64)
+    inside = (np.abs(made) < 127) & (np.abs(made) > 8) & np.isfinite(old)
+    if np.count_nonzero(inside) < 32:
+        return
+    slope, offset = np.polyfit(old[inside], made[inside], 1)
+    if not slope > 0:
+        return
+    zero = round(float(offset))
+    shifted = made - zero
+    outer = np.abs(shifted) > 16
+    if not outer.any():
+        return
+    edges = np.abs(old[outer])
+    low = float((edges / (np.abs(shifted[outer]) + 0.5)).max())
+    high = float((edges / (np.abs(shifted[outer]) - 0.5)).min())
+    scale = np.array([(low + high) / 2 if low < high else 1 / slope], dtype="<f4")
+    yield Fit(Predictor.QUANTISE, (segment.elements, 1), scale.tobytes() + np.array([zero], "<i4").tobytes())
+
+
+def requantise(old: RandomAccess, new: RandomAccess, before: Segment, after: Segment) -> Iterator[Fit]:
+    """Whole numbers whose scales changed: each stands for the same real number in other units."""
+    first, second = before.quantisation, after.quantisation
+    if first is None or second is None or first.scale_count not in {1, second.scale_count}:
+        return
+    spread = spread_of(after, second.axis, second.scale_count)
+    if spread is None or 12 * second.scale_count > MAX_PARAMETER_BYTES:
+        return
+    was = np.broadcast_to(scales_of(old, first), (second.scale_count,)).astype(np.float64)
+    now = scales_of(new, second).astype(np.float64)
+    if not (np.all(now > 0) and np.all(was > 0)):
+        return
+    ratio = was / now
+    lost = np.broadcast_to(zeros_of(first), (second.scale_count,))
+    points = zeros_of(second)
+    if np.array_equal(lost, points) and np.all(ratio == 1):
+        return
+    parameters = ratio.astype("<f4").tobytes() + lost.astype("<i4").tobytes() + points.tobytes()
+    yield Fit(Predictor.REQUANTISE, spread, parameters)

@@ -1,0 +1,327 @@
+"""Decides what every byte of the new file is made from: a list of instructions, with parameters and names beside them.
+
+Tensors first: equal ones are copied, others get the predictor that a sample says is best. The bytes between them are
+matched against the old file's, and what has no match is literal, or a stream when there is much of it.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from device_client.wire.tensor1.elements import Element
+from device_client.wire.tensor1.format import MAX_INSTRUCTIONS, Field, Instruction, Kind, Predictor
+from device_client.wire.tensor1.io import RandomAccess
+from device_client.wire.tensor1.streams import STORED, lzma_method
+from fleet.adapters.delta_tensor import fitting, samples
+from fleet.adapters.delta_tensor.byte_matching import ByteIndex
+from fleet.adapters.delta_tensor.fitting import Fit, Pair
+from fleet.adapters.delta_tensor.residual_coding import Coding
+from fleet.adapters.delta_tensor.samples import Sample
+from fleet.adapters.delta_tensor.streams import lzma_ratio
+from fleet.adapters.delta_tensor.tensors import Pairing, Tensor, tensor_of
+from fleet.domain.layouts import Layout, Segment
+
+_COMPARED: Final = 1 << 19
+# Tensors below this are bytes among the others when they have changed and nothing predicts them.
+_SMALL: Final = 512
+# Literals up to this stand in the prologue, which a device holds in memory; longer runs are streams.
+_MAX_LITERALS: Final = 256 << 10
+_STREAM_FROM: Final = 2048
+# Instructions that byte matches may take: the rest is for tensors.
+_MAX_MATCHES: Final = MAX_INSTRUCTIONS // 4
+# With more unmatched bytes than this, the whole old file is worth an index.
+_WIDE_SEARCH: Final = 64 << 10
+_MIN_REGION: Final = 1024
+_MIN_FITTED: Final = 4096
+_INCOMPRESSIBLE: Final = 0.995
+_BYTES: Final = (Field(Element.U8, 1),)
+
+
+@dataclass(slots=True)
+class Step:
+    """An instruction in the making."""
+
+    item: Instruction
+    parameters: bytes = b""
+    tensor: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Instructions in the order of the new file; parameters and tensor numbers by instruction."""
+
+    instructions: tuple[Instruction, ...]
+    parameters: dict[int, bytes]
+    tensors: dict[int, int]
+    literals: bytes
+    reach_back: int
+
+
+@dataclass(slots=True)
+class Planner:
+    """Plans one pair."""
+
+    old: RandomAccess
+    new: RandomAccess
+    old_layout: Layout
+    new_layout: Layout
+    coding: Coding
+    _steps: list[Step] = field(default_factory=list)
+    _unmatched: int = 0
+
+    def plan(self) -> Plan:
+        """Everything, in order."""
+        pairing = Pairing(self.old, self.old_layout)
+        position = 0
+        for number, segment in enumerate(self.new_layout.segments):
+            step = self._tensor(segment, pairing.match(self.new, segment))
+            if step is None:
+                continue
+            self._open(position, segment.offset)
+            for part in step:
+                part.tensor = number
+                self._steps.append(part)
+            position = segment.end
+        self._open(position, self.new.size)
+        self._fill()
+        return self._finished()
+
+    # ------------------------------------------------------------------------------------ tensors
+
+    def _tensor(self, segment: Segment, source: Segment | None) -> list[Step] | None:
+        """How to make a tensor; None leaves its bytes to the search for equal bytes."""
+        tensor = tensor_of(segment)
+        if source is None:
+            return None if segment.length < _MIN_FITTED else self._alone(tensor, segment.offset, segment.length)
+        before = tensor_of(source)
+        if before.fields == tensor.fields:
+            shared = min(source.length, segment.length)
+            if shared == segment.length and self._equal(source.offset, segment.offset, shared):
+                return [Step(Instruction(Kind.COPY, shared, source.offset))]
+            steps = self._predicted(tensor, before, shared)
+            rest = segment.length - shared
+            return steps + (self._alone(tensor, segment.offset + shared, rest) if rest else [])
+        if source.shape == segment.shape and tensor.element is not None and before.element is not None:
+            return self._converted(tensor, before)
+        return None if segment.length < _SMALL else self._alone(tensor, segment.offset, segment.length)
+
+    def _equal(self, old_offset: int, new_offset: int, length: int) -> bool:
+        return all(
+            self.old.read_at(old_offset + start, min(_COMPARED, length - start))
+            == self.new.read_at(new_offset + start, min(_COMPARED, length - start))
+            for start in range(0, length, _COMPARED)
+        )
+
+    def _alone(self, tensor: Tensor, offset: int, length: int) -> list[Step]:
+        """A tensor without a past: as numbers, or as bytes where those are smaller."""
+        if length < _SMALL:
+            return self._gap_later(offset, length)
+        element = tensor.element
+        if element is not None and element.is_float:
+            sample = samples.take(self.new, self.new, (offset, offset), (element, element), length // element.width, 1)
+            numbers = sample.coded(None, self.coding)
+            if numbers < 8.0 * element.width * lzma_ratio(self.new, offset, length):
+                return [Step(Instruction(Kind.DELTA, length, fields=tensor.fields))]
+        return self._gap_later(offset, length)
+
+    def _gap_later(self, offset: int, length: int) -> list[Step]:
+        self._unmatched += length
+        return [Step(Instruction(Kind.LITERAL, length, offset))]
+
+    def _predicted(self, tensor: Tensor, before: Tensor, length: int) -> list[Step]:
+        """A tensor from one of the same type."""
+        same = Instruction(Kind.DELTA, length, before.segment.offset, Predictor.SAME, tensor.fields)
+        element = tensor.element
+        if element is None or length < _MIN_FITTED:
+            return [Step(same)]
+        offsets = (before.segment.offset, tensor.segment.offset)
+        count = length // element.width
+        inner = tensor.inner if count % tensor.inner == 0 else count
+        sample = samples.take(self.old, self.new, offsets, (element, element), count, inner)
+        cost = sample.cost(same, b"", self.coding)
+        if cost == 0:
+            return [Step(same)]
+        fits: Iterator[Fit] = iter(())
+        if element.is_float and element is not Element.F64:
+            fits = fitting.float_fits(Pair(self.old, self.new, *offsets, element, element, count, inner), sample)
+        elif element in {Element.I8, Element.U8} and length == tensor.segment.length:
+            fits = fitting.requantise(self.old, self.new, before.segment, tensor.segment)
+        step, cost = self._best(Step(same), cost, fits, sample, element, count)
+        if element.is_float and cost > 0.75 * 8 * element.width:
+            alone = sample.coded(None, self.coding)
+            if alone < cost:
+                return [Step(Instruction(Kind.DELTA, length, fields=tensor.fields))]
+        return [step]
+
+    def _converted(self, tensor: Tensor, before: Tensor) -> list[Step] | None:
+        """A tensor from one of another type."""
+        element, old_element = tensor.element, before.element
+        segment = tensor.segment
+        if element is None or old_element is None or not old_element.is_float or segment.length < _SMALL // 4:
+            return None
+        offsets = (before.segment.offset, segment.offset)
+        sample = samples.take(self.old, self.new, offsets, (old_element, element), tensor.count, tensor.inner)
+        if element.is_float:
+            fits = iter([Fit(Predictor.CAST)])
+        elif element in {Element.I8, Element.U8, Element.I16, Element.U16}:
+            fits = fitting.quantise(self.new, segment, sample)
+        else:
+            return None
+        alone = Step(Instruction(Kind.DELTA, segment.length, before.segment.offset, fields=tensor.fields))
+        cost = sample.coded(None, self.coding)
+        step, _ = self._best(alone, cost, fits, sample, old_element, tensor.count)
+        if step is alone:
+            return None if segment.length < _SMALL else self._alone(tensor, segment.offset, segment.length)
+        return [step]
+
+    def _best(
+        self, step: Step, cost: float, fits: Iterator[Fit], sample: Sample, old_element: Element, count: int
+    ) -> tuple[Step, float]:
+        """The cheapest of the instruction as it is and with each fit. Bits an element, parameters counted."""
+        for fit in fits:
+            item = replace(
+                step.item,
+                predictor=fit.predictor,
+                old_element=old_element,
+                scalars=fit.scalars,
+                parameter_bytes=len(fit.parameters),
+            )
+            price = sample.cost(item, fit.parameters, self.coding) + 8.0 * len(fit.parameters) / count
+            if price < 0.99 * cost:
+                step, cost = Step(item, fit.parameters), price
+        return step, cost
+
+    # ------------------------------------------------------------------------------------ other bytes
+
+    def _open(self, start: int, end: int) -> None:
+        """Bytes that no tensor step makes; LITERAL steps hold their place until `_fill`. Their old_offset is the new one."""
+        if end > start:
+            self._steps.extend(self._gap_later(start, end - start))
+
+    def _fill(self) -> None:
+        """Replace placeholders by what equal bytes of the old file and the rest make of them."""
+        if not self._unmatched:
+            return
+        gaps = list(self.old_layout.gaps())
+        if self._unmatched > _WIDE_SEARCH:
+            gaps = [(0, self.old.size)]
+        index = ByteIndex(self.old, gaps)
+        budget = _MAX_MATCHES
+        filled: list[Step] = []
+        for step in _joined(self._steps):
+            if step.item.kind is not Kind.LITERAL:
+                filled.append(step)
+                continue
+            offset, length = step.item.old_offset, step.item.length
+            copies = index.matches(self.new, offset, length, budget)
+            budget -= len(copies)
+            position = offset
+            moved = _end_of(filled)
+            for copy in copies:
+                filled += self._region(position, copy.new_offset - position, moved, copy.old_offset)
+                filled.append(Step(Instruction(Kind.COPY, copy.length, copy.old_offset), tensor=step.tensor))
+                position, moved = copy.new_offset + copy.length, copy.old_offset + copy.length
+            at_end = self.old.size if offset + length == self.new.size else None
+            filled += self._region(position, offset + length - position, moved, at_end)
+        self._steps = filled
+
+    def _region(self, offset: int, length: int, old_start: int | None, old_end: int | None) -> list[Step]:
+        """Bytes without an equal run: predicted from what stands in the same place of the old file, if that helps."""
+        if not length:
+            return []
+        literal = [Step(Instruction(Kind.LITERAL, length, offset))]
+        starts = {old_start, old_end - length if old_end is not None else None} - {None}
+        if length < _MIN_REGION or not starts:
+            return literal
+        best, cost = None, 0.9 * 8 * lzma_ratio(self.new, offset, length)
+        for start in sorted(place for place in starts if place is not None):
+            if not 0 <= start <= self.old.size - length:
+                continue
+            for element in (Element.U8, Element.BF16, Element.F16, Element.F32):
+                price = self._byte_price(offset, start, length, element)
+                if price < 0.98 * cost:
+                    best, cost = (start, element), price
+        return literal if best is None else self._aligned(offset, length, *best)
+
+    def _byte_price(self, offset: int, start: int, length: int, element: Element) -> float:
+        """Bits a byte if the run were numbers of this type, aligned to the new file."""
+        skip = -offset % element.width
+        count = (length - skip) // element.width
+        if count < 1:
+            return 8.0
+        places = (start + skip, offset + skip)
+        sample = samples.take(self.old, self.new, places, (element, element), count, 1)
+        item = Instruction(Kind.DELTA, count * element.width, predictor=Predictor.SAME, fields=(Field(element, 1),))
+        return sample.cost(item, b"", self.coding) / element.width
+
+    def _aligned(self, offset: int, length: int, start: int, element: Element) -> list[Step]:
+        skip = min(length, -offset % element.width)
+        body = (length - skip) // element.width * element.width
+        numbers = (Field(element, 1),)
+        parts = ((0, skip, _BYTES), (skip, body, numbers), (skip + body, length - skip - body, _BYTES))
+        return [
+            Step(Instruction(Kind.DELTA, size, start + first, Predictor.SAME, fields))
+            for first, size, fields in parts
+            if size
+        ]
+
+    # ------------------------------------------------------------------------------------ finish
+
+    def _finished(self) -> Plan:
+        literals = bytearray()
+        steps: list[Step] = []
+        for step in _joined(self._steps):
+            if step.item.kind is Kind.LITERAL:
+                step = self._placed(step, literals)  # noqa: PLW2901 - the step as it will be written
+            steps.append(step)
+        offset = reach = 0
+        for step in steps:
+            if step.item.old_record_bytes:
+                reach = max(reach, offset - step.item.old_offset, self._end_reach(step.item, offset))
+            offset += step.item.length
+        return Plan(
+            tuple(step.item for step in steps),
+            {number: step.parameters for number, step in enumerate(steps) if step.parameters},
+            {number: step.tensor for number, step in enumerate(steps) if step.tensor is not None},
+            bytes(literals),
+            reach,
+        )
+
+    @staticmethod
+    def _end_reach(item: Instruction, offset: int) -> int:
+        """How far behind writing the last record is read."""
+        return offset + item.length - item.record_bytes - (item.old_offset + item.old_length - item.old_record_bytes)
+
+    def _placed(self, step: Step, literals: bytearray) -> Step:
+        """A run of plain bytes: a literal, or a stream if it is long."""
+        offset, length = step.item.old_offset, step.item.length
+        if length < _STREAM_FROM and len(literals) + length <= _MAX_LITERALS:
+            literals += self.new.read_at(offset, length)
+            return Step(Instruction(Kind.LITERAL, length), tensor=step.tensor)
+        method = STORED if lzma_ratio(self.new, offset, length, probes=16) > _INCOMPRESSIBLE else lzma_method(3, 0, 0)
+        return Step(Instruction(Kind.STREAM, length, scalars=(method,)), tensor=step.tensor)
+
+
+def _end_of(steps: Sequence[Step]) -> int | None:
+    """Where the old bytes of the last step end: the likeliest place for what comes next. 0 at the start."""
+    if not steps:
+        return 0
+    item = steps[-1].item
+    return item.old_offset + item.old_length if item.old_record_bytes else None
+
+
+def _joined(steps: Sequence[Step]) -> list[Step]:
+    """Neighbours that one instruction can make."""
+    joined: list[Step] = []
+    for step in steps:
+        if joined and step.item.kind is not Kind.STREAM:
+            last = joined[-1].item
+            alike = replace(last, length=step.item.length, old_offset=step.item.old_offset) == step.item
+            read = last.length if last.kind is Kind.LITERAL else last.old_length
+            plain = last.kind is not Kind.DELTA or last.predictor in {Predictor.SAME, Predictor.NOTHING}
+            follows = last.old_offset + read == step.item.old_offset
+            if alike and plain and follows and (last.kind is not Kind.DELTA or joined[-1].tensor == step.tensor):
+                joined[-1] = Step(replace(last, length=last.length + step.item.length), tensor=joined[-1].tensor)
+                continue
+        joined.append(step)
+    return joined
