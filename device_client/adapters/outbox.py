@@ -12,6 +12,7 @@ from device_client.adapters.database import Database
 from device_client.core import vitals
 from device_client.ports import Draft, Pending
 from device_client.wire.errors import WireError
+from device_client.wire.limits import MAX_INFERENCES_PER_WINDOW
 from device_client.wire.messages import MessageKey, TelemetryWindow
 from device_client.wire.topics import Up
 
@@ -111,7 +112,7 @@ class SqliteOutbox:
             key = vitals.mergeable(window)
             if key is None:
                 continue
-            if key in open_windows:
+            if key in open_windows and open_windows[key][1].n + window.n <= MAX_INFERENCES_PER_WINDOW:
                 old_seq, old, old_size = open_windows[key]
                 window = vitals.merge(old, window, MessageKey(self._boot, seq))
                 merged = window.encode()

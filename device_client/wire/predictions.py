@@ -17,7 +17,7 @@ from device_client.wire.limits import MAX_COUNT
 from device_client.wire.names import parse_device_id, parse_model, parse_version
 
 MAX_ID_CHARS: Final = 400
-MAX_ANSWER_CHARS: Final = 64
+MAX_ANSWER_CHARS: Final = 120  # as encoded; a longer answer is left out
 _ROUTE: Final = re.compile(r"[a-z0-9_-]{1,16}")
 _NONCE: Final = re.compile(r"[0-9a-f]{6,24}")
 _DIGITS: Final = "0123456789abcdefghijklmnopqrstuvwxyz"
@@ -37,7 +37,9 @@ class PredictionId:
     answer: str | None
 
     def __str__(self) -> str:
-        answer = "" if self.answer is None or len(self.answer) > MAX_ANSWER_CHARS else quote(self.answer, safe="")
+        answer = "" if self.answer is None else quote(self.answer, safe="").replace("~", "%7E")
+        if len(answer) > MAX_ANSWER_CHARS:
+            answer = ""
         return "~".join(
             (
                 "p1",

@@ -7,7 +7,7 @@ the pipeline's key or the offline roots.
 import bz2
 import json
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -41,6 +41,7 @@ from tests.device.rig import DEVICE, MODEL, Rig, connection_pool, weights
 from tests.fakes.update_server import UpdateServerSimulator, key, sha256
 
 NONCE = "ab" * 16
+BOMB_MIB = 320
 
 
 @pytest.fixture
@@ -387,32 +388,34 @@ def test_a25__manifest_of_another_model_under_our_path__refused(device: Rig) -> 
 
 
 def bomb(length: int) -> bytes:
-    """A small patch that announces `length` bytes and inflates to two gigabytes."""
-    control = bz2.compress(struct.pack("<qqq", 0, 2**31, 0))
+    """A small patch that announces `length` bytes and inflates to more than the child may have."""
+    control = bz2.compress(struct.pack("<qqq", 0, BOMB_MIB * 2**20, 0))
     compressor = bz2.BZ2Compressor()
-    extra = b"".join(compressor.compress(b"\0" * 2**20) for _ in range(2_048)) + compressor.flush()
+    extra = b"".join(compressor.compress(b"\0" * 2**20) for _ in range(BOMB_MIB)) + compressor.flush()
     diff = bz2.compress(b"")
     return b"BSDIFF40" + struct.pack("<qqq", len(control), len(diff), length) + control + diff + extra
 
 
-def other_output(old: bytes, new: bytes) -> bytes:
-    return bytes(bsdiff4.diff(old, new[:-1] + b"?"))
+def diff(old: bytes, new: bytes) -> bytes:
+    return bytes(bsdiff4.diff(old, new))
 
 
-@pytest.mark.parametrize("attack", ["corrupt", "truncated", "other output", "wrong base", "bomb"])
+HOSTILE: dict[str, Callable[[bytes, bytes], bytes]] = {
+    "corrupt": lambda old, new: diff(old, new)[:60] + bytes(byte ^ 0xFF for byte in diff(old, new)[60:]),
+    "truncated": lambda old, new: diff(old, new)[: len(diff(old, new)) // 2],
+    "other output": lambda old, new: diff(old, new[:-1] + b"?"),
+    "wrong base": lambda old, new: diff(new, old),
+    "bomb": lambda _, new: bomb(len(new)),
+}
+
+
+@pytest.mark.parametrize("attack", HOSTILE)
 def test_a27__hostile_patch_signed_by_the_director__full_file_instead(device: Rig, attack: str) -> None:
     server = device.server
     first = device.slots.open(MODEL, device.current).manifest
     second = server.push(MODEL, "2", weights(2.0, size=len(weights(0.0)) - 100))
     old, new = (server.blobs[manifest.weights.sha256] for manifest in (first, second))
-    good = bytes(bsdiff4.diff(old, new))
-    patch = {
-        "corrupt": good[:60] + bytes(byte ^ 0xFF for byte in good[60:]),
-        "truncated": good[: len(good) // 2],
-        "other output": other_output(old, new),
-        "wrong base": bytes(bsdiff4.diff(new, old)),
-        "bomb": bomb(len(new)),
-    }[attack]
+    patch = HOSTILE[attack](old, new)
     server.offer_patch(first.weights.sha256, second.weights.sha256, patch)
     device.unplug()
     device.real_patcher = True
