@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Final
 
 from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
 from rest_framework.authentication import BaseAuthentication, SessionAuthentication, get_authorization_header
-from rest_framework.exceptions import AuthenticationFailed
+from rest_framework.exceptions import AuthenticationFailed, MethodNotAllowed
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 from rest_framework.views import APIView
@@ -110,12 +110,14 @@ class HasScope(BasePermission):
     message = "expected a caller with the right scope, got one without it"
 
     def has_permission(self, request: Request, view: APIView) -> bool:
-        """Default deny."""
+        """Default deny; raises MethodNotAllowed for a method that serves nobody, so that nobody looks for a scope."""
         principal: object = request.user
         scopes: Mapping[str, Scope] = getattr(view, "scopes", {})
         scope = scopes.get("GET" if request.method == "HEAD" else request.method or "")
-        if not isinstance(principal, Principal) or scope is None:
+        if not isinstance(principal, Principal):
             return False
+        if scope is None:
+            raise MethodNotAllowed(request.method or "")
         if "model" in view.kwargs:
             return principal.may(scope, namespace_of(view.kwargs["model"]))
         return (
