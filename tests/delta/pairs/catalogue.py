@@ -1,13 +1,14 @@
 """Pairs of versions as fleets have them, each with what kind of change it is. Deterministic for a size and seed.
 
-`python -m tests.delta.pairs.catalogue DIR [small|full]` writes the files and a `manifest.json` for the benchmark.
+`python -m tests.delta.pairs.catalogue DIR small|full` writes the files and a `manifest.json` for the benchmark.
 """
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -148,13 +149,20 @@ def pairs(versions: Versions) -> Iterator[Pair]:
     yield Pair("external_fp32", "fp32", ".onnx.data", before[1], after[1], before[0], after[0], ".onnx")
 
 
-def write(directory: Path, size: Size, wanted: Callable[[Pair], bool] = lambda _pair: True) -> list[dict[str, str]]:
+def large_pairs(versions: Versions) -> Iterator[Pair]:
+    """One of each fine-tuned kind, large enough to compare times."""
+    base, tuned = versions.base, versions.tuned
+    yield Pair("large_fp32", "fp32", ".onnx", _onnx(base), _onnx(tuned))
+    yield Pair("large_fp16", "fp16", ".safetensors", files.safetensors(_half(base)), files.safetensors(_half(tuned)))
+    yield Pair("large_bf16", "bf16", ".safetensors", files.safetensors(_brain(base)), files.safetensors(_brain(tuned)))
+    yield Pair("large_int8", "int8", ".onnx", files.onnx_int8(base), files.onnx_int8(tuned))
+
+
+def write(directory: Path, found: Iterable[Pair]) -> list[dict[str, str]]:
     """Write files and manifest; returns the manifest."""
     directory.mkdir(parents=True, exist_ok=True)
     manifest: list[dict[str, str]] = []
-    for pair in pairs(Versions(size)):
-        if not wanted(pair):
-            continue
+    for pair in found:
         entry = {"name": pair.name, "kind": pair.kind}
         for side, content, beside in (("old", pair.old, pair.old_beside), ("new", pair.new, pair.new_beside)):
             path = directory / f"{pair.name}.{side}{pair.suffix}"
@@ -167,5 +175,13 @@ def write(directory: Path, size: Size, wanted: Callable[[Pair], bool] = lambda _
     return manifest
 
 
+def main(directory: Path, size: str) -> None:
+    """Write the small ones, or the full-size ones and the large ones."""
+    if size == "small":
+        write(directory, pairs(Versions(training.SMALL)))
+    else:
+        write(directory, chain(pairs(Versions(training.FULL)), large_pairs(Versions(training.LARGE))))
+
+
 if __name__ == "__main__":
-    write(Path(sys.argv[1]), training.FULL if sys.argv[2:] == ["full"] else training.SMALL)
+    main(Path(sys.argv[1]), sys.argv[2])
