@@ -3,7 +3,8 @@
 Memory is bounded by the number of anchors, not by the files: the larger the old ranges, the farther apart their anchors.
 """
 
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -41,8 +42,18 @@ def _hashes(content: bytes) -> NDArray[np.uint64]:
         lane = np.frombuffer(content, dtype="<u8", offset=shift, count=(len(content) - shift) // 8)
         room = len(words[shift::8])
         words[shift::8][: len(lane)] = lane[:room]
-    mixed: NDArray[np.uint64] = words[:count] * _FIRST
-    mixed ^= words[8 : count + 8] * _SECOND
+    return _mixed(words[:count], words[8 : count + 8])
+
+
+def _word_hashes(content: bytes, step: int) -> NDArray[np.uint64]:
+    """The same at every `step` words of eight bytes."""
+    words = np.frombuffer(content, dtype="<u8", count=len(content) // 8)
+    return _mixed(words[:-1:step], words[1::step])
+
+
+def _mixed(first: NDArray[np.uint64], second: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    mixed: NDArray[np.uint64] = first * _FIRST
+    mixed ^= second * _SECOND
     mixed ^= mixed >> _FOLD
     return mixed
 
@@ -53,13 +64,15 @@ class ByteIndex:
     def __init__(self, old: RandomAccess, ranges: Sequence[tuple[int, int]]) -> None:
         self._old = old
         total = sum(length for _, length in ranges)
-        step = max(_MIN_STEP, -(-total // _MAX_ANCHORS))
+        # Far-apart anchors are whole words apart, so that only they are hashed.
+        step = _MIN_STEP if total <= _MIN_STEP * _MAX_ANCHORS else -(-total // (8 * _MAX_ANCHORS)) * 8
+        window = _WINDOW - _WINDOW % step
         hashes: list[NDArray[np.uint64]] = []
         offsets: list[NDArray[np.int64]] = []
         for offset, length in ranges:
-            for start in range(0, length - _ANCHOR_BYTES + 1, _WINDOW - _WINDOW % step):
-                content = old.read_at(offset + start, min(_WINDOW - _WINDOW % step + _ANCHOR_BYTES - 1, length - start))
-                found = _hashes(content)[::step]
+            for start in range(0, length - _ANCHOR_BYTES + 1, window):
+                content = old.read_at(offset + start, min(window + _ANCHOR_BYTES - 1, length - start))
+                found = _hashes(content)[::step] if step == _MIN_STEP else _word_hashes(content, step // 8)
                 hashes.append(found)
                 offsets.append(offset + start + step * np.arange(len(found), dtype=np.int64))
         keys = np.concatenate(hashes) if hashes else np.zeros(0, dtype=np.uint64)
@@ -82,25 +95,28 @@ class ByteIndex:
             if start + _WINDOW <= done:
                 continue
             content = new.read_at(start, min(_WINDOW + _ANCHOR_BYTES - 1, end - start))
-            for position, place in self._candidates(content):
-                if start + position < done:
-                    continue
-                match = self._extended(new, start + position, place, done, end)
+            positions, places = self._candidates(content)
+            slot = bisect_left(positions, done - start)
+            while slot < len(positions):
+                match = self._extended(new, start + positions[slot], places[slot], done, end)
+                slot += 1
                 if match.length >= _MIN_MATCH:
                     found.append(match)
                     done = match.new_offset + match.length
+                    slot = bisect_left(positions, done - start, slot)
                     if len(found) == limit:
                         return found
         return found
 
-    def _candidates(self, content: bytes) -> Iterator[tuple[int, int]]:
+    def _candidates(self, content: bytes) -> tuple[list[int], list[int]]:
+        """Where anchors of the old file recur, and where they stand there."""
         if len(content) < _ANCHOR_BYTES or not len(self._keys):
-            return
+            return [], []
         hashes = _hashes(content)
         positions = np.flatnonzero(self._filter[self._low(hashes)])
         slots = np.minimum(np.searchsorted(self._keys, hashes[positions]), len(self._keys) - 1)
         hits = self._keys[slots] == hashes[positions]
-        yield from zip(positions[hits].tolist(), self._places[slots[hits]].tolist(), strict=True)
+        return positions[hits].tolist(), self._places[slots[hits]].tolist()
 
     def _extended(self, new: RandomAccess, position: int, place: int, floor: int, end: int) -> Match:
         """The longest run of equal bytes around a candidate, from `floor` to `end` of the new file."""

@@ -112,12 +112,12 @@ def decay(old: NDArray[np.float32], new: NDArray[np.float32]) -> Fit | None:
     if len(known) < 0.2 * len(old):
         return None
     total = float(np.median(known))
-    # A mantissa step is between one half and one of 2**-23 of the weight, and each multiply rounds once.
-    near = np.abs(lost - total) <= 4 + 0.1 * abs(total)
+    # Each multiply takes a few last places and rounds them the same way every time: up to a half more or less.
+    near = np.abs(lost - total) <= 4 + 0.5 * abs(total)
     if not 1.5 <= total <= 1e5 or np.count_nonzero(near) < 0.1 * len(old):
         return None
     chosen = np.flatnonzero(near)
-    chosen = chosen[:: max(1, len(chosen) // 512)]
+    chosen = chosen[:: max(1, len(chosen) // 256)]
     before, after = old[chosen], new[chosen]
     best, hits = (max(1, round(total)), 1), 0
     for step in range(1, 65):
@@ -126,15 +126,15 @@ def decay(old: NDArray[np.float32], new: NDArray[np.float32]) -> Fit | None:
             continue
         factor = np.float32(1.0 - step * _STEP)
         values = before.copy()
-        low = max(1, times - max(1, times // 20))
+        low = max(1, times * 2 // 3)
         for _ in range(low - 1):
             values *= factor
-        for count in range(low, min(2048, times + max(1, times // 20)) + 1):
+        for count in range(low, min(2048, times * 3 // 2) + 1):
             values *= factor
             right = int(np.count_nonzero(values == after))
             if right > hits:
                 best, hits = (step, count), right
-        if hits > 0.98 * len(before):
+        if hits > 0.8 * len(before):
             break
     return Fit(Predictor.DECAY, best)
 
@@ -205,10 +205,13 @@ def _rank(pair: Pair) -> int | None:
 
 
 def _saving_rank(cut: NDArray[np.float64], rows: int, inner: int, element: Element) -> int | None:
-    values = np.linalg.svd(cut, compute_uv=False)
-    energy = float((values**2).sum())
-    if energy == 0:
+    sizes = np.sqrt(np.einsum("ij,ij->i", cut, cut))
+    changed = sizes > 0
+    if np.count_nonzero(changed) < len(cut) // 2:
         return None
+    # Rows count alike: a few large ones among many small ones are sparse, not of low rank.
+    values = np.linalg.svd(cut[changed] / sizes[changed, None], compute_uv=False)
+    energy = float((values**2).sum())
     best, saved = None, 0.3
     for rank in _RANKS:
         if rank >= len(values) // 2:

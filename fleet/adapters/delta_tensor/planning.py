@@ -29,7 +29,7 @@ _MAX_LITERALS: Final = 256 << 10
 _STREAM_FROM: Final = 2048
 # Instructions that byte matches may take: the rest is for tensors.
 _MAX_MATCHES: Final = MAX_INSTRUCTIONS // 4
-# With more unmatched bytes than this, the whole old file is worth an index.
+# With this much more unmatched than the old file has outside tensors, all of it is worth an index.
 _WIDE_SEARCH: Final = 64 << 10
 _MIN_REGION: Final = 1024
 _MIN_FITTED: Final = 4096
@@ -203,7 +203,7 @@ class Planner:
         if not self._unmatched:
             return
         gaps = list(self.old_layout.gaps())
-        if self._unmatched > _WIDE_SEARCH:
+        if self._unmatched > 2 * sum(length for _, length in gaps) + _WIDE_SEARCH:
             gaps = [(0, self.old.size)]
         index = ByteIndex(self.old, gaps)
         budget = _MAX_MATCHES
