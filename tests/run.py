@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TESTS = ROOT / "tests"
 REPORTS = ROOT / "var" / "tests"
 WORKERS = "2"
-TIER_LIMIT_S = 900
+TIER_LIMIT_S = 1500
 NO_TESTS_COLLECTED = 5
 # These start processes, brokers and browsers; in parallel they would starve each other on two cores.
 ALONE = ("ui", "e2e", "bench")
