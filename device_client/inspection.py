@@ -23,12 +23,13 @@ from device_client.core.keys import (
     LAST_REFUSAL_KEY,
     PART,
     REFUSED_KEY,
+    RENEWAL_TROUBLE_KEY,
     answer_key,
     progress_key,
     serving_key,
 )
 from device_client.ports import Journal
-from device_client.wire.states import UpdateState
+from device_client.wire.states import Transport, UpdateState
 
 LOW_DISK_BYTES: Final = 256 * 2**20
 EXPIRY_WARNING: Final = timedelta(days=7)
@@ -98,8 +99,8 @@ def _model_status(
         "detail": deployment.detail,
     }
     if deployment.state is UpdateState.DOWNLOADING and target is not None:
-        done, total = _progress(paths, journal, deployment.model, target.digest)
-        shown |= {"bytes_done": done, "bytes_to_fetch": total}
+        done, total, transport = _progress(paths, journal, deployment.model, target.digest)
+        shown |= {"bytes_done": done, "bytes_to_fetch": total, "transport": transport}
         shown["bytes_total"] = total or deployment.bytes_total
     return shown
 
@@ -112,18 +113,18 @@ def _json(text: str | None) -> Mapping[str, object]:
     return value if isinstance(value, dict) else {}
 
 
-def _progress(paths: StatePaths, journal: Journal, model: str, digest: str) -> tuple[int, int]:
-    """Bytes on disk and bytes to fetch of the download under way: the files themselves are the measure."""
+def _progress(paths: StatePaths, journal: Journal, model: str, digest: str) -> tuple[int, int, str]:
+    """Bytes on disk, bytes to fetch and transport of the download under way: the files themselves are the measure."""
     noted = _json(journal.recall(progress_key(model)))
     parts = noted.get("parts")
     if noted.get("digest") != digest or not isinstance(parts, dict):
-        return 0, 0
+        return 0, 0, Transport.NONE.value
     staging = paths.models / model / f"{STAGING_PREFIX}{digest}"
     done = sum(
         min(int(length), _size(staging / name) or _size(staging / name.removeprefix(PART)))
         for name, length in parts.items()
     )
-    return done, sum(int(length) for length in parts.values())
+    return done, sum(int(length) for length in parts.values()), str(noted.get("transport"))
 
 
 def _size(path: Path) -> int:
@@ -266,11 +267,21 @@ def _certificate(paths: StatePaths) -> Finding:
     from device_client.adapters import identity
 
     try:
-        _, not_after_at = identity.certificate_times(identity.IdentityPaths(paths.identity))
+        validity = identity.certificate_validity(identity.IdentityPaths(paths.identity))
     except DeviceError as error:
         return Finding("certificate", good=False, detail=str(error))
-    left = not_after_at - assembly.system_clock().now()
-    return Finding("certificate", left > EXPIRY_WARNING, f"valid until {not_after_at.isoformat()}")
+    trouble = ""
+    if paths.database.exists():
+        with assembly.stored(paths) as (journal, _, _):
+            trouble = journal.recall(RENEWAL_TROUBLE_KEY) or ""
+    now = assembly.system_clock().now()
+    when = "is due now" if now >= validity.renew_at else f"due {validity.renew_at.isoformat()}"
+    detail = f"valid until {validity.not_after_at.isoformat()}, next renewal {when}"
+    return Finding(
+        "certificate",
+        validity.not_after_at - now > EXPIRY_WARNING,
+        f"{detail}; the last attempt failed: {trouble}" if trouble else detail,
+    )
 
 
 def _broker(paths: StatePaths, config: Config) -> Finding:
