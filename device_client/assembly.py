@@ -29,7 +29,7 @@ from device_client.core.errors import ConfigError, EnrolmentError, LoadError
 from device_client.core.profile import Profile
 from device_client.ports import Clock, Host, LoadedModel, Meter, Runtime
 from device_client.wire.bundles import BundleFile, Contract, FileRole, Manifest
-from device_client.wire.delta import Codec
+from device_client.wire.delta import applicable_codecs
 from device_client.wire.errors import WireError
 from device_client.wire.fields import decode_object
 from device_client.wire.messages import Capabilities
@@ -69,7 +69,7 @@ def probe(config: Config, paths: StatePaths, found: Mapping[str, Runtime]) -> Ca
         runtimes={name: item.version for name, item in probes.items()},
         precisions=config.precisions,
         accelerators=tuple(sorted({part for item in probes.values() for part in item.accelerators})),
-        codecs=tuple(codec.value for codec in Codec),
+        codecs=tuple(codec.value for codec in applicable_codecs()),
         arch=platform.machine()[:32],
         ram_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         disk_bytes=shutil.disk_usage(paths.root).total,

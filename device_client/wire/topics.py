@@ -26,7 +26,6 @@ class Up(str, Enum):
     TELEMETRY = "telemetry"
     LABEL = "label"
     SAMPLE = "sample"
-    CSR = "csr"
     PRESENCE = "presence"
 
 

@@ -19,7 +19,7 @@ machine to the next. `w` is the old number as float32, `i` the index of the para
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from device_client.wire.tensor1.elements import Element, Integers, bits_of, integers, ordered, reals
 from device_client.wire.tensor1.errors import PatchLimitError, PatchPayloadError, PatchTableError
@@ -191,7 +191,7 @@ def _quantised(item: Instruction, parameters: bytes, raw: Integers, first: int) 
     low, high = _WHOLE[new]
     # What is not a number is guessed to be the lowest one, whatever the machine's conversion would make of it.
     clipped = np.clip(np.nan_to_num(guess, nan=low), low, high)
-    return clipped.astype(np.int32).astype(f"<i{new.width}")
+    return cast(Integers, clipped.astype(np.int32).astype(f"<i{new.width}"))
 
 
 def _spread(values: Any, item: Instruction, first: int, count: int) -> Any:

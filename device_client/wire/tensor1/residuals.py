@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import lzma
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from device_client.wire.tensor1.elements import Element, Integers, exponents
 from device_client.wire.tensor1.errors import CodecUnavailableError, PatchPayloadError
@@ -111,7 +111,7 @@ def decode(cursor: Cursor, count: int, element: Element, guess: Integers | None)
         sorted_values, values = values, np.empty_like(values)
         values[order] = sorted_values
     if classes is None:
-        return values
+        return cast(Integers, values)
     spread = np.zeros((len(classes), 1 << shift), dtype=values.dtype)
     spread[classes > 0] = values.reshape(-1, 1 << shift)
     return spread.reshape(-1)[:count]

@@ -33,6 +33,7 @@ from device_client.wire.tensor1.format import (
     pack_varint,
 )
 from device_client.wire.tensor1.io import RandomAccess
+from device_client.wire.tensor1.residuals import Mode
 from device_client.wire.tensor1.streams import lzma_method
 from fleet.adapters.delta_tensor import residual_coding
 from fleet.adapters.delta_tensor.planning import Plan, Planner
@@ -255,7 +256,7 @@ class _Writing:
             )
             guess = joined(runs)
             packed = residual_coding.encode(values if guess is None else values - guess, element, guess, self._coding)
-            used = used or packed[0] == residual_coding.Mode.PCODEC
+            used = used or packed[0] == Mode.PCODEC
             payload += packed
             total = sum(run.count for _, run in runs)
             spent += [(run.piece.instruction, len(packed) * run.count // total) for _, run in runs]

@@ -93,7 +93,8 @@ def _magnitudes(grouped: Integers, some: NDArray[np.bool_], scale: NDArray[np.in
     """Half-octave classes of the groups' mean differences as real numbers, if that tells enough to be worth its bytes."""
     top = int(scale.max())
     units = np.ldexp(np.float32(1.0), np.maximum(scale - top, -40).astype(np.int32))
-    means = np.mean(np.abs(grouped.astype(np.float32)) * units, axis=1, dtype=np.float64)[some]
+    sizes = np.abs(grouped[some].astype(np.float32)) * units[some]
+    means = np.asarray(sizes.mean(axis=1), dtype=np.float64)
     if len(means) < 16:  # noqa: PLR2004 - too few to tell
         return None
     logs = np.log2(means)
