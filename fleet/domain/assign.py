@@ -117,6 +117,8 @@ def _build_for(facts: DeviceFacts, rule: Rule) -> tuple[Build | None, str]:
         return None, f"is for {_listed(rule.hardware_classes)}, the device is {facts.hardware_class}"
     if rule.groups and not rule.groups & facts.groups:
         return None, f"is for the groups {_listed(rule.groups)}, the device is in {_listed(facts.groups) or 'none'}"
+    if rule.filter is not None and not rule.filter.matches(facts):
+        return None, f"its filter does not match: {rule.filter.objection(facts)}"
     running = facts.models.get(rule.model)
     # One refused build counts for the version: a failure is for people to look at, not a reason to try another build.
     denied = running is not None and any(

@@ -13,6 +13,7 @@ from device_client.wire.bucketing import BUCKETS
 from device_client.wire.bundles import Manifest
 from device_client.wire.director import DevicePolicy
 from device_client.wire.messages import Capabilities, RunningModel
+from fleet.domain.filters.filter import Filter
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ class Rule:
     control_start: int = BUCKETS
     hardware_classes: frozenset[str] = frozenset()
     groups: frozenset[str] = frozenset()
+    filter: Filter | None = None
     priority: int = 0
     starts_at: datetime | None = None
     ended_at: datetime | None = None

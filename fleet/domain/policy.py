@@ -13,6 +13,8 @@ from device_client.wire.director import DevicePolicy
 from device_client.wire.errors import WireError
 from device_client.wire.fields import Fields
 from fleet.domain.errors import InvalidInputError
+from fleet.domain.filters.filter import Filter
+from fleet.domain.filters.syntax import MAX_CHARS as MAX_FILTER_CHARS
 from fleet.domain.presets import PRESETS
 
 MAX_PHASES: Final = 32
@@ -92,6 +94,7 @@ class RolloutPolicy:
     auto_advance: bool = True
     hardware_classes: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
+    filter: Filter | None = None
     active_within_s: float = 7 * DAY_S
     device: DevicePolicy = field(default_factory=DevicePolicy)
     parameters: Mapping[str, str] = field(default_factory=dict)
@@ -132,6 +135,7 @@ class RolloutPolicy:
             "population": {
                 "hardware_classes": list(self.hardware_classes),
                 "groups": list(self.groups),
+                "filter": "" if self.filter is None else self.filter.text,
                 "active_within_s": self.active_within_s,
             },
             "device": self.device.encode(),
@@ -152,7 +156,7 @@ _KEYS: Final = frozenset(
     }
 )
 _PHASE_KEYS: Final = frozenset({"share", "min_duration_s", "deadline_s"})
-_POPULATION_KEYS: Final = frozenset({"hardware_classes", "groups", "active_within_s"})
+_POPULATION_KEYS: Final = frozenset({"hardware_classes", "groups", "filter", "active_within_s"})
 _DEVICE_KEYS: Final = frozenset(DevicePolicy.__dataclass_fields__)
 _GATE_KEYS: Final[Mapping[str, frozenset[str]]] = {
     "accuracy": frozenset({"margin_points", "min_share", "min_labels_per_device"}),
@@ -227,6 +231,7 @@ def _policy(document: dict[str, object]) -> RolloutPolicy:
         auto_advance=fields.flag("auto_advance", default=default.auto_advance),
         hardware_classes=population.texts("hardware_classes", max_items=MAX_NAMES, max_chars=63),
         groups=population.texts("groups", max_items=MAX_NAMES, max_chars=63),
+        filter=Filter.parse(population.text("filter", max_chars=MAX_FILTER_CHARS, default="")),
         active_within_s=population.number(
             "active_within_s", minimum=1, maximum=YEAR_S, default=default.active_within_s
         ),

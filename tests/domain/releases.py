@@ -7,6 +7,7 @@ from device_client.wire.bundles import BundleFile, Contract, FileRole, Manifest,
 from device_client.wire.messages import Capabilities, Denied, RunningModel
 from device_client.wire.names import VariantName
 from fleet.domain.facts import Build, DeviceFacts, Rule, RuleState
+from fleet.domain.filters.filter import Filter
 
 MODEL = "vision.digits"
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -47,6 +48,7 @@ def rule(
     hardware_classes: frozenset[str] = frozenset(),
     groups: frozenset[str] = frozenset(),
     starts_at: datetime | None = None,
+    filter: Filter | None = None,  # noqa: A002 - as the field is called
 ) -> Rule:
     """Rule `number` was made, and if completed ended, `number` minutes after NOW."""
     at = NOW + timedelta(minutes=number)
@@ -64,6 +66,7 @@ def rule(
         treated_end=treated_end,
         hardware_classes=hardware_classes,
         groups=groups,
+        filter=filter,
         priority=priority,
         starts_at=starts_at,
         ended_at=at if state is RuleState.COMPLETED else None,

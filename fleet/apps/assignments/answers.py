@@ -91,7 +91,7 @@ def _facts(device_id: str, check: Check) -> DeviceFacts:
         hardware_class=brief.hardware_class,
         capabilities=check.capabilities,
         groups=brief.groups,
-        attributes=dict(check.attributes),
+        attributes={**check.attributes, **brief.given},
         models={running.model: running for running in check.models},
     )
 

@@ -34,6 +34,7 @@ class Rule(models.Model):
     control_start = models.PositiveIntegerField(default=BUCKETS)
     hardware_classes = models.JSONField(default=list)
     groups = models.JSONField(default=list)
+    filter = models.TextField(blank=True, default="")
     device_policy = models.JSONField(default=dict)
     parameters = models.JSONField(default=dict)
     allow_delta = models.BooleanField(default=True)

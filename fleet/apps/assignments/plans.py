@@ -17,6 +17,7 @@ from fleet.apps.registry import selectors as registry
 from fleet.apps.registry.records import VersionRecord, VersionState
 from fleet.domain.errors import NotFoundError
 from fleet.domain.facts import Build, Rule
+from fleet.domain.filters.filter import Filter
 
 KEPT_S: Final = 5.0
 MAX_MODELS: Final = 1_000
@@ -111,6 +112,7 @@ def _rule(record: RuleRecord, version: VersionRecord) -> Rule:
         control_start=record.control_start,
         hardware_classes=frozenset(record.hardware_classes),
         groups=frozenset(record.groups),
+        filter=Filter.parse(record.filter),
         priority=record.priority,
         ended_at=record.ended_at,
         device_policy=device_policy(record.device_policy),

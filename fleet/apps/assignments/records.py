@@ -9,6 +9,8 @@ from device_client.wire.director import Binding
 from fleet.apps.trust.records import DirectorTarget
 from fleet.domain.assign import Step
 from fleet.domain.facts import RuleState
+from fleet.domain.filters.filter import Filter
+from fleet.domain.filters.predicate import Described
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class RuleRecord:
     priority: int
     created_at: datetime
     ended_at: datetime | None
+    filter: str = ""
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class RuleView:
     hardware_classes: frozenset[str]
     groups: frozenset[str]
     slow_ms: float
+    filter: Filter | None = None
 
     @property
     def treated(self) -> BucketRange:
@@ -63,10 +67,13 @@ class RuleView:
         """The buckets that are compared with them; a bucket in both ranges is treated."""
         return BucketRange(min(max(self.control_start, self.treated_end), BUCKETS), BUCKETS)
 
-    def covers(self, hardware_class: str, groups: frozenset[str]) -> bool:
-        """Whether a device of this class and these groups belongs to the rule's population."""
-        in_classes = not self.hardware_classes or hardware_class in self.hardware_classes
-        return in_classes and (not self.groups or bool(self.groups & groups))
+    def covers(self, device: Described) -> bool:
+        """Whether this device belongs to the rule's population."""
+        if self.hardware_classes and device.hardware_class not in self.hardware_classes:
+            return False
+        if self.groups and self.groups.isdisjoint(device.groups):
+            return False
+        return self.filter is None or self.filter.matches(device)
 
 
 @dataclass(frozen=True)

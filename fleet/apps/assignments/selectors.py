@@ -14,6 +14,7 @@ from fleet.apps.assignments.records import AssignmentRecord, OfferCounts, OfferR
 from fleet.domain.assign import Step
 from fleet.domain.errors import NotFoundError
 from fleet.domain.facts import RuleState
+from fleet.domain.filters.filter import Filter
 
 # Older completed rules can still be the newest that matches a device (by class or group), but not for ever.
 BASELINES_PER_MODEL: Final = 20
@@ -65,6 +66,7 @@ def active_rules_for_ingest() -> tuple[RuleView, ...]:
             hardware_classes=frozenset(row.hardware_classes),
             groups=frozenset(row.groups),
             slow_ms=device_policy(row.device_policy).slow_ms,
+            filter=Filter.parse(row.filter),
         )
         for row in rows
         if row.phase_started_at is not None
@@ -168,6 +170,7 @@ def rule_record(row: Rule) -> RuleRecord:
         control_start=row.control_start,
         hardware_classes=tuple(row.hardware_classes),
         groups=tuple(row.groups),
+        filter=row.filter,
         device_policy=row.device_policy,
         parameters=row.parameters,
         allow_delta=row.allow_delta,

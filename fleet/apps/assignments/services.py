@@ -28,6 +28,7 @@ from fleet.apps.outbox import services as outbox
 from fleet.apps.registry import selectors as registry
 from fleet.domain.errors import InvalidInputError, NotFoundError
 from fleet.domain.facts import RuleState
+from fleet.domain.filters.filter import Filter
 
 __all__ = ["PlanCache", "answer_check", "create_rule", "record_reports", "repeat_notice", "set_rule"]
 
@@ -51,15 +52,18 @@ def create_rule(
     priority: int,
     now: datetime,
     delta_wait_s: float = 30.0,
+    chosen: str = "",
 ) -> int:
     """Store a rule that touches nobody yet (held, phase 0, no range); returns its id. `set_rule` sets it going.
 
-    Raises `InvalidInputError` for a device policy that a device would not take.
+    `chosen` is a filter; empty means every device. Raises `InvalidInputError` for a filter that cannot be read and for a
+    device policy that a device would not take.
     """
     try:
         DevicePolicy.parse(Fields(device_policy, "device_policy"))
     except WireError as error:
         raise InvalidInputError("device_policy", str(error)) from error
+    Filter.parse(chosen)
     row = Rule.objects.create(
         source=source,
         model_id=model,
@@ -68,6 +72,7 @@ def create_rule(
         seed=seed,
         hardware_classes=sorted(hardware_classes),
         groups=sorted(groups),
+        filter=chosen,
         device_policy=dict(device_policy),
         parameters=dict(parameters),
         allow_delta=allow_delta,

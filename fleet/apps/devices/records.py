@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from device_client.wire.messages import Capabilities
+from fleet.domain.filters.filter import Filter
+
 
 @dataclass(frozen=True)
 class DeviceModelRecord:
@@ -44,7 +47,7 @@ class DeviceRecord:
 class DeviceChoice:
     """Which devices to list: all conditions that are given hold. `version` is what they attest for `model`.
 
-    `silent_since` chooses those that gave no sign of life since then.
+    `silent_since` chooses those that gave no sign of life since then, `filter` those that it means.
     """
 
     model: str = ""
@@ -55,16 +58,28 @@ class DeviceChoice:
     group: str = ""
     search: str = ""
     silent_since: datetime | None = None
+    filter: Filter | None = None
 
 
 @dataclass(frozen=True)
 class DeviceBrief:
-    """What consumers of messages need to know of a device. `is_active`: enrolled, not revoked, not quarantined."""
+    """What consumers of messages need to know of a device. `is_active`: enrolled, not revoked, not quarantined.
+
+    `given` were set at enrolment; `attributes` are the device's own word with those over it.
+    """
 
     id: str
     hardware_class: str
     is_active: bool
     groups: frozenset[str]
+    given: Mapping[str, str]
+    attributes: Mapping[str, str]
+    capabilities: Capabilities
+
+    @property
+    def device_id(self) -> str:
+        """The id, as filters call it."""
+        return self.id
 
 
 @dataclass(frozen=True)

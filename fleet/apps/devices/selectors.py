@@ -6,6 +6,10 @@ from typing import Final
 
 from django.db.models import Case, Count, IntegerField, Q, QuerySet, Sum, Value, When
 
+from device_client.wire.errors import WireError
+from device_client.wire.fields import Fields
+from device_client.wire.messages import Capabilities
+from fleet.apps.devices.filtering import Matches
 from fleet.apps.devices.models import Device, DeviceEvent, DeviceModel, Group
 from fleet.apps.devices.records import (
     DeviceBrief,
@@ -60,19 +64,26 @@ def group_members(name: str) -> tuple[str, ...]:
 
 def briefs(device_ids: Collection[str]) -> Mapping[str, DeviceBrief]:
     """What consumers need to know of these devices; unknown ids are absent."""
-    rows = list(Device.objects.filter(pk__in=device_ids).values_list("pk", "hardware_class", "state"))
+    rows = list(
+        Device.objects.filter(pk__in=device_ids).only(
+            "hardware_class", "state", "attributes", "reported_attributes", "capabilities"
+        )
+    )
     member: dict[str, set[str]] = {}
-    through = Group.devices.through.objects.filter(device_id__in=[row[0] for row in rows])
+    through = Group.devices.through.objects.filter(device_id__in=[row.pk for row in rows])
     for device_id, group in through.values_list("device_id", "group_id"):
         member.setdefault(device_id, set()).add(group)
     return {
-        device_id: DeviceBrief(
-            id=device_id,
-            hardware_class=hardware_class,
-            is_active=state == Device.State.ACTIVE,
-            groups=frozenset(member.get(device_id, ())),
+        row.pk: DeviceBrief(
+            id=row.pk,
+            hardware_class=row.hardware_class,
+            is_active=row.state == Device.State.ACTIVE,
+            groups=frozenset(member.get(row.pk, ())),
+            given=row.attributes,
+            attributes={**row.reported_attributes, **row.attributes},
+            capabilities=_capabilities(row.capabilities),
         )
-        for device_id, hardware_class, state in rows
+        for row in rows
     }
 
 
@@ -179,7 +190,17 @@ def _chosen(choice: DeviceChoice) -> QuerySet[Device]:
         rows = rows.filter(pk__contains=choice.search)
     if choice.silent_since is not None:
         rows = rows.filter(_silent("last_seen_at", choice.silent_since))
+    if choice.filter is not None:
+        rows = rows.filter(Matches(choice.filter))
     return rows
+
+
+def _capabilities(stored: Mapping[str, object]) -> Capabilities:
+    """What a device told of itself; a device that never did is capable of nothing that is known."""
+    try:
+        return Capabilities.parse(Fields(stored, "capabilities"))
+    except WireError:
+        return Capabilities()
 
 
 def _silent(column: str, since: datetime) -> Q:

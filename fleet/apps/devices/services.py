@@ -69,6 +69,13 @@ def set_state(*, device_id: str, state: str, now: datetime) -> None:
         raise NotFoundError("device_unknown", f"no device {device_id!r:.80}, at {now.isoformat()}")
 
 
+def require_active(*, device_id: str) -> None:
+    """Raise `ForbiddenError` unless the device is active; within a transaction it stays so until the end of it."""
+    row = Device.objects.select_for_update().filter(pk=device_id).first()
+    if row is None or row.state != Device.State.ACTIVE:
+        raise ForbiddenError("device_not_active", f"device {device_id!r:.80} is unknown, revoked or in quarantine")
+
+
 @transaction.atomic
 def record_check(*, device_id: str, check: Check, now: datetime) -> None:
     """Store what a device says in a check: its capabilities and, for each model, what it runs.

@@ -53,7 +53,7 @@ def population(*, model: str, version: VersionRecord, policy: RolloutPolicy, now
     members: list[tuple[str, str]] = []
     variants: Counter[str] = Counter()
     refused: dict[str, list[str]] = {}
-    for device in _devices(model):
+    for device in _devices(model, policy):
         if device.last_seen_at is None or device.last_seen_at < since or not _covers(policy, device):
             continue
         found = match(builds, _capabilities(device))
@@ -72,8 +72,8 @@ def population(*, model: str, version: VersionRecord, policy: RolloutPolicy, now
     )
 
 
-def _devices(model: str) -> Iterator[DeviceRecord]:
-    choice, after = DeviceChoice(model=model, state=ACTIVE), ""
+def _devices(model: str, policy: RolloutPolicy) -> Iterator[DeviceRecord]:
+    choice, after = DeviceChoice(model=model, state=ACTIVE, filter=policy.filter), ""
     while page := devices.devices(choice=choice, after=after, limit=PAGE):
         yield from page
         after = page[-1].id

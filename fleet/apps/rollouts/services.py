@@ -119,6 +119,7 @@ def _create(
         seed=seed,
         hardware_classes=policy.hardware_classes,
         groups=policy.groups,
+        chosen="" if policy.filter is None else policy.filter.text,
         device_policy=policy.device.encode(),
         parameters=policy.parameters,
         allow_delta=policy.allow_delta,

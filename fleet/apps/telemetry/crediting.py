@@ -6,13 +6,13 @@ phase began, by a clock that was set. A device in neither position counts for no
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
 from device_client.wire.bucketing import bucket
-from device_client.wire.messages import TelemetryWindow
+from device_client.wire.messages import Capabilities, TelemetryWindow
 from fleet.apps.assignments.records import RuleView
 
 # A device whose clock runs ahead by more than this is one whose clock nobody set.
@@ -42,6 +42,8 @@ class Subject:
     device_id: str
     hardware_class: str
     groups: frozenset[str]
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    capabilities: Capabilities = field(default_factory=Capabilities)
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def side_of(rule: RuleView, subject: Subject, moment: Moment, offered_at: dateti
     """The side of `rule` that this measurement counts for, or None."""
     if moment.model != rule.model or moment.measured_at < rule.phase_started_at:
         return None
-    if not rule.covers(subject.hardware_class, subject.groups):
+    if not rule.covers(subject):
         return None
     place = bucket(rule.seed, subject.device_id)
     if place in rule.treated:

@@ -321,7 +321,7 @@ def _storable(text: str) -> str:
 
 
 def _subject(brief: DeviceBrief) -> Subject:
-    return Subject(brief.id, brief.hardware_class, brief.groups)
+    return Subject(brief.id, brief.hardware_class, brief.groups, brief.attributes, brief.capabilities)
 
 
 def _key(device_id: str, key: MessageKey) -> DurableKey:

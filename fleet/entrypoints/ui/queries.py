@@ -9,12 +9,12 @@ from django.http import HttpRequest
 MAX_CHARS: Final = 64
 
 
-def text(request: HttpRequest, name: str, *, among: tuple[str, ...] | None = None) -> str:
+def text(request: HttpRequest, name: str, *, among: tuple[str, ...] | None = None, max_chars: int = MAX_CHARS) -> str:
     """A parameter without its outer blanks; empty where it is missing or, if `among` is given, not one of these.
 
     NUL, which PostgreSQL takes in no text, is taken out.
     """
-    value = request.GET.get(name, "").replace("\0", "").strip()[:MAX_CHARS]
+    value = request.GET.get(name, "").replace("\0", "").strip()[:max_chars]
     return value if among is None or value in among else ""
 
 

@@ -5,6 +5,7 @@ from typing import Any
 from rest_framework import serializers
 from rest_framework.serializers import Serializer
 
+from fleet.domain.filters.syntax import MAX_CHARS
 from fleet.entrypoints.api.pagination import PageQuery
 from fleet.entrypoints.api.serializers.fields import PlainField
 
@@ -19,6 +20,11 @@ class DeviceQuery(PageQuery):
     online = serializers.BooleanField(required=False, allow_null=True, default=None)
     group = serializers.CharField(required=False, max_length=63)
     search = serializers.CharField(required=False, max_length=63, help_text="A part of the id.")
+    filter = serializers.CharField(
+        required=False,
+        max_length=MAX_CHARS,
+        help_text='As in a policy\'s population: `hw == "jetson-orin" and attributes.site in ("a", "b")`.',
+    )
 
 
 class RunningSerializer(Serializer[Any]):

@@ -10,6 +10,7 @@ from fleet.apps.assignments import selectors as assignments
 from fleet.apps.devices import selectors, services
 from fleet.apps.devices.records import DeviceChoice, DeviceRecord
 from fleet.domain.errors import NotFoundError
+from fleet.domain.filters.filter import Filter
 from fleet.domain.scopes import Scope
 from fleet.entrypoints.api.access import require
 from fleet.entrypoints.api.base import ApiView
@@ -36,6 +37,7 @@ class Devices(ApiView):
             online=asked["online"],
             group=asked.get("group", ""),
             search=asked.get("search", ""),
+            filter=Filter.parse(asked.get("filter", "")),
         )
 
         def fetch(after: str | None, limit: int) -> Sequence[DeviceRecord]:

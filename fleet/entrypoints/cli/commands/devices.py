@@ -22,6 +22,7 @@ def register(commands: Commands) -> None:
     listing = group.add("list", run_list, "devices and what they run")
     listing.add_argument("--model", type=parse_model_name)
     listing.add_argument("--hardware-class", metavar="CLASS")
+    listing.add_argument("--filter", metavar="FILTER", help="such as: attributes.site == 'north' and not group('beta')")
     explain = commands.add("explain", run_explain, "why a device runs what it runs, step by step")
     explain.add_argument("device", metavar="DEVICE_ID")
     explain.add_argument("model", type=parse_model_name)
@@ -59,7 +60,11 @@ def run_claim(context: Context, arguments: Namespace) -> int:
 
 def run_list(context: Context, arguments: Namespace) -> int:
     """Devices by what they last attested."""
-    devices = list(context.api().items("/devices", model=arguments.model, hardware_class=arguments.hardware_class))
+    devices = list(
+        context.api().items(
+            "/devices", model=arguments.model, hardware_class=arguments.hardware_class, filter=arguments.filter
+        )
+    )
     rows = [
         (
             item["device_id"],

@@ -9,6 +9,9 @@ from fleet.apps.assignments import selectors as assignments
 from fleet.apps.devices import selectors
 from fleet.apps.devices.records import DeviceChoice
 from fleet.domain.errors import NotFoundError
+from fleet.domain.filters.errors import FilterError
+from fleet.domain.filters.filter import Filter
+from fleet.domain.filters.syntax import MAX_CHARS as MAX_FILTER_CHARS
 from fleet.entrypoints.ui.access import reader
 from fleet.entrypoints.ui.page import moment, render_page
 from fleet.entrypoints.ui.queries import query, text
@@ -25,7 +28,7 @@ NO_VERSION: Final = "none"
 @reader
 @require_safe
 def devices(request: HttpRequest) -> HttpResponse:
-    """A filtered page of devices in order of id."""
+    """A filtered page of devices in order of id; none while the filter cannot be read."""
     chosen = {
         "search": text(request, "search"),
         "model": text(request, "model"),
@@ -34,6 +37,12 @@ def devices(request: HttpRequest) -> HttpResponse:
         "state": text(request, "state", among=STATES),
         "connection": text(request, "connection", among=tuple(CONNECTIONS)),
     }
+    written, unreadable = text(request, "filter", max_chars=MAX_FILTER_CHARS), ""
+    chosen["filter"] = written
+    try:
+        wanted = Filter.parse(written)
+    except FilterError as error:
+        wanted, unreadable = None, error.message
     after = text(request, "after")
     choice = DeviceChoice(
         model=chosen["model"],
@@ -42,12 +51,14 @@ def devices(request: HttpRequest) -> HttpResponse:
         state=chosen["state"],
         online=CONNECTIONS.get(chosen["connection"]),
         search=chosen["search"],
+        filter=wanted,
     )
-    rows = selectors.devices(choice=choice, after=after, limit=PAGE_ROWS + 1)
+    rows = () if unreadable else selectors.devices(choice=choice, after=after, limit=PAGE_ROWS + 1)
     shown = rows[:PAGE_ROWS]
     context = {
         "devices": shown,
-        "total": selectors.count_devices(choice=choice),
+        "total": 0 if unreadable else selectors.count_devices(choice=choice),
+        "unreadable": unreadable,
         "chosen": chosen,
         "is_filtered": any(chosen.values()),
         "classes": selectors.hardware_classes(),
