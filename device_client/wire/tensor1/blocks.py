@@ -97,6 +97,7 @@ def cells(content: Any, offset: int, run: Run) -> NDArray[np.uint8]:
 def decode_block(
     block: Block,
     instructions: Sequence[Instruction],
+    *,
     parameters: bytes,
     literals: bytes,
     olds: Sequence[bytes],

@@ -213,7 +213,12 @@ class _Decoding:
             olds = [self._read_old(*span) for span in old_range(block, self._prologue.instructions)]
             parameters = self._parameters if item.is_heavy else b""
             output = decode_block(
-                block, self._prologue.instructions, parameters, self._prologue.literals, olds, payload
+                block,
+                self._prologue.instructions,
+                parameters=parameters,
+                literals=self._prologue.literals,
+                olds=olds,
+                payload=payload,
             )
         if zlib.crc32(output) != checksum:
             raise BlockMismatchError(f"expected block {block.index} with checksum {checksum:08x}, got other bytes")

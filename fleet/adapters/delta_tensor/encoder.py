@@ -65,11 +65,11 @@ def encode(
     It is never larger than the new file by more than its header. `block_bytes` is what a device writes at once.
     """
     block_bytes = max(MIN_BLOCK_BYTES, min(block_bytes, MAX_BLOCK_BYTES))
-    writing = _Writing(old, new, out, coding, block_bytes, _digest(old), _digest(new))
+    writing = _Writing(old, new, out, coding=coding, block_bytes=block_bytes)
     plan = Planner(old, new, old_layout, new_layout, coding).plan()
     size = writing.write(plan)
-    if size > _probable(new) and len(plan.instructions) > 0:
-        size = _smaller_of(writing, plan, size, new, out)
+    if size > _probable(new):
+        size = _smaller_of(writing, plan, size, new)
     if size > HEADER_BYTES + new.size:
         size = writing.write_verbatim()
         return EncodeStats(old.size, new.size, size, 0, verbatim=True, needs_pcodec=False, tensors=())
@@ -94,7 +94,7 @@ def _probable(new: RandomAccess) -> float:
     return lzma_ratio(new, 0, new.size, probes=8) * new.size / _WHOLE_MARGIN
 
 
-def _smaller_of(writing: "_Writing", plan: Plan, size: int, new: RandomAccess, out: BinaryIO) -> int:
+def _smaller_of(writing: "_Writing", plan: Plan, size: int, new: RandomAccess) -> int:
     """Write the new file as one stream, and go back to the first patch if that was smaller."""
     spent = writing.spent
     whole = Plan((Instruction(Kind.STREAM, new.size, scalars=(lzma_method(3, 0, 0),)),), {}, {}, b"", 0)
@@ -139,17 +139,16 @@ class _Writing:
         old: RandomAccess,
         new: RandomAccess,
         out: BinaryIO,
+        *,
         coding: Coding,
         block_bytes: int,
-        old_sha256: bytes,
-        new_sha256: bytes,
     ) -> None:
         self._old = old
         self._new = new
         self._out = out
         self._coding = coding
         self._block_bytes = block_bytes
-        self._digests = (old_sha256, new_sha256)
+        self._digests = (_digest(old), _digest(new))
         self.plan = Plan((), {}, {}, b"", 0)
         self.spent: dict[int, int] = {}
         self.needs_pcodec = False

@@ -22,6 +22,14 @@ _STEP: Final = 2.0**-24
 _RANKS: Final = (4, 8, 16, 32)
 _PATCH_EDGE: Final = 72
 _SEED: Final = 20
+# What one run of training can have decayed a weight by, in steps of 2**-24; and how many multiplies a replay may have.
+_DECAYS: Final = (1.5, 1e5)
+_MAX_TIMES: Final = 2048
+_MIN_ROW: Final = 8
+# A scale is fitted to whole numbers that are not clipped, and bounded by those that are far from zero.
+_SLOPE_RANGE: Final = (8, 127)
+_FAR: Final = 16
+_MIN_POINTS: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +122,7 @@ def decay(old: NDArray[np.float32], new: NDArray[np.float32]) -> Fit | None:
     total = float(np.median(known))
     # Each multiply takes a few last places and rounds them the same way every time: up to a half more or less.
     near = np.abs(lost - total) <= 4 + 0.5 * abs(total)
-    if not 1.5 <= total <= 1e5 or np.count_nonzero(near) < 0.1 * len(old):
+    if not _DECAYS[0] <= total <= _DECAYS[1] or np.count_nonzero(near) < 0.1 * len(old):
         return None
     chosen = np.flatnonzero(near)
     chosen = chosen[:: max(1, len(chosen) // 256)]
@@ -122,14 +130,14 @@ def decay(old: NDArray[np.float32], new: NDArray[np.float32]) -> Fit | None:
     best, hits = (max(1, round(total)), 1), 0
     for step in range(1, 65):
         times = round(total / step)
-        if not 1 <= times <= 2048:
+        if not 1 <= times <= _MAX_TIMES:
             continue
         factor = np.float32(1.0 - step * _STEP)
         values = before.copy()
         low = max(1, times * 2 // 3)
         for _ in range(low - 1):
             values *= factor
-        for count in range(low, min(2048, times * 3 // 2) + 1):
+        for count in range(low, min(_MAX_TIMES, times * 3 // 2) + 1):
             values *= factor
             right = int(np.count_nonzero(values == after))
             if right > hits:
@@ -142,7 +150,7 @@ def decay(old: NDArray[np.float32], new: NDArray[np.float32]) -> Fit | None:
 def row_scale(pair: Pair, sample: Sample, old: NDArray[np.float32], new: NDArray[np.float32]) -> Fit | None:
     """Rows that were multiplied by one number each, as when a batch norm is folded into a convolution."""
     inner, rows = pair.inner, pair.rows
-    if inner < 8 or rows < 1 or rows * inner != pair.count or 4 * rows > MAX_PARAMETER_BYTES:
+    if inner < _MIN_ROW or rows < 1 or rows * inner != pair.count or 4 * rows > MAX_PARAMETER_BYTES:
         return None
     row = sample.indices() // inner
     row -= row[0]
@@ -264,15 +272,15 @@ def quantise(new: RandomAccess, segment: Segment, sample: Sample) -> Iterator[Fi
             yield Fit(Predictor.QUANTISE, spread, scales.tobytes() + zeros_of(described).tobytes())
             return
     old, made = sample.old_reals().astype(np.float64), sample.new_reals().astype(np.float64)
-    inside = (np.abs(made) < 127) & (np.abs(made) > 8) & np.isfinite(old)
-    if np.count_nonzero(inside) < 32:
+    inside = (np.abs(made) < _SLOPE_RANGE[1]) & (np.abs(made) > _SLOPE_RANGE[0]) & np.isfinite(old)
+    if np.count_nonzero(inside) < _MIN_POINTS:
         return
     slope, offset = np.polyfit(old[inside], made[inside], 1)
     if not slope > 0:
         return
     zero = round(float(offset))
     shifted = made - zero
-    outer = np.abs(shifted) > 16
+    outer = np.abs(shifted) > _FAR
     if not outer.any():
         return
     edges = np.abs(old[outer])

@@ -118,7 +118,9 @@ class Planner:
             return self._gap_later(offset, length)
         element = tensor.element
         if element is not None and element.is_float:
-            sample = samples.take(self.new, self.new, (offset, offset), (element, element), length // element.width, 1)
+            sample = samples.take(
+                self.new, self.new, (offset, offset), (element, element), count=length // element.width, inner=1
+            )
             numbers = sample.coded(None, self.coding)
             if numbers < 8.0 * element.width * lzma_ratio(self.new, offset, length):
                 return [Step(Instruction(Kind.DELTA, length, fields=tensor.fields))]
@@ -137,7 +139,7 @@ class Planner:
         offsets = (before.segment.offset, tensor.segment.offset)
         count = length // element.width
         inner = tensor.inner if count % tensor.inner == 0 else count
-        sample = samples.take(self.old, self.new, offsets, (element, element), count, inner)
+        sample = samples.take(self.old, self.new, offsets, (element, element), count=count, inner=inner)
         cost = sample.cost(same, b"", self.coding)
         if cost == 0:
             return [Step(same)]
@@ -146,7 +148,7 @@ class Planner:
             fits = fitting.float_fits(Pair(self.old, self.new, *offsets, element, element, count, inner), sample)
         elif element in {Element.I8, Element.U8} and length == tensor.segment.length:
             fits = fitting.requantise(self.old, self.new, before.segment, tensor.segment)
-        step, cost = self._best(Step(same), cost, fits, sample, element, count)
+        step, cost = self._best(Step(same), cost, fits, sample, count)
         if element.is_float and cost > 0.75 * 8 * element.width:
             alone = sample.coded(None, self.coding)
             if alone < cost:
@@ -160,7 +162,9 @@ class Planner:
         if element is None or old_element is None or not old_element.is_float or segment.length < _SMALL // 4:
             return None
         offsets = (before.segment.offset, segment.offset)
-        sample = samples.take(self.old, self.new, offsets, (old_element, element), tensor.count, tensor.inner)
+        sample = samples.take(
+            self.old, self.new, offsets, (old_element, element), count=tensor.count, inner=tensor.inner
+        )
         if element.is_float:
             fits = iter([Fit(Predictor.CAST)])
         elif element in {Element.I8, Element.U8, Element.I16, Element.U16}:
@@ -169,20 +173,18 @@ class Planner:
             return None
         alone = Step(Instruction(Kind.DELTA, segment.length, before.segment.offset, fields=tensor.fields))
         cost = sample.coded(None, self.coding)
-        step, _ = self._best(alone, cost, fits, sample, old_element, tensor.count)
+        step, _ = self._best(alone, cost, fits, sample, tensor.count)
         if step is alone:
             return None if segment.length < _SMALL else self._alone(tensor, segment.offset, segment.length)
         return [step]
 
-    def _best(
-        self, step: Step, cost: float, fits: Iterator[Fit], sample: Sample, old_element: Element, count: int
-    ) -> tuple[Step, float]:
+    def _best(self, step: Step, cost: float, fits: Iterator[Fit], sample: Sample, count: int) -> tuple[Step, float]:
         """The cheapest of the instruction as it is and with each fit. Bits an element, parameters counted."""
         for fit in fits:
             item = replace(
                 step.item,
                 predictor=fit.predictor,
-                old_element=old_element,
+                old_element=sample.old_element,
                 scalars=fit.scalars,
                 parameter_bytes=len(fit.parameters),
             )
@@ -250,7 +252,7 @@ class Planner:
         if count < 1:
             return 8.0
         places = (start + skip, offset + skip)
-        sample = samples.take(self.old, self.new, places, (element, element), count, 1)
+        sample = samples.take(self.old, self.new, places, (element, element), count=count, inner=1)
         item = Instruction(Kind.DELTA, count * element.width, predictor=Predictor.SAME, fields=(Field(element, 1),))
         return sample.cost(item, b"", self.coding) / element.width
 

@@ -72,6 +72,7 @@ def take(
     new: RandomAccess,
     places: tuple[int, int],
     elements: tuple[Element, Element],
+    *,
     count: int,
     inner: int,
 ) -> Sample:
