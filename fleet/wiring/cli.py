@@ -15,6 +15,8 @@ from fleet.ports.release_server import ReleaseServer
 if TYPE_CHECKING:
     from securesystemslib.signer import Signer
 
+    from fleet.adapters.delta_files import CreatedPatch
+    from fleet.adapters.delta_inspection import Inspected
     from fleet.ports.key_sets import AnchorName, KeyName, KeySet
     from fleet.ports.verified_roles import VerifiedRoles
 
@@ -66,3 +68,27 @@ def verified_roles(url: str, directory: Path) -> "VerifiedRoles":
 
     keys = KeyDirectory(directory)
     return VerifiedRepository(f"{url}{IMAGE_METADATA_PATH}", keys.anchor(AnchorName.IMAGE_ROOT), keys.published)
+
+
+def create_patch(old: Path, new: Path, patch: Path, codec: str | None, *, portable: bool = False) -> "CreatedPatch":
+    """Make a delta between two files; see `delta_files.create` for what it raises."""
+    from device_client.wire.delta import Codec
+    from fleet.adapters.delta_files import create
+    from fleet.adapters.delta_tensor import Coding
+
+    coding = Coding.PORTABLE if portable else Coding.PCODEC
+    return create(old, new, patch, None if codec is None else Codec(codec), coding)
+
+
+def apply_patch(old: Path, patch: Path, new: Path) -> int:
+    """Make a file out of an old one and a delta; see `delta_files.apply`."""
+    from fleet.adapters.delta_files import apply
+
+    return apply(old, patch, new)
+
+
+def inspect_patch(patch: Path, model: Path | None) -> "Inspected":
+    """What a delta is made of; see `delta_inspection.inspect`."""
+    from fleet.adapters.delta_inspection import inspect
+
+    return inspect(patch, model)

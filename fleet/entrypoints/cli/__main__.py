@@ -22,6 +22,7 @@ MODULES: Final[Mapping[str, Sequence[str]]] = {
     "rollouts": ("rollout",),
     "devices": ("devices", "explain"),
     "events": ("tail",),
+    "delta": ("delta",),
 }
 EXIT_CODES = """
 exit codes: 0 done, or the rollout is healthy; 1 error; 2 rolled back; 3 held or inconclusive; 4 no device can run it
