@@ -6,14 +6,14 @@ from device_client.ports import Draft
 from device_client.wire.messages import Label, LabelBatch, MessageKey, StateReport
 
 
-def state_draft(report: Report, *, active_digest: str, active_version: str, now: int) -> Draft:
+def state_draft(report: Report, *, active_digest: str, active_version: str, now: float) -> Draft:
     """A transition, with what the device serves after it: the attestation."""
     told, aim = report.deployment, report.deployment.aim
 
     def draft(key: MessageKey) -> bytes:
         return StateReport(
             key=key,
-            at=now,
+            at=int(now),
             model=told.model,
             version=aim.version,
             digest=aim.digest,

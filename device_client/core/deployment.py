@@ -125,8 +125,8 @@ class Deployment:
     failure: FailureCode | None = None
     deny: bool = False
     detail: str = ""
-    began_at: int = 0
-    probation_at: int = 0
+    began_at: float = 0.0
+    probation_at: float = 0.0
 
     @property
     def aim(self) -> Target:
@@ -178,8 +178,8 @@ class Deployment:
                 failure=FailureCode(fields.text("failure")) if fields.has("failure") else None,
                 deny=fields.flag("deny", default=False),
                 detail=fields.text("detail", default=""),
-                began_at=fields.integer("began_at"),
-                probation_at=fields.integer("probation_at"),
+                began_at=fields.number("began_at"),
+                probation_at=fields.number("probation_at"),
             )
         except ValueError as error:
             raise MalformedMessageError(f"deployment: expected known enumeration values, got {error}") from error

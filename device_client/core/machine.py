@@ -50,7 +50,7 @@ from device_client.core.errors import UnexpectedEventError
 from device_client.wire.states import FailureCode, Transport, UpdateState
 
 Step = tuple[Deployment, tuple[Effect, ...]]
-Transition = Callable[[Deployment, Any, int], Step]
+Transition = Callable[[Deployment, Any, float], Step]
 S = UpdateState
 
 MAX_RESTARTS: Final = 3  # unclean restarts from verifying on; one more is a crash loop
@@ -59,7 +59,7 @@ BEFORE_SWAP: Final = (S.ASSIGNED, S.PREFLIGHT, S.DOWNLOADING, S.VERIFYING, S.STA
 COUNTED: Final = (S.VERIFYING, S.STAGED, S.SELF_TESTING, S.ACTIVATING, S.PROBATION)
 
 
-def step(deployment: Deployment, event: Event, now: int) -> Step:
+def step(deployment: Deployment, event: Event, now: float) -> Step:
     """The next deployment and what to do; raises `UnexpectedEventError`."""
     transition = TABLE.get((deployment.state, type(event)))
     if transition is None:
@@ -67,7 +67,7 @@ def step(deployment: Deployment, event: Event, now: int) -> Step:
     return transition(deployment, event, now)
 
 
-def _stay(deployment: Deployment, _event: Event, _now: int) -> Step:
+def _stay(deployment: Deployment, _event: Event, _now: float) -> Step:
     return deployment, ()
 
 
@@ -78,7 +78,7 @@ def _reported(deployment: Deployment, *effects: Effect) -> Step:
 # ---------------------------------------------------------------- assignment
 
 
-def _begin(deployment: Deployment, target: Target, active: str, now: int) -> Deployment:
+def _begin(deployment: Deployment, target: Target, active: str, now: float) -> Deployment:
     return Deployment(
         model=deployment.model,
         state=S.ASSIGNED,
@@ -90,7 +90,7 @@ def _begin(deployment: Deployment, target: Target, active: str, now: int) -> Dep
     )
 
 
-def _assigned_at_rest(deployment: Deployment, event: Assigned, now: int) -> Step:
+def _assigned_at_rest(deployment: Deployment, event: Assigned, now: float) -> Step:
     """Install it, unless it is what runs here: then only what is said about it changes."""
     if event.target.digest != event.active:
         return _reported(_begin(deployment, event.target, event.active, now), Proceed())
@@ -106,7 +106,7 @@ def _assigned_at_rest(deployment: Deployment, event: Assigned, now: int) -> Step
     return _take_over_running(deployment, event, now)
 
 
-def _take_over_running(deployment: Deployment, event: Assigned, now: int) -> Step:
+def _take_over_running(deployment: Deployment, event: Assigned, now: float) -> Step:
     """The assigned digest is active already: committed if it was proven here, on probation otherwise."""
     fresh = _begin(deployment, event.target, event.active, now)
     if deployment.proven == event.target.digest:
@@ -114,7 +114,7 @@ def _take_over_running(deployment: Deployment, event: Assigned, now: int) -> Ste
     return _reported(replace(fresh, state=S.PROBATION, probation_at=now, origin=deployment.proven), Adopt(), Watch())
 
 
-def _assigned_before_swap(deployment: Deployment, event: Assigned, now: int) -> Step:
+def _assigned_before_swap(deployment: Deployment, event: Assigned, now: float) -> Step:
     old = deployment.aim
     if event.target.digest == old.digest:
         # The same bytes under fresh tickets, policy or revision: a paused download goes on with them.
@@ -129,7 +129,7 @@ def _assigned_before_swap(deployment: Deployment, event: Assigned, now: int) -> 
     return after, (Report(superseded, S.SUPERSEDED), StopWork(old.digest), *effects)
 
 
-def _assigned_on_probation(deployment: Deployment, event: Assigned, now: int) -> Step:
+def _assigned_on_probation(deployment: Deployment, event: Assigned, now: float) -> Step:
     if event.target.digest == deployment.aim.digest:
         return replace(deployment, target=event.target), (Adopt(),)
     after, effects = _reported(_begin(deployment, event.target, event.active, now), Proceed())
@@ -137,12 +137,12 @@ def _assigned_on_probation(deployment: Deployment, event: Assigned, now: int) ->
     return after, (Report(superseded, S.SUPERSEDED), *effects)
 
 
-def _assigned_in_swap(deployment: Deployment, event: Assigned, _now: int) -> Step:
+def _assigned_in_swap(deployment: Deployment, event: Assigned, _now: float) -> Step:
     """A swap is never interrupted; what came meanwhile is asked for again afterwards."""
     return deployment, () if event.target.digest == deployment.aim.digest else (AskAgain(),)
 
 
-def _refused(deployment: Deployment, event: Refused, now: int) -> Step:
+def _refused(deployment: Deployment, event: Refused, now: float) -> Step:
     """An assignment that was not taken up ends at once. What runs here goes on running."""
     fresh = replace(
         _begin(deployment, event.target, deployment.origin, now),
@@ -155,18 +155,18 @@ def _refused(deployment: Deployment, event: Refused, now: int) -> Step:
     return _reported(fresh, *denied)
 
 
-def _refused_on_probation(deployment: Deployment, event: Refused, now: int) -> Step:
+def _refused_on_probation(deployment: Deployment, event: Refused, now: float) -> Step:
     """The refusal is reported; the model on probation stays on probation."""
     refusal, effects = _refused(deployment, event, now)
     return replace(deployment, serial=refusal.serial), effects
 
 
-def _refused_before_swap(deployment: Deployment, event: Refused, now: int) -> Step:
+def _refused_before_swap(deployment: Deployment, event: Refused, now: float) -> Step:
     after, effects = _refused(deployment, event, now)
     return after, (StopWork(deployment.aim.digest), *effects)
 
 
-def _withdrawn_before_swap(deployment: Deployment, event: Withdrawn, _now: int) -> Step:
+def _withdrawn_before_swap(deployment: Deployment, event: Withdrawn, _now: float) -> Step:
     halted = replace(deployment, state=S.HALTED, detail=event.because)
     return _reported(halted, StopWork(deployment.aim.digest), Collect())
 
@@ -174,17 +174,17 @@ def _withdrawn_before_swap(deployment: Deployment, event: Withdrawn, _now: int) 
 # ---------------------------------------------------------------- the way of an update
 
 
-def _to_preflight(deployment: Deployment, _event: Proceeded, _now: int) -> Step:
+def _to_preflight(deployment: Deployment, _event: Proceeded, _now: float) -> Step:
     return replace(deployment, state=S.PREFLIGHT), (RunPreflight(),)
 
 
-def _preflight_passed(deployment: Deployment, event: PreflightPassed, _now: int) -> Step:
+def _preflight_passed(deployment: Deployment, event: PreflightPassed, _now: float) -> Step:
     if event.in_slot:
         return _reported(replace(deployment, state=S.STAGED, transport=Transport.NONE), Proceed())
     return replace(deployment, state=S.DOWNLOADING), (Fetch(),)
 
 
-def _fetch_planned(deployment: Deployment, event: FetchPlanned, _now: int) -> Step:
+def _fetch_planned(deployment: Deployment, event: FetchPlanned, _now: float) -> Step:
     return _reported(
         replace(
             deployment,
@@ -195,7 +195,7 @@ def _fetch_planned(deployment: Deployment, event: FetchPlanned, _now: int) -> St
     )
 
 
-def _fetched(deployment: Deployment, event: Fetched, _now: int) -> Step:
+def _fetched(deployment: Deployment, event: Fetched, _now: float) -> Step:
     after = replace(
         deployment,
         state=S.VERIFYING,
@@ -206,41 +206,41 @@ def _fetched(deployment: Deployment, event: Fetched, _now: int) -> Step:
     return after, (Verify(),)
 
 
-def _verified(deployment: Deployment, _event: Verified, _now: int) -> Step:
+def _verified(deployment: Deployment, _event: Verified, _now: float) -> Step:
     return _reported(replace(deployment, state=S.STAGED), Proceed())
 
 
-def _to_self_test(deployment: Deployment, _event: Proceeded, _now: int) -> Step:
+def _to_self_test(deployment: Deployment, _event: Proceeded, _now: float) -> Step:
     return replace(deployment, state=S.SELF_TESTING), (SelfTest(),)
 
 
-def _self_test_passed(deployment: Deployment, _event: SelfTestPassed, _now: int) -> Step:
+def _self_test_passed(deployment: Deployment, _event: SelfTestPassed, _now: float) -> Step:
     return replace(deployment, state=S.ACTIVATING), (Activate(),)
 
 
-def _activated(deployment: Deployment, _event: Activated, now: int) -> Step:
+def _activated(deployment: Deployment, _event: Activated, now: float) -> Step:
     return _reported(replace(deployment, state=S.PROBATION, probation_at=now), Watch())
 
 
-def _survived(deployment: Deployment, _event: Survived, _now: int) -> Step:
+def _survived(deployment: Deployment, _event: Survived, _now: float) -> Step:
     return _reported(replace(deployment, state=S.COMMITTED, proven=deployment.aim.digest), Collect())
 
 
 # ---------------------------------------------------------------- failure, rollback, restart
 
 
-def _failed(deployment: Deployment, event: Failed, _now: int) -> Step:
+def _failed(deployment: Deployment, event: Failed, _now: float) -> Step:
     after = replace(
         deployment, state=S.ROLLING_BACK, failure=event.failure, detail=event.detail, deny=deployment.deny or event.deny
     )
     return after, (RollBack(),)
 
 
-def _recalled(deployment: Deployment, event: Recalled, now: int) -> Step:
+def _recalled(deployment: Deployment, event: Recalled, now: float) -> Step:
     return _failed(deployment, Failed(FailureCode.OPERATOR, event.detail, deny=True), now)
 
 
-def _rolled_back(deployment: Deployment, event: RolledBack, _now: int) -> Step:
+def _rolled_back(deployment: Deployment, event: RolledBack, _now: float) -> Step:
     if deployment.target is None:  # the stored state could not be read, so there is nothing to tell of it
         return Deployment(deployment.model, serial=deployment.serial, origin=event.active), (Collect(),)
     aim = deployment.aim
@@ -263,7 +263,7 @@ RESUME: Final[Mapping[UpdateState, Effect]] = {
 }
 
 
-def _restarted(deployment: Deployment, event: Restarted, now: int) -> Step:
+def _restarted(deployment: Deployment, event: Restarted, now: float) -> Step:
     """Do the interrupted step again, unless this deployment keeps bringing the client down."""
     if event.clean or deployment.state not in COUNTED:
         return deployment, (RESUME[deployment.state],)
