@@ -1,0 +1,143 @@
+"""`modelfleet delta`: files in, files out, and nothing wrong or half-done ever left behind."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.cli.conftest import CommandLine
+from tests.delta.pairs import files
+
+DICE = np.random.default_rng(11)
+WEIGHTS = {
+    "embed": DICE.normal(0, 0.05, (400, 64)).astype(np.float32),
+    "bias": DICE.normal(0, 0.05, 64).astype(np.float32),
+}
+TUNED = {
+    name: array + DICE.normal(0, 1e-5, array.shape).astype(np.float32) * (DICE.random(array.shape) < 0.3)
+    for name, array in WEIGHTS.items()
+}
+TUNED = {name: array.astype(np.float32) for name, array in TUNED.items()}
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    (tmp_path / "old").write_bytes(files.onnx_file(WEIGHTS)[0])
+    (tmp_path / "new").write_bytes(files.onnx_file(TUNED)[0])
+    (tmp_path / "tuned").write_bytes(b"precious")
+    return tmp_path
+
+
+@pytest.fixture
+def modelfleet(home: Path) -> CommandLine:
+    """No server: these commands must not need one."""
+    return CommandLine({"HOME": str(home)})
+
+
+def names(home: Path) -> set[str]:
+    return {path.name for path in home.iterdir()}
+
+
+@pytest.mark.parametrize("words", [(), ("--codec", "tensor1"), ("--codec", "bsdiff4"), ("--portable",)])
+def test_create_and_apply__every_codec__the_new_file(
+    modelfleet: CommandLine, home: Path, words: tuple[str, ...]
+) -> None:
+    made = modelfleet.ok("delta", "create", home / "old", home / "new", home / "patch", *words)
+    assert made["patch_bytes"] == (home / "patch").stat().st_size < made["new_bytes"]
+    assert modelfleet("delta", "apply", home / "old", home / "patch", home / "tuned").code == 0
+    assert (home / "tuned").read_bytes() == (home / "new").read_bytes()
+    assert names(home) == {"old", "new", "patch", "tuned"}
+
+
+def test_create__auto__no_larger_than_either_codec(modelfleet: CommandLine, home: Path) -> None:
+    sizes = {
+        codec: modelfleet.ok("delta", "create", home / "old", home / "new", home / codec, "--codec", codec)[
+            "patch_bytes"
+        ]
+        for codec in ("auto", "tensor1", "bsdiff4")
+    }
+    assert sizes["auto"] == min(sizes["tensor1"], sizes["bsdiff4"])
+
+
+def test_create__twice__the_same_bytes(modelfleet: CommandLine, home: Path) -> None:
+    for name in ("a", "b"):
+        assert modelfleet("delta", "create", home / "old", home / "new", home / name).code == 0
+    assert (home / "a").read_bytes() == (home / "b").read_bytes()
+
+
+@pytest.mark.parametrize("codec", ["tensor1", "bsdiff4"])
+@pytest.mark.parametrize("damage", ["wrong base", "truncated", "flipped early", "flipped late", "empty"])
+def test_apply__damage__one_line_and_the_target_as_it_was(
+    modelfleet: CommandLine, home: Path, codec: str, damage: str
+) -> None:
+    modelfleet.ok("delta", "create", home / "old", home / "new", home / "patch", "--codec", codec)
+    patch, base = bytearray((home / "patch").read_bytes()), home / "old"
+    if damage == "wrong base":
+        base = home / "new"
+    elif damage.startswith("flipped"):
+        patch[40 if damage == "flipped early" else len(patch) - 3] ^= 0x10
+    else:
+        patch = patch[: len(patch) // 2 if damage == "truncated" else 0]
+    (home / "patch").write_bytes(bytes(patch))
+    ran = modelfleet("delta", "apply", base, home / "patch", home / "tuned")
+    assert (ran.code, ran.err.count("\n"), ran.out) == (1, 1, "")
+    assert (home / "tuned").read_bytes() == b"precious"
+    assert names(home) == {"old", "new", "patch", "tuned"}
+
+
+def test_apply__bsdiff4_without_digests__refused(modelfleet: CommandLine, home: Path) -> None:
+    modelfleet.ok("delta", "create", home / "old", home / "new", home / "patch", "--codec", "bsdiff4")
+    (home / "patch").write_bytes((home / "patch").read_bytes()[:-72])
+    ran = modelfleet("delta", "apply", home / "old", home / "patch", home / "tuned")
+    assert ran.code == 1
+    assert "digests" in ran.err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("create", "missing", "new", "patch"),
+        ("create", "old", "new", "no/such/folder/patch"),
+        ("apply", "old", "missing", "x"),
+        ("inspect", "missing"),
+        ("inspect", "old"),
+        ("create", "old", "new", "patch", "--codec", "zip"),
+    ],
+)
+def test_delta__what_cannot_be__one_line_and_exit_1(
+    modelfleet: CommandLine, home: Path, words: tuple[str, ...]
+) -> None:
+    places = [word if word.startswith("-") or word == "zip" else home / word for word in words[1:]]
+    ran = modelfleet("delta", words[0], *places)
+    assert (ran.code, ran.err.count("\n")) == (1, 1)
+    assert names(home) == {"old", "new", "tuned"}
+
+
+def test_inspect__tensor1__predictor_bits_and_bytes_by_tensor(modelfleet: CommandLine, home: Path) -> None:
+    modelfleet.ok("delta", "create", home / "old", home / "new", home / "patch", "--codec", "tensor1")
+    found = modelfleet.ok("delta", "inspect", home / "patch", "--model", home / "new")
+    (embed,) = [part for part in found["parts"] if part["name"] == "embed"]
+    assert (embed["predictor"], embed["dtype"], embed["elements"]) == ("same", "f32", 400 * 64)
+    assert 0 < embed["bits_per_weight"] < 32
+    assert sum(part["output_bytes"] for part in found["parts"]) == found["new_bytes"]
+    spent = found["header_bytes"] + sum(part["patch_bytes"] for part in found["parts"] if part["kind"] != "literal")
+    assert abs(spent - found["patch_bytes"]) < 64
+    assert "embed" in modelfleet("delta", "inspect", home / "patch", "--model", home / "new").out
+
+
+def test_inspect__bsdiff4__what_its_header_says(modelfleet: CommandLine, home: Path) -> None:
+    modelfleet.ok("delta", "create", home / "old", home / "new", home / "patch", "--codec", "bsdiff4")
+    found = modelfleet.ok("delta", "inspect", home / "patch")
+    assert (found["codec"], found["new_bytes"]) == ("bsdiff4", (home / "new").stat().st_size)
+
+
+def test_create__external_data__its_model_file_helps(modelfleet: CommandLine, home: Path) -> None:
+    shuffled = dict(reversed(TUNED.items()))
+    for name, weights in (("a", WEIGHTS), ("b", shuffled)):
+        model, data = files.onnx_file(weights, external="weights.data")
+        (home / f"{name}.onnx").write_bytes(model)
+        (home / f"{name}.onnx.data").write_bytes(data)
+    made = modelfleet.ok(
+        "delta", "create", home / "a.onnx.data", home / "b.onnx.data", home / "p", "--codec", "tensor1"
+    )
+    assert "embed" in {item["name"] for item in made["tensors"]}
