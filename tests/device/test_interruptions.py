@@ -1,0 +1,112 @@
+"""Words from the server while a download is under way, with the real lanes: halt, supersede, stop."""
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from device_client.agent.jobs import ThreadJobs
+from device_client.wire import topics
+from device_client.wire.bucketing import BUCKETS, BucketRange
+from device_client.wire.bundles import Manifest
+from device_client.wire.messages import PlanNotice, PlanRule, RuleState
+from device_client.wire.states import UpdateState
+from tests.device.rig import DEVICE, MODEL, Rig, weights
+from tests.fakes.update_server import PLAN_KEY, UpdateServerSimulator
+
+WITHIN_S = 20.0
+
+
+def live(rig: Rig) -> Rig:
+    """The same device with a thread per lane."""
+    jobs = ThreadJobs(rig.agent.post)
+    rig.agent._jobs = jobs
+    rig.agent.deployments._jobs = jobs
+    return rig
+
+
+def until(rig: Rig, so: Callable[[], bool]) -> None:
+    """Work in real time until something is so."""
+    deadline = time.monotonic() + WITHIN_S
+    while not so():
+        assert time.monotonic() < deadline, f"waited in vain: {rig.deployment}"
+        rig.agent.turn(0.01)
+        rig.clock.advance(0.01)
+
+
+def halt(revision: int) -> bytes:
+    return PlanNotice(revision, (PlanRule(RuleState.HALT, "seed", (BucketRange(0, BUCKETS),), 0.0),)).encode()
+
+
+@pytest.fixture
+def downloading(rig: Rig, server: UpdateServerSimulator) -> Manifest:
+    """Version 2 comes slowly to a device that runs version 1; some of it is there."""
+    server.assign(DEVICE, server.push(MODEL, "1", weights(1.0)), rollout="r-000000000001")
+    rig.start()
+    rig.run_to(UpdateState.COMMITTED)
+    live(rig)
+    server.faults.chunk_bytes, server.faults.seconds_per_chunk = 500, 0.02
+    second = server.push(MODEL, "2", weights(2.0))
+    server.assign(DEVICE, second, rollout="r-000000000002")
+    rig.poke()
+    until(rig, lambda: _held(rig, second) > 1_000)
+    return second
+
+
+def _held(rig: Rig, manifest: Manifest) -> int:
+    part = rig.state / "models" / MODEL / f".staging-{manifest.digest}" / ".part.model.bin"
+    return part.stat().st_size if part.exists() else 0
+
+
+def test_halt__withdrawn_in_mid_download__stops_and_cleans_up(
+    rig: Rig, server: UpdateServerSimulator, downloading: Manifest
+) -> None:
+    server.withdraw(DEVICE, MODEL, because="the rollout was halted")
+    rig.broker.deliver(topics.plan(PLAN_KEY), halt(9))
+    until(rig, lambda: rig.deployment.state is UpdateState.HALTED)
+    staging = rig.state / "models" / MODEL / f".staging-{downloading.digest}"
+    until(rig, lambda: not staging.exists())
+    assert rig.infer(1.0) == 2.0
+    last = server.reports(DEVICE)[-1]
+    assert (last.state, last.active_version, last.detail) == (UpdateState.HALTED, "1", "the rollout was halted")
+
+
+def test_halt__still_assigned_after_all__goes_on_where_it_stopped(
+    rig: Rig, server: UpdateServerSimulator, downloading: Manifest
+) -> None:
+    rig.broker.deliver(topics.plan(PLAN_KEY), halt(9))
+    server.faults.seconds_per_chunk = 0.0
+    until(rig, lambda: rig.deployment.state is UpdateState.COMMITTED)
+    assert rig.current == downloading.digest
+    ranges = [wanted for path, wanted in server.requests if path.endswith(downloading.weights.sha256)]
+    assert ranges[0] is None
+    assert ranges[1] is not None
+
+
+def test_supersede__another_version_in_mid_download__old_bytes_go_new_ones_come(
+    rig: Rig, server: UpdateServerSimulator, downloading: Manifest
+) -> None:
+    third = server.push(MODEL, "3", weights(3.0))
+    server.assign(DEVICE, third, rollout="r-000000000003")
+    server.faults.seconds_per_chunk = 0.0
+    rig.poke()
+    until(rig, lambda: rig.deployment.state is UpdateState.COMMITTED and rig.current == third.digest)
+    left = [path.name for path in (rig.state / "models" / MODEL).iterdir() if path.name.startswith(".")]
+    until(rig, lambda: not any((rig.state / "models" / MODEL).glob(".staging-*")))
+    assert f".staging-{third.digest}" not in left
+    assert rig.infer(1.0) == 4.0
+    assert ("2", "superseded") in {(report.version, report.state.value) for report in server.reports(DEVICE)}
+
+
+def test_stop__in_mid_download__ends_soon_and_goes_on_at_the_next_start(
+    rig: Rig, server: UpdateServerSimulator, downloading: Manifest
+) -> None:
+    began = time.monotonic()
+    rig.agent.close()
+    assert time.monotonic() - began < 3.0
+    held = _held(rig, downloading)
+    assert held > 1_000
+    server.faults.seconds_per_chunk = 0.0
+    rig.restart()
+    rig.run_to(UpdateState.COMMITTED, downloading)
+    assert server.reports(DEVICE)[-1].resumed_from == held
