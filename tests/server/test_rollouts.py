@@ -169,6 +169,23 @@ def test_plan__dry_run__says_who_gets_what_and_stores_nothing(fleet_on_1: Story)
     assert len(selectors.rollouts(model=MODEL)) == 1
 
 
+def test_plan__filter__counts_whom_it_means(fleet_on_1: Story) -> None:
+    fleet_on_1.push("2")
+    wanted = {**ALL, "population": {"filter": '"int8" in capabilities.precisions'}}
+    found = services.plan(model=MODEL, version="2", policy=wanted, now=fleet_on_1.now)
+    assert (found.population, found.eligible) == (4, 4)
+    with pytest.raises(InvalidInputError, match="column 1: "):
+        services.plan(model=MODEL, version="2", policy={**ALL, "population": {"filter": "all"}}, now=fleet_on_1.now)
+
+
+def test_start__filter__is_kept_in_the_rule(fleet_on_1: Story) -> None:
+    fleet_on_1.push("2")
+    wanted = {**ALL, "population": {"filter": "capabilities.max_opset >= 17"}}
+    started = services.start(model=MODEL, version="2", policy=wanted, actor="test", now=fleet_on_1.now)
+    assert assignments.rules(MODEL)[0].filter == "capabilities.max_opset >= 17"
+    assert selectors.rollout(started.id).policy["population"]["filter"] == "capabilities.max_opset >= 17"
+
+
 def test_plan__version_for_other_hardware__names_who_gets_nothing_and_why(fleet_on_1: Story) -> None:
     make_version("7", variants=["onnx-int8-any"])
     found = services.plan(model=MODEL, version="7", policy=ALL, now=fleet_on_1.now)

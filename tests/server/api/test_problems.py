@@ -121,6 +121,13 @@ def test_device_filter__malformed__400(admin: Caller, query: str) -> None:
     assert admin.send("GET", f"/devices?{query}").status_code == 400
 
 
+def test_device_filter__not_the_language__400_points_at_the_column(admin: Caller) -> None:
+    answer = admin.send("GET", "/devices?filter=hw%20%3D%20%22a%22")
+    assert (answer.status_code, answer.json()["code"]) == (400, "filter_invalid")
+    assert "column 4" in answer.json()["detail"]
+    assert admin.get("/devices?filter=hw%20%3D%3D%20%22a%22")["results"] == []
+
+
 def test_database__does_not_answer__503(admin: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
     def busy() -> None:
         raise OperationalError("database is locked")
