@@ -99,7 +99,7 @@ def build(
     clock = SystemClock()
     ours = identity.IdentityPaths(paths.identity)
     anchors = identity.load_anchors(ours)
-    not_before_at, _ = identity.certificate_times(ours)
+    not_before_at = identity.certificate_validity(ours).not_before_at
     database = Database(paths.database)
     boot = life_of(database, lambda: secrets.token_hex(BOOT_BYTES))
     journal, outbox = SqliteJournal(database, boot), SqliteOutbox(database, boot)
@@ -149,6 +149,7 @@ def build(
             BrokerAddress(config.broker_host, config.broker_port, ours.authority, ours.certificate, ours.key),
             config.device_id,
         ),
+        identity=identity.StoredIdentity(ours, config.device_id, config.server_url, pool),
         clock=clock,
         dice=dice,
         make_nonce=lambda: secrets.token_hex(NONCE_BYTES),

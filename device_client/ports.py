@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from device_client.core.acceptance import DirectorAnswer
 from device_client.core.deployment import Deployment, Target
 from device_client.core.probation import Activity
+from device_client.core.renewal import Validity
 from device_client.core.vitals import Window
 from device_client.wire.bundles import Manifest
 from device_client.wire.delta import Codec
@@ -47,8 +48,21 @@ class Broker(Protocol):
     def subscribe(self, topic: str) -> None:
         """Receive `topic` from now on, over reconnections too."""
 
+    def renew_identity(self) -> None:
+        """From now on, connect with the certificate that is on disk now; a connection that stands is made anew."""
+
     def stop(self) -> None:
         """Say goodbye and disconnect."""
+
+
+class Identity(Protocol):
+    """The certificate by which the broker knows this device."""
+
+    def validity(self) -> Validity:
+        """Of the certificate on disk; raises `ConfigError`."""
+
+    def renew(self) -> Validity:
+        """Get a certificate over the same key and keep it (*durable*); raises `EnrolmentError` and changes nothing."""
 
 
 class Trust(Protocol):

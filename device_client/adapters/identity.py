@@ -1,30 +1,36 @@
-"""The device's identity on disk, and how it is obtained: a key that never leaves, a request, a certificate.
+"""The device's identity on disk, and how it is obtained and renewed: a key that never leaves, a request, a certificate.
 
 Enrolment is EST-shaped (RFC 7030 simpleenroll) with a claim token. A claim is good for one use, so everything that can
 be checked is checked before it is presented: the state directory, the pin over the trust anchors, the server's TLS
 certificate under the pinned authority.
+
+Renewal (simplereenroll) shows nothing but a request that is signed with the key of the certificate before. What comes
+back replaces that certificate only if it is over this key, in this device's name, and signed by the pinned authority.
 """
 
 import base64
 import binascii
 import hashlib
 import json
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Final
 from urllib.parse import urljoin
 
 import urllib3
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import pkcs7
 from cryptography.x509.oid import NameOID
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, InsecureRequestWarning
 
 from device_client.adapters import durable, http
 from device_client.core.errors import ConfigError, EnrolmentError, TransferError
+from device_client.core.renewal import Validity
 from device_client.wire.errors import WireError
 from device_client.wire.fields import Fields, decode_object
 from device_client.wire.names import parse_device_id
@@ -98,13 +104,17 @@ def load_anchors(paths: IdentityPaths) -> Anchors:
         raise ConfigError(f"expected trust anchors in {paths.anchors}, got {error}") from error
 
 
-def certificate_times(paths: IdentityPaths) -> tuple[datetime, datetime]:
-    """Not before, not after."""
+def certificate_validity(paths: IdentityPaths) -> Validity:
+    """From when until when the stored certificate is valid; raises `ConfigError`."""
     try:
         certificate = x509.load_pem_x509_certificates(paths.certificate.read_bytes())[0]
     except (OSError, ValueError, IndexError) as error:
         raise ConfigError(f"expected a certificate in {paths.certificate}, got {error}") from error
-    return certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    return _validity(certificate)
+
+
+def _validity(certificate: x509.Certificate) -> Validity:
+    return Validity(certificate.not_valid_before_utc, certificate.not_valid_after_utc)
 
 
 def fetch_anchors(server_url: str, pin: str) -> bytes:
@@ -114,7 +124,9 @@ def fetch_anchors(server_url: str, pin: str) -> bytes:
     """
     pool = urllib3.PoolManager(cert_reqs="CERT_NONE", retries=False, timeout=http.SOCKET_TIMEOUT_S)
     try:
-        payload = http.get_document(pool, _join(server_url, "device/v1/anchors"), MAX_ANCHORS_BYTES)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", InsecureRequestWarning)
+            payload = http.get_document(pool, _join(server_url, "device/v1/anchors"), MAX_ANCHORS_BYTES)
     except TransferError as error:
         raise EnrolmentError(str(error)) from error
     got = hashlib.sha256(payload).hexdigest()
@@ -133,13 +145,18 @@ def _join(server_url: str, path: str) -> str:
 def make_key(paths: IdentityPaths) -> ec.EllipticCurvePrivateKey:
     """The device's key: the stored one, or a new P-256 key that is on disk before anything is asked for it."""
     if paths.key.exists():
-        key = serialization.load_pem_private_key(paths.key.read_bytes(), password=None)
-        if not isinstance(key, ec.EllipticCurvePrivateKey):
-            raise ConfigError(f"expected an elliptic-curve key in {paths.key}, got {type(key).__name__}")
-        return key
+        return load_key(paths)
     key = ec.generate_private_key(ec.SECP256R1())
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     durable.write_file(paths.key, pem)
+    return key
+
+
+def load_key(paths: IdentityPaths) -> ec.EllipticCurvePrivateKey:
+    """The stored key; raises `ConfigError` for one of another kind."""
+    key = serialization.load_pem_private_key(paths.key.read_bytes(), password=None)
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise ConfigError(f"expected an elliptic-curve key in {paths.key}, got {type(key).__name__}")
     return key
 
 
@@ -151,33 +168,81 @@ def make_request(key: ec.EllipticCurvePrivateKey, wanted_id: str) -> bytes:
 
 
 @dataclass(frozen=True)
-class Enrolled:
-    """What the server granted."""
+class Granted:
+    """What the server granted: who this device is, and the certificate with its issuer, over this device's key."""
 
     device_id: str
+    certificate: x509.Certificate
     chain_pem: bytes
 
 
 def present_claim(
     server_url: str, token: str, request_der: bytes, key: ec.EllipticCurvePrivateKey, pool: urllib3.PoolManager
-) -> Enrolled:
+) -> Granted:
     """Spend the claim; raises `EnrolmentError` with the server's own sentence."""
+    url = _join(server_url, ".well-known/est/simpleenroll")
+    return _request_certificate(pool, url, request_der, key, {"Authorization": f"Bearer {token}"})
+
+
+class StoredIdentity:
+    """`ports.Identity`: the certificate in a directory, renewed by the key beside it."""
+
+    def __init__(self, paths: IdentityPaths, device_id: str, server_url: str, pool: urllib3.PoolManager) -> None:
+        self._paths = paths
+        self._device_id = device_id
+        self._server_url = server_url
+        self._pool = pool
+
+    def validity(self) -> Validity:
+        return certificate_validity(self._paths)
+
+    def renew(self) -> Validity:
+        try:
+            key = load_key(self._paths)
+            authority = x509.load_pem_x509_certificate(self._paths.authority.read_bytes())
+            url = _join(self._server_url, ".well-known/est/simplereenroll")
+            granted = _request_certificate(self._pool, url, make_request(key, self._device_id), key, {})
+            self._require_ours(granted, authority)
+            durable.write_file(self._paths.certificate, granted.chain_pem)
+        except (OSError, ValueError) as error:
+            raise EnrolmentError(f"expected to read and write {self._paths.directory}, got {error}") from error
+        return _validity(granted.certificate)
+
+    def _require_ours(self, granted: Granted, authority: x509.Certificate) -> None:
+        """A certificate that the broker would not take, or would take for another device, replaces nothing."""
+        names = [item.value for item in granted.certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+        if names != [self._device_id] or granted.device_id != self._device_id:
+            raise EnrolmentError(f"expected a certificate of {self._device_id}, got one of {names}")
+        try:
+            granted.certificate.verify_directly_issued_by(authority)
+        except (InvalidSignature, ValueError, TypeError) as error:
+            raise EnrolmentError(f"expected a certificate by the pinned authority, got another: {error}") from error
+
+
+def _request_certificate(
+    pool: urllib3.PoolManager,
+    url: str,
+    request_der: bytes,
+    key: ec.EllipticCurvePrivateKey,
+    credential: Mapping[str, str],
+) -> Granted:
+    """Post a request; raises `EnrolmentError` for anything but a certificate over `key`."""
+    headers = {
+        "Content-Type": "application/pkcs10",
+        "Content-Transfer-Encoding": "base64",
+        "User-Agent": http.USER_AGENT,
+        **credential,
+    }
     try:
         response = pool.request(
-            "POST",
-            _join(server_url, ".well-known/est/simpleenroll"),
-            body=base64.b64encode(request_der),
-            headers={
-                "Authorization": f"Bearer {token}",
-                "Content-Type": "application/pkcs10",
-                "Content-Transfer-Encoding": "base64",
-                "User-Agent": http.USER_AGENT,
-            },
-            redirect=False,
+            "POST", url, body=base64.b64encode(request_der), headers=headers, redirect=False, preload_content=False
         )
+        try:
+            body = response.read(MAX_ANSWER_BYTES)
+        finally:
+            response.close()
     except (HTTPError, OSError) as error:
-        raise EnrolmentError(f"simpleenroll: {error}"[:300]) from error
-    body = response.data[:MAX_ANSWER_BYTES]
+        raise EnrolmentError(f"POST {url}: {error}"[:300]) from error
     if response.status != http.OK:
         raise EnrolmentError(f"expected a certificate, got HTTP {response.status}: {_detail(body)}")
     try:
@@ -189,7 +254,8 @@ def present_claim(
     if not own:
         raise EnrolmentError("expected a certificate over this device's key, got one over another")
     chain = [*own, *(item for item in certificates if item not in own)]
-    return Enrolled(device_id, b"".join(item.public_bytes(serialization.Encoding.PEM) for item in chain))
+    chain_pem = b"".join(item.public_bytes(serialization.Encoding.PEM) for item in chain)
+    return Granted(device_id, own[0], chain_pem)
 
 
 def _detail(body: bytes) -> str:

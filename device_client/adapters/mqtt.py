@@ -10,6 +10,7 @@ import random
 import ssl
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -58,19 +59,23 @@ class MqttBroker:
         self._connected: Callable[[bool], None] = lambda _up: None
         self._topics = {topics.down(device_id, kind) for kind in Down}
         self._lock = threading.Lock()
+        self._context = self._make_context()
         self._client = self._make_client()
 
-    def _make_client(self) -> paho.Client:
-        client = paho.Client(
-            CallbackAPIVersion.VERSION2, client_id=self._device_id, protocol=MQTTProtocolVersion.MQTTv5
-        )
+    def _make_context(self) -> ssl.SSLContext:
         try:
             context = ssl.create_default_context(cafile=str(self._address.authority))
             context.load_cert_chain(self._address.certificate, self._address.key)
         except (OSError, ssl.SSLError) as error:
             raise ConfigError(f"expected a certificate, its key and an authority, got {error}") from error
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        client.tls_set_context(context)
+        return context
+
+    def _make_client(self) -> paho.Client:
+        client = paho.Client(
+            CallbackAPIVersion.VERSION2, client_id=self._device_id, protocol=MQTTProtocolVersion.MQTTv5
+        )
+        client.tls_set_context(self._context)
         client.max_inflight_messages_set(MAX_INFLIGHT)
         client.will_set(topics.up(self._device_id, Up.PRESENCE), self._presence(online=False), qos=QOS, retain=True)
         dice = random.Random(self._device_id)  # noqa: S311 - spreads reconnections, keeps no secret
@@ -86,6 +91,9 @@ class MqttBroker:
 
     def start(self, received: Callable[[str, bytes], None], connected: Callable[[bool], None]) -> None:
         self._received, self._connected = received, connected
+        self._open()
+
+    def _open(self) -> None:
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         properties.SessionExpiryInterval = SESSION_EXPIRY_S
         properties.MaximumPacketSize = MAX_MESSAGE_BYTES
@@ -110,6 +118,20 @@ class MqttBroker:
             self._topics.add(topic)
         if not known and self._client.is_connected():
             self._client.subscribe(topic, qos=QOS)
+
+    def renew_identity(self) -> None:
+        """A connection that stands is ended in an orderly way, so the last will stays unsaid and the session is kept."""
+        try:
+            # Connections that are made from now on show this chain; paho does not let a context be replaced.
+            self._context.load_cert_chain(self._address.certificate, self._address.key)
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigError(f"expected a certificate and its key, got {error}") from error
+        if self._client.is_connected():
+            self._client.disconnect()
+            # The network thread ends by itself now, and paho may find it gone between two looks at it.
+            with suppress(AttributeError):
+                self._client.loop_stop()
+            self._open()
 
     def stop(self) -> None:
         if self._client.is_connected():

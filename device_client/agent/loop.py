@@ -17,6 +17,7 @@ from device_client.agent.deployments import Deployments, Surroundings, safely
 from device_client.agent.installer import Installer
 from device_client.agent.jobs import Continuation, Jobs, ThreadJobs
 from device_client.agent.postman import Postman
+from device_client.agent.renewal import Renewals
 from device_client.agent.timers import Timers
 from device_client.core import machine, notices
 from device_client.core.acceptance import DirectorAnswer
@@ -33,7 +34,7 @@ from device_client.core.keys import (
     plan_key,
 )
 from device_client.core.profile import Profile
-from device_client.ports import Broker, Clock, Host, Journal, Meter, Outbox, Slots, Trust
+from device_client.ports import Broker, Clock, Host, Identity, Journal, Meter, Outbox, Slots, Trust
 from device_client.wire import topics
 from device_client.wire.bundles import Contract
 from device_client.wire.director import Decision
@@ -66,6 +67,7 @@ class Agent:
         host: Host,
         meter: Meter,
         broker: Broker,
+        identity: Identity,
         clock: Clock,
         dice: Callable[[], float],
         make_nonce: Callable[[], str],
@@ -108,6 +110,15 @@ class Agent:
                 deliver=self._postman.deliver,
             ),
         )
+        self._renewals = Renewals(
+            identity=identity,
+            journal=journal,
+            broker=broker,
+            jobs=self._jobs,
+            timers=self._timers,
+            clock=clock,
+            dice=dice,
+        )
         self._contracts: dict[str, Contract] = dict(profile.contracts)
         self._plans: dict[str, str] = {}  # topic -> model
         self._untrusted_tries: dict[str, int] = {}
@@ -129,7 +140,7 @@ class Agent:
     def recover(self) -> None:
         """Serve the current slots and take up what was interrupted. Needs no network."""
         clean = self._journal.recall(CLEAN_KEY) != "0"
-        self._journal.remember({CLEAN_KEY: "0"})
+        safely(lambda: self._journal.remember({CLEAN_KEY: "0"}))
         stored = self._journal.deployments()
         for model in dict.fromkeys((*self._profile.models, *stored)):
             self.deployments.recover(model, stored.get(model) or Deployment(model), clean=clean)
@@ -146,9 +157,11 @@ class Agent:
 
     def connect(self) -> None:
         """Begin to talk to the broker; the first question goes out with the first connection."""
-        self._broker.start(
-            lambda topic, payload: self.post(lambda: self._received(topic, payload)),
-            lambda up: self.post(lambda: self._connection(up=up)),
+        self._renewals.before_connecting(
+            lambda: self._broker.start(
+                lambda topic, payload: self.post(lambda: self._received(topic, payload)),
+                lambda up: self.post(lambda: self._connection(up=up)),
+            )
         )
         self._checks.ask(CheckReason.START)
 
@@ -166,10 +179,10 @@ class Agent:
         """Stop in an orderly way: downloads keep what they have, windows are kept, the stop is recorded as clean."""
         self.deployments.pause_all()
         self._jobs.stop(STOP_WITHIN_S)
-        self._collect(everything=True)
-        self._postman.deliver()
+        safely(lambda: self._collect(everything=True))
+        safely(self._postman.deliver)
         self._broker.stop()
-        self._journal.remember({CLEAN_KEY: "1"})
+        safely(lambda: self._journal.remember({CLEAN_KEY: "1"}))
 
     def _tick(self) -> None:
         """Twice a second: windows, labels, outbox, requests of a person at the device."""
@@ -270,7 +283,7 @@ class Agent:
         self._checks.failed()
 
     def _answered(self, answer: DirectorAnswer, verdicts: Mapping[str, DeviceError | None]) -> None:
-        self._journal.remember({LAST_CHECK_KEY: str(self.deployments.now())})
+        self._journal.remember({LAST_CHECK_KEY: str(int(self.deployments.now()))})
         self._checks.succeeded(answer.binding.poll_interval_s)
         for model, said in answer.binding.answers.items():
             topic = topics.plan(said.plan_key)
@@ -323,7 +336,7 @@ class Agent:
         """Keep the answer and what came of it, for whoever asks why."""
         said = answer.binding.answers.get(model)
         shown: dict[str, object] = {
-            "at": self.deployments.now(),
+            "at": int(self.deployments.now()),
             "issued_at": answer.binding.issued_at,
             "decision": Decision.NOTHING.value if said is None else said.decision.value,
             "because": "" if said is None else said.because,

@@ -9,6 +9,8 @@ CLEAN_KEY: Final = "clean_stop"
 REFUSED_KEY: Final = "refused_bundles"
 LAST_REFUSAL_KEY: Final = "last_refusal"
 LAST_CHECK_KEY: Final = "last_check_at"
+RENEWED_KEY: Final = "certificate_received_at"
+RENEWAL_TROUBLE_KEY: Final = "renewal_trouble"
 PART: Final = ".part."  # before the name of a file whose bytes are not all there yet
 
 

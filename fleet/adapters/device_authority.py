@@ -1,5 +1,6 @@
 """The device certificate authority: `fleet.ports.certificates.DeviceAuthority` over a key in memory."""
 
+import hashlib
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Final
@@ -24,29 +25,36 @@ class DeviceCertificateAuthority:
     From the request it takes the public key and nothing else: not the subject, not an extension.
     """
 
-    def __init__(self, authority: Authority) -> None:
+    def __init__(self, authority: Authority, lifetime: timedelta = LIFETIME) -> None:
         self._authority = authority
+        self._lifetime = lifetime
 
     def anchor_pem(self) -> str:
         """The authority's own certificate."""
         return to_pem(self._authority.certificate)
 
     def issue(self, csr_der: bytes, device_id: str, now: datetime) -> IssuedCertificate:
-        """A 30-day client certificate for `device_id`; raises CertificateRequestRefusedError."""
+        """A client certificate for `device_id`, 30 days unless told otherwise; raises CertificateRequestRefusedError."""
+        key = _requested_key(csr_der)
         certificate = build_client(
             self._authority,
-            _requested_key(csr_der),
+            key,
             common_name=parse_device_id(device_id),
             uri=f"urn:modelfleet:device:{device_id}",
-            lifetime=LIFETIME,
+            lifetime=self._lifetime,
             now=now,
         )
         return IssuedCertificate(
             chain_pem=to_pem(certificate) + self.anchor_pem(),
             serial_hex=f"{certificate.serial_number:x}",
+            key_sha256=_key_sha256(key),
             not_before_at=certificate.not_valid_before_utc,
             not_after_at=certificate.not_valid_after_utc,
         )
+
+    def proven_key_sha256(self, csr_der: bytes) -> str:
+        """The digest of the key that the request carries and is signed by; raises CertificateRequestRefusedError."""
+        return _key_sha256(_requested_key(csr_der))
 
     def certs_only(self, chain_pem: str) -> bytes:
         """The chain as a certs-only PKCS#7 message, DER."""
@@ -73,6 +81,11 @@ class DeviceCertificateAuthority:
                 .build(),
             )
         return builder.sign(self._authority.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+def _key_sha256(key: LeafKey) -> str:
+    spki = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(spki).hexdigest()
 
 
 def _requested_key(csr_der: bytes) -> LeafKey:

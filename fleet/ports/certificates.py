@@ -14,10 +14,14 @@ class CertificateRequestRefusedError(Exception):
 
 @dataclass(frozen=True)
 class IssuedCertificate:
-    """A certificate as it is stored and sent: PEM, the leaf first, then its issuer."""
+    """A certificate as it is stored and sent: PEM, the leaf first, then its issuer.
+
+    `key_sha256` is the digest of the device's public key (DER SubjectPublicKeyInfo), by which a renewal finds it.
+    """
 
     chain_pem: str
     serial_hex: str
+    key_sha256: str
     not_before_at: datetime
     not_after_at: datetime
 
@@ -41,6 +45,13 @@ class DeviceAuthority(Protocol):
         """A client certificate for `device_id` over the request's key; everything else in the request is ignored.
 
         Raises CertificateRequestRefusedError. It is the caller who knows that this device may have this id.
+        """
+        ...
+
+    def proven_key_sha256(self, csr_der: bytes) -> str:
+        """The digest of the request's public key, whose private half has signed the request.
+
+        Raises CertificateRequestRefusedError.
         """
         ...
 

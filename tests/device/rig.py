@@ -18,6 +18,7 @@ import urllib3
 from device_client.adapters import patch
 from device_client.adapters.database import Database
 from device_client.adapters.http import HttpDownloads, MetadataFetcher, Pace, connect
+from device_client.adapters.identity import IdentityPaths, StoredIdentity, make_key, make_request
 from device_client.adapters.journal import SqliteJournal
 from device_client.adapters.outbox import SqliteOutbox, life_of
 from device_client.adapters.slots import FileSlots
@@ -207,6 +208,7 @@ class Rig:
         threads: bool = False,
         pace: Pace | None = None,
         floor: datetime | None = None,
+        enrolled_at: datetime | None = None,
     ) -> None:
         self.server = server
         self.state = state
@@ -227,6 +229,7 @@ class Rig:
         )
         self.pace = pace
         self.floor = floor or self.clock.now() - timedelta(days=1)
+        self.enrolled_at = enrolled_at or self.clock.now()
         self._nonces = 0
         self.boot()
 
@@ -253,6 +256,7 @@ class Rig:
             clock=self.clock,
             floor=self.floor,
         )
+        self.identity = self._enrolled()
         journal = Wired(self.journal, mains, "journal", ("record", "remember"))
         outbox = Wired(self.outbox, mains, "outbox", ("add", "sent", "acknowledge"))
         slots = Wired(self.slots, mains, "slots", ("staging", "publish", "point", "discard", "collect"))
@@ -279,11 +283,22 @@ class Rig:
             host=host,
             meter=self.host,
             broker=Wired(self.broker, mains, "broker", ("publish",)),
+            identity=Wired(self.identity, mains, "identity", ("renew",)),
             clock=self.clock,
             dice=lambda: 0.5,
             make_nonce=self._nonce,
             jobs=InlineJobs,
         )
+
+    def _enrolled(self) -> StoredIdentity:
+        """The identity on disk; the first time, what enrolment leaves there."""
+        paths = IdentityPaths(self._made(self.state / "identity"))
+        if not paths.certificate.exists():
+            request = make_request(make_key(paths), self.device_id)
+            paths.authority.write_text(self.server.certificates.anchor_pem())
+            paths.certificate.write_text(self.server.certificates.enrol(request, self.device_id, self.enrolled_at))
+        self.identity_paths = paths
+        return StoredIdentity(paths, self.device_id, self.server.url, connection_pool())
 
     @staticmethod
     def _made(directory: Path) -> Path:

@@ -29,6 +29,7 @@ from device_client.wire.names import ManifestPath, VariantName, delta_target, de
 from device_client.wire.topics import Down, Up
 from fleet.domain import repository
 from fleet.domain.repository import NamedTarget, Profile
+from tests.fakes.certificate_server import CertificateServerSimulator
 
 PLAN_KEY = "abcdef0123456789"
 QUICK = DevicePolicy(window_s=1.0, probation_s=1.0, probation_inferences=0, download_deadline_s=600.0)
@@ -88,6 +89,7 @@ class UpdateServerSimulator:
                 "director",
             )
         }
+        self.certificates = CertificateServerSimulator(now)
         self.faults = Faults()
         self.metadata: dict[str, bytes] = {}
         self.blobs: dict[str, bytes] = {}
@@ -341,6 +343,9 @@ class UpdateServerSimulator:
                 except (BrokenPipeError, ConnectionResetError):
                     self.close_connection = True
 
+            def do_POST(self) -> None:
+                simulator.renew(self)
+
             def log_message(self, *_: object) -> None: ...
 
         class Server(ThreadingHTTPServer):
@@ -376,6 +381,15 @@ class UpdateServerSimulator:
             self._send_blob(request, self.faults.altered.get(digest, self.blobs.get(digest)), wanted)
         else:
             self._send(request, None)
+
+    def renew(self, request: BaseHTTPRequestHandler) -> None:
+        """Answer a certificate request; nothing else is posted."""
+        status, headers, body = self.certificates.answer(request.rfile.read(int(request.headers["Content-Length"])))
+        request.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(body))}.items():
+            request.send_header(name, value)
+        request.end_headers()
+        request.wfile.write(body)
 
     @staticmethod
     def _send(request: BaseHTTPRequestHandler, body: bytes | None) -> None:
@@ -431,6 +445,7 @@ class MemoryBroker:
         self.reachable = True
         self.topics = {topics.down(device_id, kind) for kind in Down}
         self.published: list[tuple[str, bytes]] = []
+        self.renewals = 0
         self._received: Callable[[str, bytes], None] = lambda _topic, _payload: None
         self._connected: Callable[[bool], None] = lambda _up: None
 
@@ -464,6 +479,12 @@ class MemoryBroker:
 
     def subscribe(self, topic: str) -> None:
         self.topics.add(topic)
+
+    def renew_identity(self) -> None:
+        self.renewals += 1
+        if self.up:
+            self.disconnect()
+            self.connect()
 
     def stop(self) -> None:
         self.up = False

@@ -318,7 +318,7 @@ def test_oversized_message__from_a_device__ends_its_connection_and_reaches_nobod
 
 
 TOPICS = (
-    *(f"fleet/v1/d/dev-a/up/{kind}" for kind in ("check", "state", "telemetry", "label", "sample", "csr", "presence")),
+    *(f"fleet/v1/d/dev-a/up/{kind}" for kind in ("check", "state", "telemetry", "label", "sample", "presence")),
     *(f"fleet/v1/d/dev-a/down/{kind}" for kind in ("bundle", "poke", "ack")),
     "fleet/v1/plan/0123456789abcdef",
     "$SYS/broker/x",

@@ -2,8 +2,9 @@
 
 import hashlib
 import json
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -16,7 +17,9 @@ from fleet.adapters.pki_files import SecretFiles
 from fleet.apps.audit import selectors as audit
 from fleet.apps.trust import selectors, services
 from fleet.apps.trust.models import ApiToken, Certificate, Claim
-from fleet.domain.errors import ForbiddenError, InvalidInputError, NotFoundError
+from fleet.apps.trust.records import Renewal
+from fleet.apps.trust.services.enrolment import CERTIFICATES_A_DAY
+from fleet.domain.errors import ConflictError, ForbiddenError, InvalidInputError, NotFoundError, QuotaError
 from fleet.ports.certificates import DeviceAuthority
 from tests.server.catalogue import NOW
 
@@ -30,10 +33,13 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> DeviceAuthority:
     return files.device_authority()
 
 
-def csr(common_name: str = "../#+ admin") -> bytes:
+def make_key() -> ec.EllipticCurvePrivateKey:
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def csr(common_name: str = "../#+ admin", key: ec.EllipticCurvePrivateKey | None = None) -> bytes:
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
-    key = ec.generate_private_key(ec.SECP256R1())
-    request = x509.CertificateSigningRequestBuilder().subject_name(name).sign(key, hashes.SHA256())
+    request = x509.CertificateSigningRequestBuilder().subject_name(name).sign(key or make_key(), hashes.SHA256())
     return request.public_bytes(serialization.Encoding.DER)
 
 
@@ -127,17 +133,139 @@ def test_claim__impossible__refused(
         )
 
 
-def test_certificate__renewed__only_while_one_is_valid(authority: DeviceAuthority) -> None:
-    with pytest.raises(ForbiddenError):
-        services.renew_certificate(device_id="cam-0001", csr_der=csr(), authority=authority, now=NOW)
-    services.redeem_claim(token=claim(), csr_der=csr(), authority=authority, now=NOW)
-    later = NOW + timedelta(days=15)
-    services.renew_certificate(device_id="cam-0001", csr_der=csr(), authority=authority, now=later)
-    assert len(selectors.certificates("cam-0001")) == 2
-    with pytest.raises(ForbiddenError):
-        services.renew_certificate(
-            device_id="cam-0001", csr_der=csr(), authority=authority, now=NOW + timedelta(days=60)
+# ------------------------------------------------------------------------------------------ renewal
+
+
+def renew(authority: DeviceAuthority, key: ec.EllipticCurvePrivateKey, now: datetime, **how: Any) -> Renewal:
+    how.setdefault("admit", lambda _device_id: None)
+    return services.renew_certificate(csr_der=csr("cam-0002", key), authority=authority, now=now, **how)
+
+
+@pytest.fixture
+def key(authority: DeviceAuthority) -> ec.EllipticCurvePrivateKey:
+    """The key of cam-0001, enrolled at NOW."""
+    made = make_key()
+    services.redeem_claim(token=claim(), csr_der=csr(key=made), authority=authority, now=NOW)
+    return made
+
+
+@pytest.mark.parametrize("after", [timedelta(days=15), timedelta(days=29), timedelta(days=200)])
+def test_renewal__key_of_an_earlier_certificate__a_new_one_in_the_same_name(
+    authority: DeviceAuthority, key: ec.EllipticCurvePrivateKey, after: timedelta
+) -> None:
+    renewal = renew(authority, key, NOW + after)
+    chain = pkcs7.load_der_pkcs7_certificates(renewal.pkcs7_der)
+    leaf = next(item for item in chain if item.subject != item.issuer)
+    assert [item.value for item in leaf.subject] == [renewal.device_id] == ["cam-0001"]
+    assert leaf.public_key() == key.public_key()
+    newest, first = selectors.certificates("cam-0001")
+    assert newest.serial == renewal.certificate_serial == f"{leaf.serial_number:x}"
+    assert newest.not_after_at == renewal.not_after_at > first.not_after_at
+    assert first.revoked_at is None
+    (entry,) = [item for item in audit.entries() if item.action == "device.renew"]
+    assert (entry.actor, entry.subject) == ("device:cam-0001", "cam-0001")
+    assert entry.detail == {"certificate": renewal.certificate_serial}
+
+
+def test_renewal__from_a_renewed_certificate__for_years(
+    authority: DeviceAuthority, key: ec.EllipticCurvePrivateKey
+) -> None:
+    for number in range(1, 50):
+        assert renew(authority, key, NOW + number * timedelta(days=15)).device_id == "cam-0001"
+
+
+def test_renewal__answer_lost_and_asked_again__another_certificate(
+    authority: DeviceAuthority, key: ec.EllipticCurvePrivateKey
+) -> None:
+    first, second = (renew(authority, key, NOW + timedelta(days=15)) for _ in range(2))
+    assert first.certificate_serial != second.certificate_serial
+    assert len(selectors.certificates("cam-0001")) == 3
+
+
+def test_renewal__key_of_nobody__refused(authority: DeviceAuthority, key: ec.EllipticCurvePrivateKey) -> None:
+    with pytest.raises(ForbiddenError) as refusal:
+        renew(authority, make_key(), NOW)
+    assert refusal.value.code == "key_unknown"
+    assert Certificate.objects.count() == 1
+
+
+def test_renewal__certificate_without_a_known_key__is_nobody_s(authority: DeviceAuthority) -> None:
+    Certificate.objects.create(serial="1", device_id="cam-0009", key_sha256="", not_before=NOW, not_after=NOW)
+    with pytest.raises(ForbiddenError) as refusal:
+        renew(authority, make_key(), NOW)
+    assert refusal.value.code == "key_unknown"
+
+
+def test_renewal__request_signed_by_another_key__refused(
+    authority: DeviceAuthority, key: ec.EllipticCurvePrivateKey
+) -> None:
+    """The attacker has the device's certificate, hence its public key, but not the private one."""
+    forged = bytearray(csr(key=key))
+    forged[-1] ^= 1
+    with pytest.raises(InvalidInputError) as refusal:
+        services.renew_certificate(csr_der=bytes(forged), authority=authority, admit=lambda _: None, now=NOW)
+    assert refusal.value.code == "certificate_request_refused"
+    assert Certificate.objects.count() == 1
+
+
+def test_renewal__after_revocation__refused_for_ever(
+    authority: DeviceAuthority, key: ec.EllipticCurvePrivateKey
+) -> None:
+    renew(authority, key, NOW + timedelta(days=15))
+    services.revoke_device(device_id="cam-0001", actor="test", now=NOW + timedelta(days=16))
+    for days in (16, 60):
+        with pytest.raises(ForbiddenError) as refusal:
+            renew(authority, key, NOW + timedelta(days=days))
+        assert refusal.value.code == "key_revoked"
+    assert Certificate.objects.count() == 2
+
+
+def test_renewal__revoked_while_it_is_admitted__refused(
+    authority: DeviceAuthority, key: ec.EllipticCurvePrivateKey
+) -> None:
+    with pytest.raises(ForbiddenError) as refusal:
+        renew(
+            authority,
+            key,
+            NOW,
+            admit=lambda device_id: services.revoke_device(device_id=device_id, actor="test", now=NOW),
         )
+    assert refusal.value.code == "key_revoked"
+
+
+def test_renewal__not_admitted__nothing_is_issued_or_written_down(
+    authority: DeviceAuthority, key: ec.EllipticCurvePrivateKey
+) -> None:
+    def admit(device_id: str) -> None:
+        raise ForbiddenError("device_not_active", device_id)
+
+    with pytest.raises(ForbiddenError, match="cam-0001"):
+        renew(authority, key, NOW, admit=admit)
+    assert Certificate.objects.count() == 1
+    assert not [item for item in audit.entries() if item.action == "device.renew"]
+
+
+def test_renewal__too_many_in_a_day__refused_until_the_next(
+    authority: DeviceAuthority, key: ec.EllipticCurvePrivateKey
+) -> None:
+    later = NOW + timedelta(days=15)
+    for _ in range(CERTIFICATES_A_DAY):
+        renew(authority, key, later)
+    with pytest.raises(QuotaError) as refusal:
+        renew(authority, key, later + timedelta(hours=1))
+    assert refusal.value.code == "renewals_exhausted"
+    renew(authority, key, later + timedelta(days=1))
+
+
+def test_claim__redeemed_with_another_device_s_key__refused_and_still_good(
+    authority: DeviceAuthority, key: ec.EllipticCurvePrivateKey
+) -> None:
+    token = claim("cam-0002")
+    with pytest.raises(ConflictError) as refusal:
+        services.redeem_claim(token=token, csr_der=csr(key=key), authority=authority, now=NOW)
+    assert refusal.value.code == "key_in_use"
+    assert selectors.certificates("cam-0002") == []
+    assert services.redeem_claim(token=token, csr_der=csr(), authority=authority, now=NOW).device_id == "cam-0002"
 
 
 def test_device__revoked__on_both_lists_until_it_has_a_new_certificate(authority: DeviceAuthority) -> None:
@@ -146,8 +274,6 @@ def test_device__revoked__on_both_lists_until_it_has_a_new_certificate(authority
     assert services.revoke_device(device_id="cam-0001", actor="test", now=NOW) == 1
     assert [item.serial_hex for item in selectors.revocations()] == [first.certificate_serial]
     assert selectors.shut_out_devices(NOW) == {"cam-0001"}
-    with pytest.raises(ForbiddenError):
-        services.renew_certificate(device_id="cam-0001", csr_der=csr(), authority=authority, now=NOW)
     services.redeem_claim(token=claim(), csr_der=csr(), authority=authority, now=NOW)
     assert selectors.shut_out_devices(NOW) == set()
 

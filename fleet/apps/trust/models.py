@@ -65,13 +65,26 @@ class Claim(models.Model):
 
 
 class Certificate(models.Model):
-    """A device certificate that the device CA issued."""
+    """A device certificate that the device CA issued.
+
+    `key_sha256` names its public key; empty on rows from before it was kept, whose devices renew by a new claim.
+    """
 
     serial = models.CharField(max_length=40, primary_key=True)
     device_id = models.CharField(max_length=63, db_index=True)
+    key_sha256 = models.CharField(max_length=64)
     not_before = models.DateTimeField()
     not_after = models.DateTimeField()
     revoked_at = models.DateTimeField(null=True)
+
+    class Meta:
+        indexes = [
+            models.Index(name="certificate_by_key", fields=["key_sha256", "-not_before"]),
+            # The publisher looks for revocations every second; they are few among many certificates.
+            models.Index(
+                name="certificate_revoked", fields=["revoked_at"], condition=models.Q(revoked_at__isnull=False)
+            ),
+        ]
 
     def __str__(self) -> str:
         return f"{self.device_id} {self.serial}"

@@ -88,6 +88,16 @@ class Enrolment:
 
 
 @dataclass(frozen=True)
+class Renewal:
+    """A further certificate for a device that holds the key of an earlier one."""
+
+    device_id: str
+    certificate_serial: str
+    not_after_at: datetime
+    pkcs7_der: bytes
+
+
+@dataclass(frozen=True)
 class TokenRecord:
     """A pipeline's credential. The secret part is shown once and not kept."""
 

@@ -1,6 +1,7 @@
-"""How a device joins: it pins the anchors, shows its claim with a certificate request, and learns where the broker is.
+"""How a device joins and stays: it pins the anchors, shows its claim with a certificate request, renews by its key.
 
-EST-shaped (RFC 7030 simpleenroll): base64 PKCS#10 in, base64 certs-only PKCS#7 out, with a claim as the bearer token.
+EST-shaped (RFC 7030): base64 PKCS#10 in, base64 certs-only PKCS#7 out. simpleenroll takes a claim as the bearer token;
+simplereenroll takes no credential but the request's own signature, which proves the key of an earlier certificate.
 """
 
 import base64
@@ -17,7 +18,7 @@ from fleet.apps.trust import services as trust
 from fleet.domain.errors import InvalidInputError, NotFoundError, TooLargeError
 from fleet.domain.problems import Problem
 from fleet.entrypoints.device_api.answers import device_view, problem_response
-from fleet.wiring import server
+from fleet.wiring import fleet_access, server
 
 MAX_REQUEST_BYTES: Final = 16_384
 DEVICE_ID_HEADER: Final = "X-Modelfleet-Device-Id"
@@ -66,12 +67,23 @@ def simple_enroll(request: HttpRequest) -> HttpResponse:
             attributes=enrolment.attributes,
             now=now,
         )
+    return _certificates(enrolment.device_id, enrolment.pkcs7_der)
+
+
+@device_view("POST")
+def simple_reenroll(request: HttpRequest) -> HttpResponse:
+    """Renew: the key of an earlier certificate is proof enough, also when that certificate has lapsed."""
+    renewal = fleet_access.renew_certificate(csr_der=_certificate_request(request), now=server.clock().now())
+    return _certificates(renewal.device_id, renewal.pkcs7_der)
+
+
+def _certificates(device_id: str, pkcs7_der: bytes) -> HttpResponse:
     return HttpResponse(
-        base64.encodebytes(enrolment.pkcs7_der),
+        base64.encodebytes(pkcs7_der),
         content_type="application/pkcs7-mime; smime-type=certs-only",
         headers={
             "Content-Transfer-Encoding": "base64",
-            DEVICE_ID_HEADER: enrolment.device_id,
+            DEVICE_ID_HEADER: device_id,
             "Cache-Control": "no-store",
         },
     )

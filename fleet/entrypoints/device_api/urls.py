@@ -8,6 +8,7 @@ urlpatterns = [
     path("device/v1/anchors", enrolment.anchors, name="device-anchors"),
     path("device/v1/config", enrolment.configuration, name="device-config"),
     path(".well-known/est/simpleenroll", enrolment.simple_enroll, name="est-simpleenroll"),
+    path(".well-known/est/simplereenroll", enrolment.simple_reenroll, name="est-simplereenroll"),
     path("device/v1/blobs/<str:sha256>", blobs.download, name="device-blob"),
     path("image/metadata/<str:name>", image.metadata, name="image-metadata"),
 ]

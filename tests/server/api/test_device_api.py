@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import pkcs7
 from django.test import Client
 
@@ -17,10 +18,10 @@ from fleet.apps.devices import services as device_services
 from fleet.apps.trust import selectors as trust_selectors
 from fleet.apps.trust import services as trust
 from fleet.domain import tickets
-from fleet.wiring import server
+from fleet.wiring import fleet_access, server
 from tests.fakes.metadata_fetcher import updater
 from tests.server.pipeline import MODEL, Pipeline
-from tests.server.test_credentials import csr
+from tests.server.test_credentials import csr, make_key
 
 
 def now() -> datetime:
@@ -61,7 +62,14 @@ def test_configuration__says_where_the_broker_is(installed: Path, db: None, devi
 
 
 @pytest.mark.parametrize(
-    "address", ["device/v1/anchors", "device/v1/config", ".well-known/est/simpleenroll", f"device/v1/blobs/{'a' * 64}"]
+    "address",
+    [
+        "device/v1/anchors",
+        "device/v1/config",
+        ".well-known/est/simpleenroll",
+        ".well-known/est/simplereenroll",
+        f"device/v1/blobs/{'a' * 64}",
+    ],
 )
 def test_addresses__method_that_is_not_theirs__405(installed: Path, db: None, device: Client, address: str) -> None:
     answer = device.delete(f"/{address}")
@@ -127,6 +135,82 @@ def test_enrolment__of_a_revoked_device__refused_and_nothing_issued(released: Pi
     answer = enroll(device, claim())
     assert (answer.status_code, answer.json()["code"]) == (403, "device_revoked")
     assert len(trust_selectors.certificates("cam-0001")) == 1
+
+
+# ------------------------------------------------------------------------------------------ renewal
+
+
+def reenroll(device: Client, request: bytes) -> Any:
+    return device.post(
+        "/.well-known/est/simplereenroll", base64.encodebytes(request), content_type="application/pkcs10"
+    )
+
+
+@pytest.fixture
+def key(released: Pipeline, device: Client) -> ec.EllipticCurvePrivateKey:
+    """The key of the enrolled cam-0001."""
+    made = make_key()
+    assert enroll(device, claim(), base64.encodebytes(csr(key=made))).status_code == 200
+    return made
+
+
+def test_renewal__by_the_enrolled_key__same_answer_as_enrolment(
+    device: Client, key: ec.EllipticCurvePrivateKey
+) -> None:
+    enrolled_at = devices.device("cam-0001").enrolled_at
+    answer = reenroll(device, csr(key=key))
+    assert answer.status_code == 200
+    assert answer["X-Modelfleet-Device-Id"] == "cam-0001"
+    assert answer["Content-Type"] == "application/pkcs7-mime; smime-type=certs-only"
+    assert answer["Cache-Control"] == "no-store"
+    chain = pkcs7.load_der_pkcs7_certificates(base64.b64decode(answer.content))
+    issuer, leaf = sorted(chain, key=lambda item: item.subject != item.issuer)
+    leaf.verify_directly_issued_by(issuer)
+    assert leaf.public_key() == key.public_key()
+    assert devices.device("cam-0001").enrolled_at == enrolled_at
+    assert len(trust_selectors.certificates("cam-0001")) == 2
+
+
+@pytest.mark.parametrize("state", ["quarantined", "revoked"])
+def test_renewal__device_that_is_not_active__refused(
+    device: Client, key: ec.EllipticCurvePrivateKey, state: str
+) -> None:
+    device_services.set_state(device_id="cam-0001", state=state, now=now())
+    answer = reenroll(device, csr(key=key))
+    assert (answer.status_code, answer.json()["code"]) == (403, "device_not_active")
+    assert answer["Content-Type"] == "application/problem+json"
+    assert len(trust_selectors.certificates("cam-0001")) == 1
+
+
+def test_renewal__revoked_by_an_operator__refused_even_when_readmitted(
+    device: Client, key: ec.EllipticCurvePrivateKey
+) -> None:
+    fleet_access.revoke_device(device_id="cam-0001", actor="test", now=now())
+    device_services.set_state(device_id="cam-0001", state="active", now=now())
+    answer = reenroll(device, csr(key=key))
+    assert (answer.status_code, answer.json()["code"]) == (403, "key_revoked")
+
+
+@pytest.mark.parametrize(
+    ("request_der", "status", "code"),
+    [
+        (b"", 400, "certificate_request_refused"),
+        (b"nonsense", 400, "certificate_request_refused"),
+        (csr(), 403, "key_unknown"),
+        (b"A" * 20_000, 413, "certificate_request_too_large"),
+    ],
+)
+def test_renewal__of_nobody__problem(
+    released: Pipeline, device: Client, request_der: bytes, status: int, code: str
+) -> None:
+    answer = reenroll(device, request_der)
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+
+
+def test_renewal__too_often__429(device: Client, key: ec.EllipticCurvePrivateKey) -> None:
+    answers = [reenroll(device, csr(key=key)) for _ in range(6)]
+    assert {answer.status_code for answer in answers[:4]} == {200}
+    assert (answers[-1].status_code, answers[-1].json()["code"]) == (429, "renewals_exhausted")
 
 
 # ------------------------------------------------------------------------------------------ image metadata

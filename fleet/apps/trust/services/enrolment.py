@@ -3,7 +3,7 @@
 import hashlib
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -15,12 +15,14 @@ from device_client.wire.names import parse_device_id
 from fleet.apps.audit import services as audit
 from fleet.apps.trust import selectors
 from fleet.apps.trust.models import Certificate, Claim
-from fleet.apps.trust.records import ClaimRecord, Enrolment
-from fleet.domain.errors import ForbiddenError, InvalidInputError
+from fleet.apps.trust.records import ClaimRecord, Enrolment, Renewal
+from fleet.domain.errors import ConflictError, ForbiddenError, InvalidInputError, QuotaError
 from fleet.ports.certificates import CertificateRequestRefusedError, DeviceAuthority, IssuedCertificate
 
 MARK: Final = "mfc"
 MAX_LIFETIME: Final = timedelta(days=90)
+# A renewal whose answer was lost may be asked again; whoever needs more in a day is not renewing.
+CERTIFICATES_A_DAY: Final = 5
 MAX_TOKEN_CHARS: Final = 128
 HARDWARE_CLASS: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 MAX_ATTRIBUTE_CHARS: Final = 128
@@ -91,16 +93,37 @@ def redeem_claim(*, token: str, csr_der: bytes, authority: DeviceAuthority, now:
     )
 
 
-def renew_certificate(*, device_id: str, csr_der: bytes, authority: DeviceAuthority, now: datetime) -> bytes:
-    """A fresh certificate for a device that has proved who it is (its topic); returns PKCS#7 DER.
+def renew_certificate(
+    *, csr_der: bytes, authority: DeviceAuthority, admit: Callable[[str], None], now: datetime
+) -> Renewal:
+    """A fresh certificate for whoever holds the key of an earlier one, be that lapsed or not.
 
-    Raises ForbiddenError for a device without a valid certificate: it must enrol again.
+    The request's own signature proves the key, and the newest certificate over it names the device; the request's
+    subject is ignored. `admit` is called with the device's id inside the transaction, before anything is issued: it
+    locks what a revocation would change, and raises to refuse.
+
+    Raises InvalidInputError for the request, ForbiddenError for a key that is unknown or revoked, QuotaError for a
+    device that asks too often.
     """
+    try:
+        key_sha256 = authority.proven_key_sha256(csr_der)
+    except CertificateRequestRefusedError as error:
+        raise InvalidInputError(error.code, f"certificate request: {error}") from error
     with transaction.atomic():
-        if not Certificate.objects.filter(device_id=device_id, revoked_at__isnull=True, not_after__gt=now).exists():
-            raise ForbiddenError("device_not_enrolled", f"expected a valid certificate of {device_id}, got none")
+        device_id = _newest_over(key_sha256).device_id
+        admit(device_id)
+        if _newest_over(key_sha256).revoked_at is not None:
+            raise ForbiddenError("key_revoked", f"the certificate of {device_id} was revoked: it needs a new claim")
+        _require_quota(device_id, now)
         issued = _issue(authority, csr_der, device_id, now)
-    return authority.certs_only(issued.chain_pem)
+        audit.record(
+            actor=f"device:{device_id}",
+            action="device.renew",
+            subject=device_id,
+            detail={"certificate": issued.serial_hex},
+            now=now,
+        )
+    return Renewal(device_id, issued.serial_hex, issued.not_after_at, authority.certs_only(issued.chain_pem))
 
 
 def revoke_device(*, device_id: str, actor: str, now: datetime) -> int:
@@ -116,13 +139,33 @@ def _issue(authority: DeviceAuthority, csr_der: bytes, device_id: str, now: date
         issued = authority.issue(csr_der, device_id, now)
     except CertificateRequestRefusedError as error:
         raise InvalidInputError(error.code, f"certificate request: {error}") from error
+    # A renewal is granted to a key, so a key means one device: two with one would take each other's names.
+    if Certificate.objects.filter(key_sha256=issued.key_sha256).exclude(device_id=device_id).exists():
+        raise ConflictError("key_in_use", f"expected a key of {device_id} alone, got one that another device has used")
     Certificate.objects.create(
         serial=issued.serial_hex,
         device_id=device_id,
+        key_sha256=issued.key_sha256,
         not_before=issued.not_before_at,
         not_after=issued.not_after_at,
     )
     return issued
+
+
+def _newest_over(key_sha256: str) -> Certificate:
+    row = Certificate.objects.filter(key_sha256=key_sha256).order_by("-not_before", "-serial").first()
+    if row is None:
+        raise ForbiddenError("key_unknown", "expected the key of an enrolled device, got another: it needs a claim")
+    return row
+
+
+def _require_quota(device_id: str, now: datetime) -> None:
+    """Certificates are backdated a little, so the day that is counted is that much shorter."""
+    issued = Certificate.objects.filter(device_id=device_id, not_before__gt=now - timedelta(days=1)).count()
+    if issued >= CERTIFICATES_A_DAY:
+        raise QuotaError(
+            "renewals_exhausted", f"expected at most {CERTIFICATES_A_DAY} certificates a day, got {issued}: come later"
+        )
 
 
 def _check_claim(device_id: str, hardware_class: str, attributes: Mapping[str, str]) -> None:
