@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from device_client.adapters import durable
-from device_client.core.errors import ConfigError
+from device_client.core.errors import ConfigError, StorageError
 
 SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS deployment (model TEXT PRIMARY KEY, body TEXT NOT NULL) STRICT;
@@ -44,15 +44,23 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """All or nothing; durable when the block has been left."""
+        """All or nothing; durable when the block has been left. Raises `StorageError` when the disk does not take it."""
         with self._lock:
-            self._connection.execute("BEGIN IMMEDIATE")
             try:
+                self._connection.execute("BEGIN IMMEDIATE")
                 yield self._connection
+                self._connection.execute("COMMIT")
+            except sqlite3.OperationalError as error:
+                self._abandon()
+                raise StorageError(f"expected a writable {FILE_NAME}, got: {error}") from error
             except BaseException:
-                self._connection.execute("ROLLBACK")
+                self._abandon()
                 raise
-            self._connection.execute("COMMIT")
+
+    def _abandon(self) -> None:
+        """SQLite ends some failed transactions by itself."""
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
 
     def rows(self, statement: str, parameters: tuple[object, ...] = ()) -> list[tuple[object, ...]]:
         """What a SELECT gives."""

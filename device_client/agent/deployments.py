@@ -46,6 +46,7 @@ from device_client.core.errors import (
     DeviceError,
     LoadError,
     SlotDamagedError,
+    StorageError,
     TicketError,
     UnexpectedEventError,
 )
@@ -59,6 +60,7 @@ log = logging.getLogger(__name__)
 WATCH_EVERY_S: Final = 0.5
 WATCH_SHARE: Final = 0.1  # probation is looked at ten times in its length, at least
 ASK_AGAIN_S: Final = 2.0
+STORAGE_RETRY_S: Final = 30.0
 TICKET_RETRY: Final = Backoff(least_s=1.0, first_s=2.0, most_s=60.0)
 UPDATING: Final = frozenset(
     {
@@ -141,20 +143,28 @@ class Deployments:
         """The present states."""
         return tuple(self._all.values())
 
-    def now(self) -> int:
+    def now(self) -> float:
         """Seconds since the epoch."""
-        return max(0, int(self._clock.now().timestamp()))
+        return max(0.0, self._clock.now().timestamp())
 
     # ------------------------------------------------------------ start
 
     def recover(self, model: str, before: Deployment, *, clean: bool) -> None:
         """Serve what is current and take up what was interrupted.
 
-        The restart is counted and recorded before anything is loaded: loading may be what brings us down.
+        The restart is counted and recorded before anything is loaded: loading may be what brings us down. A disk that
+        does not take the record keeps nobody from what is current; whatever was interrupted waits until it does.
         """
         after, effects = machine.step(before, Restarted(clean), self.now())
         if after != before:
-            self._journal.record(after)
+            try:
+                self._journal.record(after)
+            except StorageError as error:
+                log.error("%s", error)  # noqa: TRY400 - the sentence says it all
+                after, effects = before, ()
+                self._timers.set(
+                    f"storage:{model}", STORAGE_RETRY_S, lambda: self.recover(model, self._all[model], clean=clean)
+                )
         self._all[model] = after
         if after.state is not UpdateState.ROLLING_BACK:
             try:
@@ -226,7 +236,15 @@ class Deployments:
 
     def _deliver(self, deployment: Deployment, event: Event) -> None:
         if self._all[deployment.model].serial == deployment.serial:
-            self.apply(deployment.model, event)
+            self._apply_in_time(deployment.model, event, lambda: self._deliver(deployment, event))
+
+    def _apply_in_time(self, model: str, event: Event, again: Continuation) -> None:
+        """Apply an event that nobody will repeat; one that cannot be recorded now comes again."""
+        try:
+            self.apply(model, event)
+        except StorageError:
+            self._timers.set(f"storage:{model}", STORAGE_RETRY_S, again)
+            raise
 
     def _step(self, deployment: Deployment, work: Callable[[Deployment], Event]) -> None:
         """Run one long step in the model's lane; its outcome, good or bad, comes back as an event."""
@@ -339,9 +357,10 @@ class Deployments:
         activity = self._host.activity(deployment.model)
         verdict, sentence = probation.judge(deployment.aim.policy, activity, elapsed_s)
         if verdict is probation.Verdict.PASS:
-            self.apply(deployment.model, Survived())
+            self._apply_in_time(deployment.model, Survived(), lambda: self._judge(watched))
         elif verdict is probation.Verdict.TRIP:
-            self.apply(deployment.model, Failed(FailureCode.PROBATION, sentence, deny=True))
+            failed = Failed(FailureCode.PROBATION, sentence, deny=True)
+            self._apply_in_time(deployment.model, failed, lambda: self._judge(watched))
         else:
             self._watch(deployment)
 
@@ -352,6 +371,8 @@ def safely(action: Continuation) -> None:
         action()
     except UnexpectedEventError as error:
         log.warning("dropped: %s", error)
+    except StorageError as error:
+        log.error("%s", error)  # noqa: TRY400 - the sentence says it all
     except DeviceError:
         log.exception("an event could not be dealt with")
 

@@ -120,6 +120,10 @@ class NoSpaceError(DeviceError):
     failure = FailureCode.PREFLIGHT
 
 
+class StorageError(DeviceError):
+    """The client's own file cannot be written now: the disk is full, read-only or failing. What runs goes on."""
+
+
 class SlotDamagedError(DeviceError):
     """A slot's files are not what its name promises. It may be fetched again."""
 

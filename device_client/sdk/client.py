@@ -159,6 +159,12 @@ class Client:
         """Like `stop`, but returns at once: for signal handlers."""
         self._stopping.set()
 
+    def __enter__(self) -> "Client":  # noqa: PYI034 - `Self` needs Python 3.11
+        return self
+
+    def __exit__(self, *_raised: object) -> None:
+        self.stop()
+
     @contextmanager
     def started(self) -> Iterator["Client"]:
         """Start, and stop in the end."""
