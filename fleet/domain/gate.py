@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from fleet.domain.policy import Metric, RatioGate, RolloutPolicy
-from fleet.domain.stats.ratios import Estimate, RatioSums, Unit, Unjudgeable, difference, share_of
+from fleet.domain.stats.estimates import Estimate, Unjudgeable
+from fleet.domain.stats.ratios import RatioSums, Unit, difference, share_of
 from fleet.domain.stats.shares import lower_bound
 from fleet.domain.strata import (
     ALL_CLASSES,

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleet.domain.stats.ratios import Estimate, RatioSums, Unit, Unjudgeable, difference, share_of
+from fleet.domain.stats.estimates import Estimate, Unjudgeable
+from fleet.domain.stats.ratios import RatioSums, Unit, difference, share_of
 from fleet.domain.stats.sequences import prior_variance, radius
 from fleet.domain.stats.shares import lower_bound, upper_bound
 

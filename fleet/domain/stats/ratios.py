@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Final
 
+from fleet.domain.stats.estimates import Estimate, Unjudgeable
 from fleet.domain.stats.sequences import radius
 
 POOL_BELOW: Final = 20
@@ -79,24 +80,6 @@ class RatioSums:
         """The least variance that R can have: that of independent inferences, at the share (S+1)/(N+2)."""
         share = (self.s + 1) / (self.n + 2)
         return share * (1 - share) / self.n
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A value with bounds that hold at every look, each with the error that was asked for."""
-
-    value: float
-    lower: float
-    upper: float
-    standard_error: float
-    multiplier: float
-
-
-@dataclass(frozen=True)
-class Unjudgeable:
-    """No estimate, and why."""
-
-    reason: str
 
 
 def share_of(arm: RatioSums, *, alpha: float, planned: int) -> Estimate | Unjudgeable:
