@@ -20,7 +20,6 @@ from device_client.wire.tensor1.errors import (
     OutputMismatchError,
     PatchHeaderError,
     PatchLimitError,
-    PatchPayloadError,
     PatchTableError,
     TruncatedPatchError,
     WrongBaseError,
@@ -37,9 +36,9 @@ from device_client.wire.tensor1.format import (
     Kind,
     Prologue,
     blocks,
-    inflate,
     parse_header,
     parse_prologue,
+    unpack_parameters,
 )
 from device_client.wire.tensor1.io import BlockWriter, RandomAccess
 from device_client.wire.tensor1.predictors import check
@@ -184,7 +183,7 @@ class _Decoding:
         self._parameters = b""
         if item.parameter_bytes:
             length = self._varint(MAX_PARAMETER_BYTES + PAYLOAD_SLACK)
-            self._parameters = inflate(self._take(length), item.parameter_bytes, PatchPayloadError)
+            self._parameters = unpack_parameters(self._take(length), item.parameter_bytes)
 
     def _resume(self, start: Checkpoint, block: Block, item: Instruction) -> None:
         if block.offset != start.output_offset or not HEADER_BYTES <= start.patch_offset <= self._patch.size:

@@ -4,8 +4,8 @@
 
 A record is a block's payload length (varint), its output's CRC-32 (4 bytes, little-endian) and its payload. Blocks follow from
 the instructions alone, in the order of the output, each of at most `block_bytes` of output. An instruction that needs
-parameters (or is a stream) is *heavy*: it shares no block with others, and its parameter record (varint length, deflated
-bytes) comes before its first block. A *verbatim* patch has no prologue and no records: the header, then the new file.
+parameters (or is a stream) is *heavy*: it shares no block with others, and its parameter record (varint length, then
+`pack_parameters`) comes before its first block. A *verbatim* patch has no prologue and no records: the header, then the new file.
 
 Parsing checks every length against a limit before anything is allocated, and the instructions against the announced lengths:
 what this module returns is safe to follow. It knows no model format. It reads nothing but the bytes that it is given.
@@ -20,7 +20,13 @@ from enum import IntEnum, IntFlag
 from typing import Final
 
 from device_client.wire.tensor1.elements import Element
-from device_client.wire.tensor1.errors import PatchHeaderError, PatchLimitError, PatchTableError, TruncatedPatchError
+from device_client.wire.tensor1.errors import (
+    PatchHeaderError,
+    PatchLimitError,
+    PatchPayloadError,
+    PatchTableError,
+    TruncatedPatchError,
+)
 
 MAGIC: Final = b"tensor1\n"
 VERSION: Final = 1
@@ -327,6 +333,20 @@ def inflate(content: bytes | memoryview, length: int, error: type[Exception]) ->
     return out
 
 
+def pack_parameters(raw: bytes) -> bytes:
+    """A parameter record without its length: words of four bytes, first all lowest bytes, and deflated."""
+    return deflate(b"".join(raw[index::4] for index in range(4)))
+
+
+def unpack_parameters(content: bytes | memoryview, length: int) -> bytes:
+    """`length` bytes of parameters out of their record."""
+    planes = inflate(content, length, PatchPayloadError)
+    raw = bytearray(length)
+    for index in range(4):
+        raw[index::4] = planes[index * length // 4 : (index + 1) * length // 4]
+    return bytes(raw)
+
+
 def parse_prologue(header: Header, content: bytes) -> Prologue:
     """The instructions of a patch, checked against the header; raises a `MalformedPatchError`."""
     if len(content) != header.prologue_bytes:
@@ -385,8 +405,10 @@ def _parse_instruction(cursor: Cursor, expected: int) -> Instruction:
     old_offset = expected + cursor.signed() if draft.old_record_bytes else 0
     scalars = tuple(cursor.varint((1 << 63) - 1) for _ in range(scalar_count))
     parameter_bytes = cursor.varint()
-    if parameter_bytes > MAX_PARAMETER_BYTES:
-        raise PatchLimitError(f"expected parameters of at most {MAX_PARAMETER_BYTES} bytes, got {parameter_bytes}")
+    if parameter_bytes > MAX_PARAMETER_BYTES or parameter_bytes % 4:
+        raise PatchLimitError(
+            f"expected words of parameters in at most {MAX_PARAMETER_BYTES} bytes, got {parameter_bytes}"
+        )
     return Instruction(kind, length, old_offset, draft.predictor, fields, draft.old_element, scalars, parameter_bytes)
 
 

@@ -29,6 +29,7 @@ from device_client.wire.tensor1.format import (
     blocks,
     deflate,
     pack_header,
+    pack_parameters,
     pack_prologue,
     pack_varint,
 )
@@ -212,7 +213,7 @@ class _Writing:
     def _enter(self, number: int) -> None:
         parameters = self.plan.parameters.get(number, b"")
         if parameters:
-            packed = deflate(parameters)
+            packed = pack_parameters(parameters)
             self._out.write(pack_varint(len(packed)) + packed)
             self.spent[number] = self.spent.get(number, 0) + len(packed)
 

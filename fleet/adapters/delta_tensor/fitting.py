@@ -21,6 +21,7 @@ _WINDOW_ELEMENTS: Final = 1 << 17
 _STEP: Final = 2.0**-24
 _RANKS: Final = (4, 8, 16, 32)
 _PATCH_EDGE: Final = 72
+_DROPPED_BITS: Final = (0, 8, 11, 14)
 _SEED: Final = 20
 # What one run of training can have decayed a weight by, in steps of 2**-24; and how many multiplies a replay may have.
 _DECAYS: Final = (1.5, 1e5)
@@ -89,9 +90,9 @@ def float_fits(pair: Pair, sample: Sample) -> Iterator[Fit]:
             prune(pair, old, new),
             decay(old, new) if pair.new_element is Element.F32 else None,
             row_scale(pair, sample, old, new),
-            low_rank(pair, old, new),
         )
-    yield from (fit for fit in found if fit is not None)
+        yield from (fit for fit in found if fit is not None)
+        yield from low_rank(pair, old, new)
 
 
 def prune(pair: Pair, old: NDArray[np.float32], new: NDArray[np.float32]) -> Fit | None:
@@ -170,14 +171,14 @@ def row_scale(pair: Pair, sample: Sample, old: NDArray[np.float32], new: NDArray
     return Fit(Predictor.ROW_SCALE, (inner, rows), scales.astype("<f4").tobytes())
 
 
-def low_rank(pair: Pair, old: NDArray[np.float32], new: NDArray[np.float32]) -> Fit | None:
-    """A difference that is a product of two thin matrices, as a merged LoRA adapter leaves."""
+def low_rank(pair: Pair, old: NDArray[np.float32], new: NDArray[np.float32]) -> Iterator[Fit]:
+    """A difference that is a product of two thin matrices, as a merged LoRA adapter leaves; in several precisions."""
     inner, rows = pair.inner, pair.rows
     if min(inner, rows) < 2 * _PATCH_EDGE // 3 or rows * inner != pair.count or np.array_equal(old, new):
-        return None
+        return
     rank = _rank(pair)
     if rank is None or 4 * rank * (rows + inner) > MAX_PARAMETER_BYTES:
-        return None
+        return
     # A randomised range finder in two passes; its randomness is a constant, so the patch is deterministic.
     probe = np.random.default_rng(_SEED).standard_normal((inner, rank + 8)).astype(np.float32)
     reach = np.concatenate([_differences(before, after, inner) @ probe for _, before, after in pair.windows(inner)])
@@ -191,8 +192,12 @@ def low_rank(pair: Pair, old: NDArray[np.float32], new: NDArray[np.float32]) -> 
     weight = np.sqrt(values[:rank])
     u = (basis @ left[:, :rank]) * weight
     v = right[:rank] * weight[:, None]
-    parameters = v.astype("<f4").tobytes() + np.ascontiguousarray(u).astype("<f4").tobytes()
-    return Fit(Predictor.LOW_RANK, (rank, inner), parameters)
+    exact = np.concatenate([v.reshape(-1), u.reshape(-1)]).astype("<f4").view(np.uint32)
+    for dropped in _DROPPED_BITS:
+        # Last places that cost more than they save: rounded away, they deflate to nothing.
+        half = np.uint32(1 << dropped >> 1)
+        short = (exact + half) & np.uint32(0xFFFFFFFF << dropped & 0xFFFFFFFF)
+        yield Fit(Predictor.LOW_RANK, (rank, inner), short.tobytes())
 
 
 def _differences(before: NDArray[np.float32], after: NDArray[np.float32], inner: int) -> NDArray[np.float32]:

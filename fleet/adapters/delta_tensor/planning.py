@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from device_client.wire.tensor1.elements import Element
-from device_client.wire.tensor1.format import MAX_INSTRUCTIONS, Field, Instruction, Kind, Predictor
+from device_client.wire.tensor1.format import MAX_INSTRUCTIONS, Field, Instruction, Kind, Predictor, pack_parameters
 from device_client.wire.tensor1.io import RandomAccess
 from device_client.wire.tensor1.streams import STORED, lzma_method
 from fleet.adapters.delta_tensor import fitting, samples
@@ -188,7 +188,7 @@ class Planner:
                 scalars=fit.scalars,
                 parameter_bytes=len(fit.parameters),
             )
-            price = sample.cost(item, fit.parameters, self.coding) + 8.0 * len(fit.parameters) / count
+            price = sample.cost(item, fit.parameters, self.coding) + 8.0 * len(pack_parameters(fit.parameters)) / count
             if price < 0.99 * cost:
                 step, cost = Step(item, fit.parameters), price
         return step, cost

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import lzma
+import math
 import zlib
 from enum import StrEnum
 from typing import Any, Final
@@ -18,13 +19,14 @@ from device_client.wire.tensor1.residuals import Mode, Plane
 
 # Level 8 is within 1.3% of the conditional entropy; level 12 gains 0.3% more for eight times the time.
 LEVEL: Final = 8
-GROUP_SHIFT: Final = 7
 # Buckets smaller than this lose more to their own tables than they gain.
 _MIN_BUCKET: Final = 1536
 _MIN_GROUPED: Final = 1024
 _MAX_BUCKETS: Final = 24
-# What share of groups must be all zero for their mask to pay.
-_ZERO_SHARE: Final = 0.02
+# Sizes of groups that are tried, for a mask of zeros and for magnitudes; the number of groups that tell anything.
+MASK_SHIFTS: Final = (7, 5)
+CLASS_SHIFTS: Final = (7, 6)
+_MIN_CLASSED: Final = 16
 # Bits an element that magnitude classes must promise, beyond what writing them takes.
 _MIN_CLASS_GAIN: Final = 0.012
 # Classes are half octaves, centred so that a mean difference of one unit at exponent 0 is class 24 of 1 to 255.
@@ -73,43 +75,60 @@ def _classes_of(
     differences: Integers, element: Element, guess: Integers | None
 ) -> tuple[int, NDArray[np.uint8] | None]:
     """The class of each group, or None where neither zeros nor magnitudes pay."""
-    count = len(differences)
-    if count < _MIN_GROUPED:
+    if len(differences) < _MIN_GROUPED:
         return 0, None
-    grouped = _padded(differences, GROUP_SHIFT).reshape(-1, 1 << GROUP_SHIFT)
-    some = grouped.any(axis=1)
-    zero_share = 1.0 - float(np.count_nonzero(some)) / len(some)
     scale = exponents(guess, element) if guess is not None else None
     if scale is not None:
-        classes = _magnitudes(grouped, some, _padded(scale, GROUP_SHIFT).reshape(grouped.shape))
+        shift, classes = _magnitudes(differences, scale)
         if classes is not None:
-            return GROUP_SHIFT, classes
-    if zero_share < _ZERO_SHARE:
-        return 0, None
-    return GROUP_SHIFT, some.astype(np.uint8)
+            return shift, classes
+    return _mask(differences)
 
 
-def _magnitudes(grouped: Integers, some: NDArray[np.bool_], scale: NDArray[np.int16]) -> NDArray[np.uint8] | None:
+def _mask(differences: Integers) -> tuple[int, NDArray[np.uint8] | None]:
+    """Which groups have anything but zeros, in groups of the size that saves most."""
+    changed = int(np.count_nonzero(differences))
+    plain = len(differences) * _entropy(changed / len(differences))
+    best, mask, cheapest = 0, None, 0.98 * plain - 64
+    for shift in MASK_SHIFTS:
+        group = _padded(differences, shift).reshape(-1, 1 << shift).any(axis=1)
+        kept = int(np.count_nonzero(group)) << shift
+        price = len(group) * _entropy(kept / (len(group) << shift)) + kept * _entropy(changed / kept)
+        if price < cheapest:
+            best, mask, cheapest = shift, group.astype(np.uint8), price
+    return best, mask
+
+
+def _entropy(share: float) -> float:
+    """Bits that it takes to say which of two things happened."""
+    return -share * math.log2(share) - (1 - share) * math.log2(1 - share) if 0 < share < 1 else 0.0
+
+
+def _magnitudes(differences: Integers, scale: NDArray[np.int16]) -> tuple[int, NDArray[np.uint8] | None]:
     """Half-octave classes of the groups' mean differences as real numbers, if that tells enough to be worth its bytes."""
     top = int(scale.max())
     units = np.ldexp(np.float32(1.0), np.maximum(scale - top, -40).astype(np.int32))
-    sizes = np.abs(grouped[some].astype(np.float32)) * units[some]
-    means = np.asarray(sizes.mean(axis=1), dtype=np.float64)
-    if len(means) < 16:  # noqa: PLR2004 - too few to tell
-        return None
-    logs = np.log2(means)
-    # By how much groups differ: Jensen's gap, less what the scatter of a mean of this many makes of it alone.
-    gap = float(np.log2(means.mean()) - logs.mean()) - 1.0 / (1 << GROUP_SHIFT)
-    halves = np.rint(2.0 * logs)
-    halves -= halves.max()
-    found = np.zeros(len(some), dtype=np.uint8)
-    found[some] = np.clip(halves + _CLASS_CENTRE, 1, 255).astype(np.uint8)
-    shares = np.bincount(found) / len(found)
-    shares = shares[shares > 0]
-    cost = -float((shares * np.log2(shares)).sum()) / (1 << GROUP_SHIFT)
+    sizes = np.abs(differences.astype(np.float32)) * units
     # Where most differences are zero, knowing the magnitude saves less than the gap.
-    density = min(1.0, 2.0 * float(np.count_nonzero(grouped)) / grouped.size)
-    return found if gap * density > cost + _MIN_CLASS_GAIN else None
+    density = min(1.0, 2.0 * float(np.count_nonzero(differences)) / len(differences))
+    best, found, most = 0, None, _MIN_CLASS_GAIN
+    for shift in CLASS_SHIFTS:
+        means = np.asarray(_padded(sizes, shift).reshape(-1, 1 << shift).mean(axis=1), dtype=np.float64)
+        some = means > 0
+        if np.count_nonzero(some) < _MIN_CLASSED:
+            continue
+        logs = np.log2(means[some])
+        # By how much groups differ: Jensen's gap, less what the scatter of a mean of this many makes of it alone.
+        gap = float(np.log2(means[some].mean()) - logs.mean()) - 1.0 / (1 << shift)
+        halves = np.rint(2.0 * logs)
+        classes = np.zeros(len(some), dtype=np.uint8)
+        classes[some] = np.clip(halves - halves.max() + _CLASS_CENTRE, 1, 255).astype(np.uint8)
+        shares = np.bincount(classes) / len(classes)
+        shares = shares[shares > 0]
+        gain = gap * density + float((shares * np.log2(shares)).sum()) / (1 << shift)
+        if gain > most:
+            best, found, most = shift, classes, gain
+    return best, found
 
 
 def _padded(values: Any, shift: int) -> Any:
