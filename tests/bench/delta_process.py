@@ -47,7 +47,7 @@ def verify_tensor1(old: Path, new: Path, patch: Path) -> None:
     """What a worker does before it publishes: decode, and compare with the digest that it knows."""
     from device_client.wire.tensor1 import decoder
 
-    def discard(_offset: int, _content: bytes | bytearray) -> None:
+    def discard(offset: int, content: bytes | bytearray) -> None:
         pass
 
     header = decoder.apply(File(patch), File(old), discard)
@@ -61,7 +61,7 @@ def apply_tensor1(old: Path, patch: Path, new: Path) -> None:
 
     with new.open("wb") as out:
 
-        def write(_offset: int, content: bytes | bytearray) -> None:
+        def write(offset: int, content: bytes | bytearray) -> None:
             out.write(content)
 
         decoder.apply(File(patch), File(old), write)
