@@ -217,6 +217,11 @@ def _server_config(server_url: str, payload: bytes, choices: Config) -> Config:
         raise EnrolmentError(f"device configuration of {server_url}: {error}") from error
 
 
+def installed_slots(paths: StatePaths) -> FileSlots:
+    """What is installed on this device."""
+    return FileSlots(paths.models)
+
+
 @contextmanager
 def stored(paths: StatePaths) -> Iterator[tuple[SqliteJournal, SqliteOutbox, FileSlots]]:
     """The stored state, for looking at it or leaving a request while an agent may be running."""

@@ -11,6 +11,7 @@ from typing import Final
 from device_client import assembly
 from device_client.config import Config, StatePaths, load_config, state_paths
 from device_client.core.errors import DeviceError
+from device_client.ports import Serving
 from device_client.sdk.host import ModelHost
 from device_client.sdk.model import ServedModel
 from device_client.wire.bundles import Contract
@@ -117,7 +118,8 @@ class Client:
                 self._held.close()
                 if self._required:
                     raise
-                log.error("no updates, only fallbacks: %s", error)  # noqa: TRY400 - the sentence says it all
+                log.error("no updates, only what is installed: %s", error)  # noqa: TRY400 - the sentence says it all
+                self._serve_installed(self._config)
                 return
             self._thread = threading.Thread(target=self._run, args=(self._parts,), name="modelfleet-agent", daemon=True)
             self._thread.start()
@@ -133,6 +135,19 @@ class Client:
             models=tuple(self._models),
             contracts=self._contracts,
         )
+
+    def _serve_installed(self, config: Config) -> None:
+        """Without an agent (a disk too full for its journal, say) the slots alone say what is verified and current."""
+        slots = assembly.installed_slots(self._paths)
+        for model in dict.fromkeys((*config.models, *self._models)):
+            try:
+                current = slots.links(model).current
+                if current:
+                    slot = slots.open(model, current)
+                    self._host.prepare(slot)
+                    self._host.switch(Serving(model, slot.manifest.version, current, reason="installed; no agent"))
+            except (DeviceError, OSError):
+                log.exception("the installed version of %s cannot be served", model)
 
     def _run(self, parts: assembly.Parts) -> None:
         try:
