@@ -15,7 +15,7 @@ from typing import Any
 from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core.management.base import BaseCommand, CommandError
-from django.db import connections
+from django.db import DatabaseError, connections
 
 from fleet.entrypoints.up.addresses import (
     LOOPBACK,
@@ -68,6 +68,8 @@ class Command(BaseCommand):
             raise CommandError(str(error)) from error
         except OSError as error:
             raise CommandError(f"{error.filename or settings.MODELFLEET.home}: {error.strerror}") from error
+        except DatabaseError as error:
+            raise CommandError(f"the database of {settings.MODELFLEET.home}: {error}".splitlines()[0]) from error
         except KeyboardInterrupt:
             raise CommandError("interrupted before everything was started", returncode=130) from None
 
