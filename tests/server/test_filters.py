@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from django.db import connection
+from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -158,3 +159,17 @@ def test_check__device_claims_another_site__what_enrolment_gave_counts() -> None
     told = answer_check(device_id=device.device_id, check=check, now=NOW)
     assert decision(told).value == "now"
     assert selectors.briefs([device.device_id])[device.device_id].attributes == {"site": "a", "floor": "3"}
+
+
+# ---------------------------------------------------------------- the page of devices
+
+
+def test_page_of_devices__filter__shows_whom_it_means_or_where_it_is_wrong(admin_client: Client) -> None:
+    first, second = enrol(FleetSimulator(2, model=MODEL)).devices
+    shown = admin_client.get("/devices", {"filter": f"id == '{first.device_id}'"}).content.decode()
+    assert f"/devices/{first.device_id}" in shown
+    assert f"/devices/{second.device_id}" not in shown
+    wrong = admin_client.get("/devices", {"filter": "hw = <b>"}).content.decode()
+    assert "column 4: expected" in wrong
+    assert "hw = &lt;b&gt;\n   ^" in wrong
+    assert f"/devices/{first.device_id}" not in wrong

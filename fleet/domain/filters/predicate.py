@@ -1,6 +1,7 @@
 """A filter asked of one device's facts. Compiled once into closures, because every check asks every rule."""
 
-from collections.abc import Callable, Collection, Mapping
+import operator
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final, Protocol
 
 from device_client.wire.limits import MAX_COUNT
@@ -44,11 +45,11 @@ Predicate = Callable[[Described], bool]
 _Read = Callable[[Described], Value | None]
 
 _COMPARED: Final[Mapping[Order, Callable[[int, int], bool]]] = {
-    Order.EQUAL: lambda a, b: a == b,
-    Order.LESS: lambda a, b: a < b,
-    Order.AT_MOST: lambda a, b: a <= b,
-    Order.MORE: lambda a, b: a > b,
-    Order.AT_LEAST: lambda a, b: a >= b,
+    Order.EQUAL: operator.eq,
+    Order.LESS: operator.lt,
+    Order.AT_MOST: operator.le,
+    Order.MORE: operator.gt,
+    Order.AT_LEAST: operator.ge,
 }
 
 
@@ -56,11 +57,9 @@ def predicate(node: Node) -> Predicate:
     """Whether a device is meant."""
     match node:
         case And(parts):
-            every = [predicate(part) for part in parts]
-            return lambda device: all(part(device) for part in every)
+            return _every([predicate(part) for part in parts])
         case Or(parts):
-            some = [predicate(part) for part in parts]
-            return lambda device: any(part(device) for part in some)
+            return _some([predicate(part) for part in parts])
         case Not(part):
             opposite = predicate(part)
             return lambda device: not opposite(device)
@@ -94,17 +93,42 @@ def objection(node: Node, device: Described) -> str:
     return f"{sentence}: the device's is {shown}"
 
 
+# Loops, because a generator for each question takes longer than the question.
+
+
+def _every(parts: Sequence[Predicate]) -> Predicate:
+    def holds(device: Described) -> bool:
+        for part in parts:  # noqa: SIM110 - see above
+            if not part(device):
+                return False
+        return True
+
+    return holds
+
+
+def _some(parts: Sequence[Predicate]) -> Predicate:
+    def holds(device: Described) -> bool:
+        for part in parts:  # noqa: SIM110 - see above
+            if part(device):
+                return True
+        return False
+
+    return holds
+
+
 def _comparison(field: Field, order: Order, value: Value) -> Predicate:
     reads, wanted = _read(field), _scaled(field, value)
     if not isinstance(wanted, int):
+        if field.source is Source.HARDWARE_CLASS:
+            return lambda device: device.hardware_class == wanted
         return lambda device: reads(device) == wanted
-    holds = _COMPARED[order]
+    compare = _COMPARED[order]
 
-    def compares(device: Described) -> bool:
+    def holds(device: Described) -> bool:
         found = reads(device)
-        return isinstance(found, int) and holds(found, wanted)
+        return isinstance(found, int) and compare(found, wanted)
 
-    return compares
+    return holds
 
 
 def _scaled(field: Field, value: Value) -> Value:
