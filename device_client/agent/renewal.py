@@ -53,7 +53,7 @@ class Renewals:
         """
         try:
             validity, now = self._identity.validity(), self._now()
-            lapsed = renewal.has_lapsed(validity, now) and renewal.is_due(validity, self._received_at(), now)
+            lapsed = renewal.has_lapsed(validity, now) and self._is_due(validity, now)
         except DeviceError as error:
             log.warning("the certificate cannot be read: %s", error)
             lapsed = False
@@ -67,7 +67,7 @@ class Renewals:
     def _look(self) -> None:
         """Renew if it is time; look again in about an hour, since the clock may be put right in between."""
         self._look_later()
-        if renewal.is_due(self._identity.validity(), self._received_at(), self._now()):
+        if self._is_due(self._identity.validity(), self._now()):
             self._renew(lambda: None)
 
     def _look_later(self) -> None:
@@ -91,7 +91,8 @@ class Renewals:
         self._attempt = 0
         self._look_later()
         log.info("the certificate was renewed; it is valid until %s", validity.not_after_at.isoformat())
-        self._journal.remember({RENEWED_KEY: str(int(self._now().timestamp())), RENEWAL_TROUBLE_KEY: ""})
+        received = f"{_seconds(self._now())} {_seconds(validity.not_after_at)}"
+        self._journal.remember({RENEWED_KEY: received, RENEWAL_TROUBLE_KEY: ""})
         try:
             self._broker.renew_identity()
         finally:
@@ -106,12 +107,19 @@ class Renewals:
         afterwards()
 
     def _now(self) -> datetime:
-        floor = self._moment(FLOOR_KEY)
-        return renewal.best_time(self._clock.now(), floor)
+        floor = int(self._journal.recall(FLOOR_KEY) or 0)
+        return renewal.best_time(self._clock.now(), _moment(floor) if floor else None)
 
-    def _received_at(self) -> datetime | None:
-        return self._moment(RENEWED_KEY)
+    def _is_due(self, validity: Validity, now: datetime) -> bool:
+        """When a certificate came is known of the last one only: another may have been put back from a copy."""
+        received_at, _, not_after = (self._journal.recall(RENEWED_KEY) or "").partition(" ")
+        known = not_after == str(_seconds(validity.not_after_at))
+        return renewal.is_due(validity, _moment(int(received_at)) if known else None, now)
 
-    def _moment(self, key: str) -> datetime | None:
-        stored = int(self._journal.recall(key) or 0)
-        return datetime.fromtimestamp(stored, tz=timezone.utc) if stored else None
+
+def _seconds(moment: datetime) -> int:
+    return int(moment.timestamp())
+
+
+def _moment(seconds: int) -> datetime:
+    return datetime.fromtimestamp(seconds, tz=timezone.utc)

@@ -3,6 +3,7 @@
 import queue
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from device_client.wire.messages import Presence
 from device_client.wire.topics import Down, Up
 from fleet.entrypoints.up.addresses import LOOPBACK
 from fleet.ports.broker import Delivery, Message
+from fleet.ports.certificates import Revocation
 from tests.embedded_broker import EmbeddedBroker, running_broker
 from tests.fakes.update_server import PLAN_KEY, MemoryBroker, UpdateServerSimulator
 
@@ -188,6 +190,45 @@ def test_mqtt__stopped_in_an_orderly_way__says_offline(embedded_broker: Embedded
     assert seen() is True
     bench.port.stop()
     assert seen() is False
+
+
+def test_mqtt__identity_renewed__connected_with_the_new_certificate_and_never_offline(
+    own_broker: EmbeddedBroker,
+) -> None:
+    """The old certificate is revoked meanwhile, so a connection with it would be refused."""
+    old, new = own_broker.device("dev-n"), own_broker.device("dev-n")
+    seen = _presences(own_broker, "dev-n")
+    authority = own_broker.secrets.path("device_ca.crt")
+    bench = Bench(
+        MqttBroker(BrokerAddress(LOOPBACK, own_broker.device_port, authority, old.certificate, old.key), "dev-n")
+    )
+    bench.start()
+    assert seen() is True
+    now = datetime.now(tz=UTC)
+    own_broker.access.shut_out([], [Revocation(old.serial_hex, now)], now)
+    own_broker.reload()
+    for source, target in ((new.certificate, old.certificate), (new.key, old.key)):
+        target.write_bytes(source.read_bytes())
+    bench.port.renew_identity()
+    assert [bench.connections.get(timeout=WITHIN_S) for _ in range(2)] == [False, True]
+    assert seen() is True
+    bench.port.stop()
+
+
+def test_broker__identity_renewed_before_the_start__connects(bench: Bench) -> None:
+    bench.port.renew_identity()
+    bench.start()
+
+
+def test_broker__identity_renewed__messages_go_both_ways_again(bench: Bench) -> None:
+    bench.start()
+    bench.port.subscribe(topics.plan(PLAN_KEY))
+    bench.port.renew_identity()
+    assert [bench.connections.get(timeout=WITHIN_S) for _ in range(2)] == [False, True]
+    assert bench.port.publish(topics.up(DEVICE, Up.STATE), b"again")
+    assert bench.arrived() == (topics.up(DEVICE, Up.STATE), b"again")
+    bench.send(topics.plan(PLAN_KEY), b"notice")
+    assert bench.received.get(timeout=WITHIN_S) == (topics.plan(PLAN_KEY), b"notice")
 
 
 def _presences(broker: EmbeddedBroker, device_id: str) -> Callable[[], bool]:

@@ -162,6 +162,16 @@ def test_clock_years_ahead__renewed_once_and_not_again_at_restarts(rig: Rig, ser
     assert len(server.certificates.renewals) == 1
 
 
+def test_old_certificate_put_back__from_a_copy__renewed_again(lapsed: Rig, server: UpdateServerSimulator) -> None:
+    copy = lapsed.identity_paths.certificate.read_bytes()
+    lapsed.start()
+    lapsed.settle()
+    lapsed.identity_paths.certificate.write_bytes(copy)
+    lapsed.restart()
+    lapsed.settle()
+    assert server.certificates.renewals == [DEVICE, DEVICE]
+
+
 def test_clock_that_lost_its_battery__signed_time_says_that_it_is_due(due: Rig, server: UpdateServerSimulator) -> None:
     due.journal.remember({FLOOR_KEY: str(int(due.clock.now().timestamp()))})
     due.clock.set(datetime(1970, 1, 1, tzinfo=UTC))
