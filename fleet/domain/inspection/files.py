@@ -103,8 +103,10 @@ class ByteSource:
     `fetch(offset, size)` returns exactly `size` bytes that lie inside the file.
     """
 
-    def __init__(self, length: int, fetch: Callable[[int, int], bytes]) -> None:
+    def __init__(self, length: int, fetch: Callable[[int, int], bytes], *, max_looks: int | None = None) -> None:
+        """`max_looks` bounds how often `read` may be called, for headers built to be walked for minutes."""
         self.length = length
+        self._looks_left = max_looks if max_looks is not None else -1
         self._fetch = fetch
         self._window = b""
         self._window_start = 0
@@ -112,20 +114,27 @@ class ByteSource:
 
     def read(self, offset: int, size: int) -> bytes:
         """`size` bytes at `offset`; raises MalformedFileError beyond the file's end."""
+        if not self._looks_left:
+            raise MalformedFileError("expected a header that is read in fewer looks, got one with too many parts")
+        self._looks_left -= 1
+        start = offset - self._window_start
+        if not 0 <= start <= start + size <= len(self._window):
+            start = self._refill(offset, size)
+        return self._window[start : start + size]
+
+    def _refill(self, offset: int, size: int) -> int:
         if offset < 0 or size < 0 or offset + size > self.length:
             raise MalformedFileError(
                 f"expected {size} bytes at offset {offset}, got a file of {self.length} bytes that ends before"
             )
-        start = offset - self._window_start
-        if start < 0 or start + size > len(self._window):
-            self._reads += 1
-            if self._reads > MAX_READS:
-                raise MalformedFileError("expected a header of reasonable size, got one with too many parts")
-            wanted = min(max(size, WINDOW_BYTES), self.length - offset)
-            self._window, self._window_start, start = self._fetch(offset, wanted), offset, 0
-            if len(self._window) != wanted:
-                raise MalformedFileError(f"expected {wanted} bytes at offset {offset}, got {len(self._window)}")
-        return self._window[start : start + size]
+        self._reads += 1
+        if self._reads > MAX_READS:
+            raise MalformedFileError("expected a header of reasonable size, got one with too many parts")
+        wanted = min(max(size, WINDOW_BYTES), self.length - offset)
+        self._window, self._window_start = self._fetch(offset, wanted), offset
+        if len(self._window) != wanted:
+            raise MalformedFileError(f"expected {wanted} bytes at offset {offset}, got {len(self._window)}")
+        return 0
 
     def unpack(self, layout: struct.Struct, offset: int) -> tuple[int, ...]:
         """Numbers at `offset`."""

@@ -19,7 +19,10 @@ class Wire(IntEnum):
     FIXED32 = 5
 
 
-@dataclass(frozen=True)
+_WIRES: Final = {wire.value: wire for wire in Wire}
+
+
+@dataclass(frozen=True, slots=True)
 class Part:
     """One field: its number, and its value (`VARINT`) or the place of its bytes in the file."""
 
@@ -40,11 +43,11 @@ def parts(source: ByteSource, start: int, end: int) -> Iterator[Part]:
     position = start
     while position < end:
         tag, position = _varint(source, position, end)
-        number, wire = tag >> 3, tag & 7
-        if number == 0 or wire not in Wire._value2member_map_:
+        number, wire = tag >> 3, _WIRES.get(tag & 7)
+        if number == 0 or wire is None:
             raise MalformedFileError(f"expected a protobuf field at offset {position}, got tag {tag}")
         value, begin = 0, position
-        match Wire(wire):
+        match wire:
             case Wire.VARINT:
                 value, position = _varint(source, position, end)
             case Wire.FIXED64:
@@ -56,7 +59,7 @@ def parts(source: ByteSource, start: int, end: int) -> Iterator[Part]:
                 position = begin + size
         if position > end:
             raise MalformedFileError(f"expected a field that ends by offset {end}, got one that ends at {position}")
-        yield Part(number, Wire(wire), value, begin, position)
+        yield Part(number, wire, value, begin, position)
 
 
 def numbers(source: ByteSource, part: Part, limit: int) -> list[int]:
@@ -75,6 +78,8 @@ def numbers(source: ByteSource, part: Part, limit: int) -> list[int]:
 
 def _varint(source: ByteSource, position: int, end: int) -> tuple[int, int]:
     raw = source.read(position, min(_MAX_VARINT_BYTES, end - position))
+    if raw and raw[0] < 0x80:  # noqa: PLR2004 - most numbers fit one byte
+        return raw[0], position + 1
     value = 0
     for index, byte in enumerate(raw):
         value |= (byte & 0x7F) << (7 * index)

@@ -3,7 +3,7 @@
 from typing import Final
 
 from fleet.domain.errors import InvalidInputError
-from fleet.domain.inspection.files import ByteSource, MalformedFileError
+from fleet.domain.inspection.files import ByteSource
 from fleet.domain.inspection.gguf import is_gguf
 from fleet.domain.inspection.openvino import is_openvino
 from fleet.domain.inspection.safetensors import is_safetensors
@@ -15,20 +15,6 @@ from fleet.domain.layouts.layout import Layout, RandomAccess
 MAX_LOOKS: Final = 3_000_000
 
 
-class _Source(ByteSource):
-    """A source that ends in MalformedFileError for a header that would take minutes to walk."""
-
-    def __init__(self, file: RandomAccess) -> None:
-        super().__init__(file.size, file.read_at)
-        self._looks = 0
-
-    def read(self, offset: int, size: int) -> bytes:
-        self._looks += 1
-        if self._looks > MAX_LOOKS:
-            raise MalformedFileError(f"expected a header that is read in {MAX_LOOKS} looks, got a longer one")
-        return super().read(offset, size)
-
-
 def describe(file: RandomAccess, *, name: str = "", description: RandomAccess | None = None) -> Layout:
     """The layout of `file`. Raises nothing for any bytes.
 
@@ -37,8 +23,8 @@ def describe(file: RandomAccess, *, name: str = "", description: RandomAccess | 
     """
     try:
         if description is not None:
-            return _described(file, name, _Source(description))
-        return _self_described(_Source(file))
+            return _described(file, name, _source(description))
+        return _self_described(_source(file))
     except InvalidInputError:
         return runs.guess(file)
 
@@ -57,3 +43,7 @@ def _described(file: RandomAccess, name: str, description: ByteSource) -> Layout
     if is_openvino(description):
         return openvino.read_binary(file.size, description)
     return onnx.read_external(file.size, name, description)
+
+
+def _source(file: RandomAccess) -> ByteSource:
+    return ByteSource(file.size, file.read_at, max_looks=MAX_LOOKS)
