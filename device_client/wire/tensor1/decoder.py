@@ -173,6 +173,9 @@ class _Decoding:
             ends = block.pieces[-1].start + block.pieces[-1].length == item.length
             self._heavy_offset = 0 if ends else self._heavy_offset
             yield Checkpoint(block.index + 1, block.offset + block.length, self._position, self._heavy_offset)
+        if self._start is not None and self._start.output_offset == self._header.new_bytes:
+            # Nothing was left to do.
+            self._position = self._start.patch_offset
         if self._position != self._patch.size:
             raise PatchHeaderError(f"expected a patch of {self._position} bytes, got {self._patch.size}")
 

@@ -108,8 +108,8 @@ def _smaller_of(writing: "_Writing", plan: Plan, size: int, new: RandomAccess) -
 
 
 def _tensors(plan: Plan, spent: dict[int, int], layout: Layout) -> tuple[TensorStats, ...]:
-    sizes: dict[int, int] = {}
-    predictors: dict[int, str] = {}
+    sizes = dict.fromkeys(plan.unchanged, 0)
+    predictors = dict.fromkeys(plan.unchanged, Kind.COPY.name.lower())
     for number, tensor in plan.tensors.items():
         item = plan.instructions[number]
         sizes[tensor] = sizes.get(tensor, 0) + spent.get(number, 0)

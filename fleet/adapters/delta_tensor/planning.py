@@ -55,6 +55,8 @@ class Plan:
     tensors: dict[int, int]
     literals: bytes
     reach_back: int
+    # Tensors that did not change; copies of neighbours are one instruction.
+    unchanged: frozenset[int] = frozenset()
 
 
 @dataclass(slots=True)
@@ -68,6 +70,7 @@ class Planner:
     coding: Coding
     _steps: list[Step] = field(default_factory=list)
     _unmatched: int = 0
+    _unchanged: set[int] = field(default_factory=set)
 
     def plan(self) -> Plan:
         """Everything, in order."""
@@ -80,6 +83,8 @@ class Planner:
             self._open(position, segment.offset)
             for part in step:
                 part.tensor = number
+                if part.item.kind is Kind.COPY:
+                    self._unchanged.add(number)
                 self._steps.append(part)
             position = segment.end
         self._open(position, self.new.size)
@@ -287,6 +292,7 @@ class Planner:
             {number: step.tensor for number, step in enumerate(steps) if step.tensor is not None},
             bytes(literals),
             reach,
+            frozenset(self._unchanged),
         )
 
     @staticmethod

@@ -1,0 +1,231 @@
+"""Patches by tensor: lossless for any two files, never much larger than the new one, the same every time, resumable anywhere."""
+
+import hashlib
+import lzma
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from device_client.wire.errors import MalformedPatchError
+from device_client.wire.tensor1 import Checkpoint, check_base, decode, read_header
+from device_client.wire.tensor1.errors import OutputMismatchError, WrongBaseError
+from device_client.wire.tensor1.format import HEADER_BYTES, Flag
+from fleet.adapters.delta_tensor import Coding
+from fleet.domain.layouts import Dtype, Layout, Segment
+from tests.delta.pairs import files
+from tests.delta.patches import Held, Written, applied, make, weights
+
+WIDTHS = {
+    Dtype.FLOAT32: "<f4",
+    Dtype.FLOAT16: "<f2",
+    Dtype.BFLOAT16: "<u2",
+    Dtype.FLOAT64: "<f8",
+    Dtype.INT8: "<i1",
+    Dtype.UINT8: "<u1",
+    Dtype.INT64: "<i8",
+    Dtype.INT16: "<i2",
+}
+
+
+@st.composite
+def _layouts(draw: st.DrawFn, size: int) -> Layout:
+    """Any sound layout of a file: segments of any type anywhere, right or wrong about what is there."""
+    segments = []
+    for number in range(draw(st.integers(0, 4))):
+        dtype = draw(st.sampled_from(sorted(WIDTHS)))
+        width = np.dtype(WIDTHS[dtype]).itemsize
+        rows, columns = draw(st.integers(1, 64)), draw(st.integers(1, 64))
+        offset = draw(st.integers(0, max(0, size - 1)))
+        segments.append(Segment(offset, rows * columns * width, dtype, (rows, columns), f"t{number}"))
+    return Layout.of(size, "any", segments)
+
+
+@st.composite
+def _pairs(draw: st.DrawFn) -> tuple[bytes, bytes, Layout, Layout]:
+    dice = np.random.default_rng(draw(st.integers(0, 2**32)))
+    size = draw(st.integers(0, 40_000))
+    kind = draw(st.sampled_from(["bytes", "floats", "zeros"]))
+    old = {
+        "bytes": lambda: dice.bytes(size),
+        "floats": lambda: dice.standard_normal(size // 4, dtype=np.float32).tobytes(),
+        "zeros": lambda: bytes(size),
+    }[kind]()
+    new = bytearray(old)
+    for _ in range(draw(st.integers(0, 6))):
+        at, length = int(dice.integers(0, len(new) + 1)), int(dice.integers(0, 3000))
+        match draw(st.sampled_from(["insert", "delete", "replace", "nudge", "move"])):
+            case "insert":
+                new[at:at] = dice.bytes(length)
+            case "delete":
+                del new[at : at + length]
+            case "replace":
+                new[at : at + length] = dice.bytes(length)
+            case "move":
+                part = new[at : at + length]
+                del new[at : at + length]
+                new += part
+            case _:
+                numbers = np.frombuffer(bytes(new[: len(new) // 4 * 4]), "<u4") + np.uint32(length % 7)
+                new[: numbers.nbytes] = numbers.tobytes()
+    return old, bytes(new), draw(_layouts(len(old))), draw(_layouts(len(new)))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(pair=_pairs(), coding=st.sampled_from(list(Coding)), block_bytes=st.sampled_from([4096, 10_000, 512 << 10]))
+def test_patch__any_two_files_and_layouts__gives_the_new_file(
+    pair: tuple[bytes, bytes, Layout, Layout], coding: Coding, block_bytes: int
+) -> None:
+    old, new, before, after = pair
+    patch, stats = make(old, new, coding=coding, layouts=(before, after), block_bytes=block_bytes)
+    assert applied(old, patch) == new
+    assert len(patch) == stats.patch_bytes <= len(new) + HEADER_BYTES
+    assert coding is Coding.PCODEC or not read_header(Held(patch)).flags & Flag.NEEDS_PCODEC
+
+
+CASES: dict[str, Callable[[], tuple[np.ndarray, np.ndarray, str]]] = {
+    "fine_tuned": lambda: (weights(1, 256, 384), weights(1, 256, 384) + weights(2, 256, 384) * 1e-4, "same"),
+    "row_scale": lambda: (
+        weights(1, 256, 384),
+        weights(1, 256, 384) * (1 + weights(2, 256, 1) * 1e-2).astype("f4"),
+        "row_scale",
+    ),
+    "low_rank": lambda: (
+        weights(1, 384, 384),
+        weights(1, 384, 384) + (weights(2, 384, 4) @ weights(3, 4, 384)) * np.float32(1e-3),
+        "low_rank",
+    ),
+    "decay": lambda: (weights(1, 256, 384), _decayed(weights(1, 256, 384), 3, 40), "decay"),
+    "prune": lambda: (
+        weights(1, 256, 384),
+        np.where(abs(weights(1, 256, 384)) < 0.5, 0, weights(1, 256, 384)),
+        "prune",
+    ),
+    "cast": lambda: (weights(1, 256, 384), weights(1, 256, 384).astype("f2"), "cast"),
+    "brain": lambda: (weights(1, 256, 384), files.bfloat16(weights(1, 256, 384)), "cast"),
+    "equal": lambda: (weights(1, 256, 384), weights(1, 256, 384), "copy"),
+}
+
+
+def _decayed(array: np.ndarray, step: int, times: int) -> np.ndarray:
+    for _ in range(times):
+        array = array * np.float32(1 - step * 2.0**-24)
+    return array
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("coding", list(Coding))
+def test_predictor__how_the_tensor_was_made__is_found_and_undone(name: str, coding: Coding) -> None:
+    before, after, predictor = CASES[name]()
+    old, new = files.safetensors({"w": before}), files.safetensors({"w": np.ascontiguousarray(after)})
+    patch, stats = make(old, new, coding=coding)
+    assert applied(old, patch) == new
+    assert [item.predictor for item in stats.tensors] == [predictor]
+    limit = {"fine_tuned": 0.6, "row_scale": 0.15, "low_rank": 0.15, "decay": 0.02}.get(name, 0.01)
+    assert len(patch) < limit * len(new)
+
+
+def test_patch__infinities_and_nans__are_numbers_like_any_other() -> None:
+    before = weights(1, 64, 384)
+    before[::7] = np.nan
+    before[::5] = -np.inf
+    after = before.copy()
+    after[3::11] = np.inf
+    after[1] = -0.0
+    for made in (after, after.astype("f2"), files.bfloat16(after)):
+        old, new = files.safetensors({"w": before}), files.safetensors({"w": made})
+        assert applied(old, make(old, new)[0]) == new
+
+
+def test_patch__tensors_renamed_and_shuffled__still_finds_them() -> None:
+    before = {f"layer.{index}": weights(index, 64, 96) for index in range(6)}
+    after = {f"block.{index}": before[f"layer.{index}"] * np.float32(1.00001) for index in (3, 1, 5, 0, 2, 4)}
+    old, new = files.safetensors(before), files.safetensors(after)
+    patch, _ = make(old, new)
+    assert applied(old, patch) == new
+    assert len(patch) < 0.25 * len(new)
+
+
+def test_patch__same_inputs__same_bytes() -> None:
+    old, new = files.safetensors({"w": weights(1, 384, 384)}), files.safetensors({"w": weights(1, 384, 384) * 1.001})
+    assert make(old, new, block_bytes=8192)[0] == make(old, new, block_bytes=8192)[0]
+
+
+@pytest.mark.parametrize(
+    "new",
+    [
+        b"",
+        b"x",
+        np.random.default_rng(0).bytes(300_000),
+        b"the same line of text, again and again\n" * 20_000,
+        bytes(range(256)) * 2000,
+        files.safetensors({"w": weights(5, 200, 300), "v": weights(5, 200, 300)}),
+    ],
+)
+def test_patch__nothing_in_common__is_no_larger_than_the_best_full_encoding_and_a_header(new: bytes) -> None:
+    patch, _ = make(np.random.default_rng(1).bytes(50_000), new)
+    assert applied(np.random.default_rng(1).bytes(50_000), patch) == new
+    assert len(patch) <= min(len(new), len(lzma.compress(new, preset=6))) + 256
+
+
+def _long_pair() -> tuple[bytes, bytes]:
+    """A pair whose patch has plain, heavy and streamed blocks."""
+    text = "".join(f"line {index * index % 997}\n" for index in range(9000)).encode()
+    before = {"a": weights(1, 96, 200), "b": weights(2, 128, 128), "c": weights(3, 50, 50)}
+    product = (weights(5, 128, 4) @ weights(6, 4, 128)) * np.float32(1e-3)
+    after = {"a": before["a"] + weights(4, 96, 200) * np.float32(1e-4), "b": before["b"] + product, "c": before["c"]}
+    return files.safetensors(before), files.safetensors(after) + text
+
+
+@pytest.mark.parametrize("coding", list(Coding))
+def test_decode__stopped_at_any_block__goes_on_from_its_checkpoint(coding: Coding) -> None:
+    old, new = _long_pair()
+    patch, _ = make(old, new, coding=coding, block_bytes=8192)
+    written = Written()
+    points = list(decode(Held(patch), Held(old), written))
+    assert written.content == new
+    assert len(points) > 20
+    assert any(point.heavy_offset for point in points)
+    for point in points:
+        rest = Written(new[: point.output_offset])
+        reads = Held(patch)
+        assert list(decode(reads, Held(old), rest, start=point)) == points[point.block :]
+        assert rest.content == new
+
+
+def test_decode__checkpoint_of_another_patch__is_refused() -> None:
+    old, new = _long_pair()
+    patch, _ = make(old, new, block_bytes=8192)
+    with pytest.raises(MalformedPatchError):
+        list(decode(Held(patch), Held(old), Written(), start=Checkpoint(3, 77, HEADER_BYTES)))
+
+
+def test_decode__a_block_at_a_time__reads_forwards_and_little() -> None:
+    old, new = _long_pair()
+    patch, _ = make(old, new, block_bytes=8192)
+    source, base = Held(patch), Held(old)
+    for _ in decode(source, base, Written()):
+        pass
+    offsets = [offset for offset, _ in source.reads]
+    assert offsets == sorted(offsets)
+    assert max(length for _, length in base.reads) <= 8192
+
+
+def test_check_base__another_old_file__is_refused() -> None:
+    old, new = _long_pair()
+    header = read_header(Held(make(old, new)[0]))
+    check_base(header, Held(old))
+    assert header.new_sha256 == hashlib.sha256(new).digest()
+    for other in (old[:-1], old[:-1] + bytes((old[-1] ^ 1,))):
+        with pytest.raises(WrongBaseError):
+            check_base(header, Held(other))
+
+
+def test_apply__old_file_differs_where_the_patch_only_copies__never_succeeds() -> None:
+    old = files.safetensors({"w": weights(1, 300, 300)})
+    new = files.safetensors({"w": weights(1, 300, 300)}, {"epoch": "2"})
+    patch, _ = make(old, new)
+    with pytest.raises((OutputMismatchError, MalformedPatchError)):
+        applied(old[:-5] + bytes((old[-5] ^ 1,)) + old[-4:], patch)

@@ -1,0 +1,223 @@
+"""Patches that must be refused: cut, flipped, forged. Each with the error that says so, and within fixed memory."""
+
+import lzma
+import resource
+import struct
+import zlib
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from pcodec import ChunkConfig, standalone
+
+from device_client.wire.errors import MalformedPatchError
+from device_client.wire.tensor1 import decode, errors, read_header
+from device_client.wire.tensor1.elements import Element
+from device_client.wire.tensor1.format import (
+    HEADER_BYTES,
+    MAX_INSTRUCTIONS,
+    MAX_PARAMETER_BYTES,
+    Field,
+    Flag,
+    Header,
+    Instruction,
+    Kind,
+    Predictor,
+    deflate,
+    pack_header,
+    pack_parameters,
+    pack_varint,
+)
+from device_client.wire.tensor1.residuals import Mode, Plane
+from device_client.wire.tensor1.streams import lzma_method
+from fleet.adapters.delta_tensor import Coding
+from tests.delta.pairs import files
+from tests.delta.patches import Held, Written, applied, forged, make, parts, weights
+
+OLD = bytes(range(256)) * 64
+FLOATS = (Field(Element.F32, 1),)
+
+
+def _header(new_bytes: int = 4096, **changes: Any) -> Header:
+    return replace(Header(Flag(0), 4096, len(OLD), bytes(32), new_bytes, bytes(32), 0), **changes)
+
+
+def _record(payload: bytes, output: bytes = b"") -> bytes:
+    return pack_varint(len(payload)) + zlib.crc32(output).to_bytes(4, "little") + payload
+
+
+def _sized(content: bytes) -> bytes:
+    return pack_varint(len(content)) + content
+
+
+def _delta(**changes: Any) -> Instruction:
+    return replace(Instruction(Kind.DELTA, 4096, 0, Predictor.SAME, FLOATS), **changes)
+
+
+def _refused(patch: bytes, old: bytes = OLD) -> type[MalformedPatchError]:
+    """The error; nothing may have been written, and little memory used."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    written = Written()
+    with pytest.raises(MalformedPatchError) as caught:
+        for _ in decode(Held(patch), Held(old), written):
+            pass
+    assert len(written.content) % 4096 == 0
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 32 << 10
+    return type(caught.value)
+
+
+def _with_predictor(predictor: Predictor, scalars: tuple[int, ...], parameter_bytes: int = 0) -> bytes:
+    item = _delta(predictor=predictor, old_element=Element.F32, scalars=scalars, parameter_bytes=parameter_bytes)
+    return forged(_header(), [item])
+
+
+def _payload(body: bytes) -> bytes:
+    return forged(_header(), [_delta()], _record(body))
+
+
+_ZEROS = standalone.simple_compress(np.zeros(1 << 22, dtype=np.int32), ChunkConfig())
+_BOMB = lzma.compress(
+    bytes(1 << 26),
+    lzma.FORMAT_RAW,
+    filters=[{"id": lzma.FILTER_LZMA1, "dict_size": 1 << 20, "lc": 0, "lp": 0, "pb": 0}],
+)
+_COPY = Instruction(Kind.COPY, 4096, 0)
+
+BROKEN: dict[str, tuple[bytes, type[MalformedPatchError]]] = {
+    "empty": (b"", errors.TruncatedPatchError),
+    "header_cut": (pack_header(_header())[:50], errors.TruncatedPatchError),
+    "magic": (b"BSDIFF40" + pack_header(_header())[8:], errors.PatchHeaderError),
+    "unknown_flag": (pack_header(_header(flags=8)), errors.PatchHeaderError),
+    "block_too_large": (pack_header(_header(block_bytes=1 << 30)), errors.PatchLimitError),
+    "block_too_small": (pack_header(_header(block_bytes=1)), errors.PatchLimitError),
+    "file_too_large": (pack_header(_header(new_bytes=1 << 50)), errors.PatchLimitError),
+    "prologue_too_large": (pack_header(_header(prologue_raw_bytes=1 << 30)), errors.PatchLimitError),
+    "prologue_cut": (forged(_header(), [_COPY])[:-1], errors.TruncatedPatchError),
+    "prologue_flipped": (forged(_header(), [_COPY], prologue_crc=1), errors.PatchTableError),
+    "prologue_bomb": (forged(_header(), [], literals=bytes(1 << 22), prologue_raw_bytes=8), errors.PatchTableError),
+    "prologue_length_forged": (forged(_header(), [_COPY], prologue_raw_bytes=4 << 20), errors.PatchTableError),
+    "wrong_base_length": (forged(_header(old_bytes=7), [_COPY]), errors.WrongBaseError),
+    "old_range_past_the_end": (forged(_header(), [replace(_COPY, old_offset=len(OLD) - 1)]), errors.PatchTableError),
+    "old_range_before_the_start": (forged(_header(), [replace(_COPY, old_offset=-1)]), errors.PatchTableError),
+    "output_too_short": (forged(_header(5000), [_COPY]), errors.PatchTableError),
+    "output_too_long": (forged(_header(4000), [_COPY, _COPY]), errors.PatchTableError),
+    "output_overflows": (forged(_header(), [replace(_COPY, length=1 << 45)]), errors.PatchTableError),
+    "too_many_instructions": (
+        forged(_header(MAX_INSTRUCTIONS + 1), [replace(_COPY, length=1)] * (MAX_INSTRUCTIONS + 1)),
+        errors.PatchLimitError,
+    ),
+    "literals_missing": (forged(_header(), [Instruction(Kind.LITERAL, 4096)], literals=b"few"), errors.PatchTableError),
+    "literals_left": (forged(_header(), [_COPY], literals=b"more"), errors.PatchTableError),
+    "partial_record": (forged(_header(4095), [_delta(length=4095)]), errors.PatchTableError),
+    "record_too_large": (forged(_header(), [_delta(fields=(Field(Element.F64, 4096),))]), errors.PatchLimitError),
+    "too_many_multiplies": (_with_predictor(Predictor.DECAY, (1, 1 << 40)), errors.PatchLimitError),
+    "rank_too_high": (_with_predictor(Predictor.LOW_RANK, (1 << 20, 32), 4), errors.PatchLimitError),
+    "rank_without_rows": (_with_predictor(Predictor.LOW_RANK, (2, 0), 4), errors.PatchTableError),
+    "parameters_too_large": (
+        _with_predictor(Predictor.LOW_RANK, (8, 32), MAX_PARAMETER_BYTES + 4),
+        errors.PatchLimitError,
+    ),
+    "parameters_do_not_fit": (_with_predictor(Predictor.ROW_SCALE, (32, 32), 4), errors.PatchTableError),
+    "scalars_missing": (_with_predictor(Predictor.PRUNE, (1,)), errors.PatchTableError),
+    "predictor_of_other_numbers": (
+        forged(
+            _header(),
+            [_delta(predictor=Predictor.QUANTISE, old_element=Element.F32, scalars=(1, 1), parameter_bytes=8)],
+        ),
+        errors.PatchTableError,
+    ),
+    "parameter_bomb": (
+        forged(
+            _header(),
+            [_delta(predictor=Predictor.ROW_SCALE, old_element=Element.F32, scalars=(32, 32), parameter_bytes=128)],
+            _sized(pack_parameters(bytes(1 << 24))),
+        ),
+        errors.PatchPayloadError,
+    ),
+    "stream_properties": (forged(_header(), [Instruction(Kind.STREAM, 4096, scalars=(255,))]), errors.PatchTableError),
+    "stream_garbage": (
+        forged(_header(), [Instruction(Kind.STREAM, 4096, scalars=(lzma_method(3, 0, 0),))], _record(b"\xff" * 40)),
+        errors.PatchPayloadError,
+    ),
+    "stored_stream_short": (
+        forged(_header(), [Instruction(Kind.STREAM, 4096, scalars=(0,))], _record(b"short")),
+        errors.PatchPayloadError,
+    ),
+    "record_missing": (forged(_header(), [_COPY]), errors.TruncatedPatchError),
+    "record_cut": (forged(_header(), [_COPY], b"\x00\x01"), errors.TruncatedPatchError),
+    "record_length_never_ends": (forged(_header(), [_COPY], b"\xff" * 20), errors.TruncatedPatchError),
+    "payload_too_large": (forged(_header(), [_COPY], pack_varint(1 << 40) + bytes(8)), errors.PatchLimitError),
+    "payload_larger_than_its_block": (
+        forged(_header(), [_COPY], pack_varint(1 << 20) + bytes(1 << 21)),
+        errors.PatchLimitError,
+    ),
+    "payload_left": (forged(_header(), [_COPY], _record(b"left", OLD[:4096])), errors.PatchPayloadError),
+    "payload_missing": (_payload(b""), errors.PatchPayloadError),
+    "unknown_mode": (_payload(b"\x09"), errors.PatchPayloadError),
+    "raw_short": (_payload(bytes((Mode.RAW,)) + b"few"), errors.PatchPayloadError),
+    "too_many_cuts": (_payload(bytes((Mode.PLANES, 0, 200))), errors.PatchPayloadError),
+    "group_size": (_payload(bytes((Mode.PLANES, 30, 0))), errors.PatchPayloadError),
+    "class_bomb": (
+        _payload(bytes((Mode.PLANES, 4)) + _sized(deflate(bytes(1 << 24)))),
+        errors.PatchPayloadError,
+    ),
+    "pcodec_bomb": (
+        _payload(bytes((Mode.PCODEC, 0, 0)) + pack_varint(len(_ZEROS)) + _ZEROS),
+        errors.PatchPayloadError,
+    ),
+    "pcodec_garbage": (
+        _payload(bytes((Mode.PCODEC, 0, 0)) + pack_varint(40) + b"pco!" + b"\xa5" * 36),
+        errors.PatchPayloadError,
+    ),
+    "plane_bomb": (
+        _payload(bytes((Mode.PLANES, 0, 0, Plane.LZMA)) + pack_varint(len(_BOMB)) + _BOMB),
+        errors.PatchPayloadError,
+    ),
+    "plane_method": (_payload(bytes((Mode.PLANES, 0, 0, 7)) + pack_varint(1) + b"x"), errors.PatchPayloadError),
+    "checksum": (forged(_header(), [_COPY], _record(b"", b"other")), errors.BlockMismatchError),
+    "bytes_behind_the_end": (forged(_header(), [_COPY], _record(b"", OLD[:4096]) + b"x"), errors.PatchHeaderError),
+    "verbatim_cut": (pack_header(_header(flags=Flag.VERBATIM)) + bytes(4095), errors.TruncatedPatchError),
+    "verbatim_left": (pack_header(_header(flags=Flag.VERBATIM)) + bytes(4097), errors.PatchHeaderError),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_patch__broken__is_refused_with_its_error_in_little_memory(name: str) -> None:
+    patch, error = BROKEN[name]
+    assert _refused(patch) is error
+
+
+def test_patch__flipped_bit_anywhere__never_gives_a_wrong_file() -> None:
+    before = {"a": weights(1, 64, 64), "b": weights(2, 64, 64)}
+    after = {"a": before["a"] * np.float32(1.001), "b": before["b"] + weights(3, 64, 64) * np.float32(1e-4)}
+    old, new = files.safetensors(before), files.safetensors(after) + b"and some more text " * 200
+    for coding in Coding:
+        patch, _ = make(old, new, coding=coding, block_bytes=4096)
+        for position in [*range(HEADER_BYTES + 60), *range(HEADER_BYTES + 60, len(patch), 61)]:
+            broken = bytearray(patch)
+            broken[position] ^= 1 << position % 8
+            try:
+                assert applied(old, bytes(broken)) == new
+            except MalformedPatchError:
+                continue
+
+
+def test_patch__cut_anywhere__is_refused() -> None:
+    old, new = files.safetensors({"a": weights(1, 64, 64)}), files.safetensors({"a": weights(2, 64, 64)})
+    patch, _ = make(old, new, block_bytes=4096)
+    for length in range(0, len(patch), 37):
+        with pytest.raises(MalformedPatchError):
+            applied(old, patch[:length])
+
+
+def test_patch__wrong_base_of_the_same_length__writes_nothing() -> None:
+    old, new = files.safetensors({"a": weights(1, 64, 64)}), files.safetensors({"a": weights(1, 64, 64) * 1.001})
+    patch, _ = make(old, new, block_bytes=4096)
+    written = Written()
+    with pytest.raises(errors.BlockMismatchError):
+        list(decode(Held(patch), Held(bytes(len(old))), written))
+    assert not written.content
+    assert read_header(Held(patch)).old_bytes == len(old)
+    assert parts(patch)[0] == patch[:HEADER_BYTES]
+    assert struct.unpack_from("<8s", patch)[0] == b"tensor1\n"
