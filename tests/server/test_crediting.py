@@ -1,20 +1,29 @@
 """Which side a measurement counts for, over all buckets, times and versions. Pure."""
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from device_client.wire.bucketing import BUCKETS, bucket
+from device_client.wire.messages import Capabilities
 from fleet.apps.assignments.notices import plan_notice
 from fleet.apps.assignments.records import RuleRecord, RuleView
-from fleet.apps.telemetry.crediting import Credit, Metric, Moment, Side, Subject, side_of, summed
-from fleet.domain.facts import RuleState
+from fleet.apps.telemetry.crediting import Credit, Metric, Moment, Side, side_of, summed
+from fleet.domain.facts import DeviceFacts, RuleState
+from fleet.domain.filters.filter import Filter
 from tests.server.catalogue import MODEL, NOW, later
 
 edges = st.integers(0, BUCKETS)
 device_ids = st.integers(0, 10**6).map(lambda number: f"dev-{number}")
 moments = st.integers(-100, 100).map(lambda second: NOW + timedelta(seconds=second))
+
+
+def subject(
+    device_id: str = "dev-1", hardware_class: str = "edge-std", groups: frozenset[str] = frozenset()
+) -> DeviceFacts:
+    return DeviceFacts(device_id, hardware_class, Capabilities(ram_bytes=2**30), groups, {"site": "a"})
 
 
 def view(treated_end: int, control_start: int, groups: frozenset[str] = frozenset()) -> RuleView:
@@ -44,7 +53,7 @@ def test_side__any_measurement__follows_the_bucket_and_nothing_else(
 ) -> None:
     rule = view(treated_end, control_start)
     moment = Moment(MODEL, version, measured_at)
-    side = side_of(rule, Subject(device_id, "edge-std", frozenset()), moment, offered_at)
+    side = side_of(rule, subject(device_id), moment, offered_at)
     place = bucket("s", device_id)
     if side is Side.TREATED:
         assert place < treated_end
@@ -66,12 +75,14 @@ def test_ranges__whatever_is_asked__never_overlap(treated_end: int, control_star
 def test_side__outside_the_population__counts_for_none() -> None:
     everything = view(0, 0)
     moment = Moment(MODEL, "1", later(1))
-    assert side_of(everything, Subject("dev-1", "edge-std", frozenset()), moment, None) is Side.CONTROL
-    assert side_of(everything, Subject("dev-1", "edge-big", frozenset()), moment, None) is None
-    assert side_of(everything, Subject("dev-1", "edge-std", frozenset()), Moment("a.b", "1", later(1)), None) is None
+    assert side_of(everything, subject(), moment, None) is Side.CONTROL
+    assert side_of(everything, subject(hardware_class="edge-big"), moment, None) is None
+    assert side_of(everything, subject(), Moment("a.b", "1", later(1)), None) is None
     grouped = view(0, 0, frozenset({"g"}))
-    assert side_of(grouped, Subject("dev-1", "edge-std", frozenset()), moment, None) is None
-    assert side_of(grouped, Subject("dev-1", "edge-std", frozenset({"g", "h"})), moment, None) is Side.CONTROL
+    assert side_of(grouped, subject(), moment, None) is None
+    assert side_of(grouped, subject(groups=frozenset({"g", "h"})), moment, None) is Side.CONTROL
+    for text, side in (("attributes.site == 'a' and capabilities.ram_mb == 1024", Side.CONTROL), ("group('g')", None)):
+        assert side_of(replace(everything, filter=Filter.parse(text)), subject(), moment, None) is side
 
 
 @given(

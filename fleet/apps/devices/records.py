@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from device_client.wire.errors import WireError
+from device_client.wire.fields import Fields
 from device_client.wire.messages import Capabilities
 from fleet.domain.filters.filter import Filter
 
@@ -65,7 +67,8 @@ class DeviceChoice:
 class DeviceBrief:
     """What consumers of messages need to know of a device. `is_active`: enrolled, not revoked, not quarantined.
 
-    `given` were set at enrolment; `attributes` are the device's own word with those over it.
+    `given` were set at enrolment; `attributes` are the device's own word with those over it; `told` is how it described
+    its capabilities.
     """
 
     id: str
@@ -74,7 +77,15 @@ class DeviceBrief:
     groups: frozenset[str]
     given: Mapping[str, str]
     attributes: Mapping[str, str]
-    capabilities: Capabilities
+    told: Mapping[str, object]
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What it told of itself; of a device that never did, nothing is known. Read when it is asked for."""
+        try:
+            return Capabilities.parse(Fields(self.told, "capabilities"))
+        except WireError:
+            return Capabilities()
 
     @property
     def device_id(self) -> str:

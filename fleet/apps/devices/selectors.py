@@ -6,9 +6,6 @@ from typing import Final
 
 from django.db.models import Case, Count, IntegerField, Q, QuerySet, Sum, Value, When
 
-from device_client.wire.errors import WireError
-from device_client.wire.fields import Fields
-from device_client.wire.messages import Capabilities
 from fleet.apps.devices.filtering import Matches
 from fleet.apps.devices.models import Device, DeviceEvent, DeviceModel, Group
 from fleet.apps.devices.records import (
@@ -81,7 +78,7 @@ def briefs(device_ids: Collection[str]) -> Mapping[str, DeviceBrief]:
             groups=frozenset(member.get(row.pk, ())),
             given=row.attributes,
             attributes={**row.reported_attributes, **row.attributes},
-            capabilities=_capabilities(row.capabilities),
+            told=row.capabilities,
         )
         for row in rows
     }
@@ -193,14 +190,6 @@ def _chosen(choice: DeviceChoice) -> QuerySet[Device]:
     if choice.filter is not None:
         rows = rows.filter(Matches(choice.filter))
     return rows
-
-
-def _capabilities(stored: Mapping[str, object]) -> Capabilities:
-    """What a device told of itself; a device that never did is capable of nothing that is known."""
-    try:
-        return Capabilities.parse(Fields(stored, "capabilities"))
-    except WireError:
-        return Capabilities()
 
 
 def _silent(column: str, since: datetime) -> Q:

@@ -6,14 +6,15 @@ phase began, by a clock that was set. A device in neither position counts for no
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
 from device_client.wire.bucketing import bucket
-from device_client.wire.messages import Capabilities, TelemetryWindow
+from device_client.wire.messages import TelemetryWindow
 from fleet.apps.assignments.records import RuleView
+from fleet.domain.filters.predicate import Described
 
 # A device whose clock runs ahead by more than this is one whose clock nobody set.
 MAX_CLOCK_LEAD: Final = timedelta(minutes=5)
@@ -33,17 +34,6 @@ class Metric(StrEnum):
     SLOW = "slow"  # inferences slower than the rule's SLO / inferences timed
     ERRORS = "errors"  # failed inferences / inferences
     NAN = "nan"  # inferences with NaN in the output / inferences
-
-
-@dataclass(frozen=True)
-class Subject:
-    """The device that measured."""
-
-    device_id: str
-    hardware_class: str
-    groups: frozenset[str]
-    attributes: Mapping[str, str] = field(default_factory=dict)
-    capabilities: Capabilities = field(default_factory=Capabilities)
 
 
 @dataclass(frozen=True)
@@ -69,7 +59,7 @@ class Moment:
     measured_at: datetime
 
 
-def side_of(rule: RuleView, subject: Subject, moment: Moment, offered_at: datetime | None) -> Side | None:
+def side_of(rule: RuleView, subject: Described, moment: Moment, offered_at: datetime | None) -> Side | None:
     """The side of `rule` that this measurement counts for, or None."""
     if moment.model != rule.model or moment.measured_at < rule.phase_started_at:
         return None
@@ -90,7 +80,7 @@ class Creditor:
         self._offered_at = offered_at
 
     def window(
-        self, subject: Subject, window: TelemetryWindow, started_at: datetime, now: datetime
+        self, subject: Described, window: TelemetryWindow, started_at: datetime, now: datetime
     ) -> Iterator[Credit]:
         """What a window is worth. Windows during an update or by an untrusted clock are worth nothing here."""
         if window.during_update or not window.clock_trusted or started_at > now + MAX_CLOCK_LEAD:
@@ -103,14 +93,14 @@ class Creditor:
                 yield _credit(rule, side, subject, (Metric.ERRORS, window.errors, window.n))
                 yield _credit(rule, side, subject, (Metric.NAN, window.nan, window.n))
 
-    def label(self, subject: Subject, moment: Moment, *, correct: bool, now: datetime) -> Iterator[Credit]:
+    def label(self, subject: Described, moment: Moment, *, correct: bool, now: datetime) -> Iterator[Credit]:
         """What a label is worth, credited to the version that made the prediction."""
         if moment.measured_at > now + MAX_CLOCK_LEAD:
             return
         for rule, side in self._sides(subject, moment):
             yield _credit(rule, side, subject, (Metric.ACCURACY, int(correct), 1))
 
-    def _sides(self, subject: Subject, moment: Moment) -> Iterator[tuple[RuleView, Side]]:
+    def _sides(self, subject: Described, moment: Moment) -> Iterator[tuple[RuleView, Side]]:
         for rule in self._rules:
             side = side_of(rule, subject, moment, self._offered_at.get((rule.id, subject.device_id)))
             if side is not None:
@@ -128,5 +118,5 @@ def summed(credits_: Iterable[Credit]) -> list[Credit]:
     return [Credit(*key, *total) for key, total in sums.items()]
 
 
-def _credit(rule: RuleView, side: Side, subject: Subject, ratio: tuple[Metric, int, int]) -> Credit:
+def _credit(rule: RuleView, side: Side, subject: Described, ratio: tuple[Metric, int, int]) -> Credit:
     return Credit(rule.id, rule.phase, side, subject.device_id, subject.hardware_class, *ratio)

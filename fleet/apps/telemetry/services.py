@@ -22,7 +22,7 @@ from fleet.apps.devices import selectors as devices
 from fleet.apps.devices import services as device_services
 from fleet.apps.devices.records import DeviceBrief
 from fleet.apps.registry import selectors as registry
-from fleet.apps.telemetry.crediting import Credit, Creditor, Moment, Subject, summed
+from fleet.apps.telemetry.crediting import Credit, Creditor, Moment, summed
 from fleet.apps.telemetry.models import DroppedMessage, GateTotal, LabelCredit, VersionTotal, Window
 from fleet.apps.telemetry.records import Dropped, DurableKey, Incoming
 
@@ -177,11 +177,11 @@ def _add_totals(
     earned: list[Credit] = []
     versions: dict[tuple[str, str, str], _VersionSum] = {}
     for device_id, window in windows:
-        subject = _subject(known[device_id])
+        subject = known[device_id]
         earned += creditor.window(subject, window, _moment(window.started_at, now), now)
         versions.setdefault((window.model, window.version, subject.hardware_class), _VersionSum()).window(window)
     for prediction, label in labels:
-        subject = _subject(known[prediction.device_id])
+        subject = known[prediction.device_id]
         moment = Moment(prediction.model, prediction.version, _moment(prediction.second, now))
         earned += creditor.label(subject, moment, correct=label.correct, now=now)
         versions.setdefault((prediction.model, prediction.version, subject.hardware_class), _VersionSum()).label(
@@ -318,10 +318,6 @@ def _count(dropped: Collection[Dropped], now: datetime) -> None:
 def _storable(text: str) -> str:
     """Text that both databases take: without NUL and lone surrogates, which JSON from outside may hold."""
     return text.replace("\x00", "").encode(errors="replace").decode()[:512]
-
-
-def _subject(brief: DeviceBrief) -> Subject:
-    return Subject(brief.id, brief.hardware_class, brief.groups, brief.attributes, brief.capabilities)
 
 
 def _key(device_id: str, key: MessageKey) -> DurableKey:
