@@ -88,10 +88,10 @@ def exponents(values: Integers, element: Element) -> NDArray[np.int16] | None:
         return None
     shift, mask = _EXPONENTS[element]
     # The ordered integer of a negative float has the bits below its sign inverted.
-    found = values >> shift
-    found ^= found >> (element.width * 8 - 1 - shift)
+    found = (values >> shift).astype(np.int16, copy=False)
+    found ^= found >> 15
     found &= mask
-    return found.astype(np.int16)
+    return found
 
 
 def integers(content: bytes | memoryview, element: Element) -> Integers:

@@ -32,8 +32,8 @@ MAX_CUTS: Final = 64
 MIN_GROUP_SHIFT: Final = 4
 MAX_GROUP_SHIFT: Final = 12
 # Contexts run from -255 (no exponent, highest class) to 2 x 2047 (the largest exponent of a float64).
-CONTEXT_OFFSET: Final = 256
-CONTEXTS: Final = CONTEXT_OFFSET + 4096
+NEGATIVE_CONTEXTS: Final = 256
+CONTEXTS: Final = 4096
 LZMA_FILTERS: Final = [{"id": lzma.FILTER_LZMA1, "dict_size": 1 << 20, "lc": 0, "lp": 0, "pb": 0}]
 
 
@@ -59,8 +59,9 @@ def buckets_of(contexts: NDArray[np.int16], cuts: NDArray[np.int16]) -> NDArray[
     """Which bucket each context falls into."""
     import numpy as np
 
-    table = np.searchsorted(cuts, np.arange(-CONTEXT_OFFSET, CONTEXTS - CONTEXT_OFFSET), side="right").astype(np.uint8)
-    return table[contexts + CONTEXT_OFFSET]
+    # Negative contexts count from the table's end, where they stand.
+    places = np.concatenate([np.arange(CONTEXTS), np.arange(-NEGATIVE_CONTEXTS, 0)])
+    return np.searchsorted(cuts, places, side="right").astype(np.uint8)[contexts]
 
 
 def contexts_of(
