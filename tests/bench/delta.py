@@ -147,7 +147,7 @@ def _large(scratch: Path, size: int) -> dict[str, Any]:
     old, new = scratch / "large.old.safetensors", scratch / "large.new.safetensors"
     command = [sys.executable, "-m", "tests.bench.delta_large_model", str(old), str(new), str(size)]
     subprocess.run(command, cwd=ROOT, check=True)
-    result = one(Pair("large_fp32", "large", old, new), scratch, baselines=False)
+    result = one(Pair("huge_fp32", "huge", old, new), scratch, baselines=False)
     old.unlink()
     new.unlink()
     return result

@@ -80,7 +80,7 @@ def test_benchmark__large_model__measured_without_a_baseline(tmp_path: Path) -> 
     words = ["--pairs", str(tmp_path), "--large", "--large-bytes", str(32 << 20), "--json", str(tmp_path / "out.json")]
     assert delta.main(words) == 0
     (pair,) = json.loads((tmp_path / "out.json").read_text())["pairs"]
-    assert (pair["kind"], pair["baselines"], pair["sha256_ok"]) == ("large", {}, True)
+    assert (pair["kind"], pair["baselines"], pair["sha256_ok"]) == ("huge", {}, True)
     assert pair["new_bytes"] > 32 << 20
     assert pair["apply_peak_rss_mib"] <= 48
 
