@@ -16,6 +16,7 @@ from device_client.core import renewal
 from device_client.core.keys import FLOOR_KEY, RENEWAL_TROUBLE_KEY, RENEWED_KEY
 from device_client.core.renewal import Validity
 from tests.device.rig import DEVICE, Mains, PowerCutError, Rig, golden, weights
+from tests.fakes.certificate_server import CertificateServerSimulator
 from tests.fakes.update_server import UpdateServerSimulator
 
 DAY_S = 86_400.0
@@ -118,6 +119,18 @@ def test_renewal__for_a_year__never_lapses(rig: Rig, server: UpdateServerSimulat
         let_pass(rig, days=1, step_s=DAY_S)
         assert certificate(rig).not_valid_after_utc - rig.clock.now() > timedelta(days=13)
     assert len(server.certificates.renewals) == pytest.approx(365 / 15, abs=3)
+
+
+def test_renewal__certificates_of_six_hours__renewed_all_day(server: UpdateServerSimulator, state_dir: Path) -> None:
+    """The shortest that an agent keeps alive, which looks once an hour."""
+    server.certificates = CertificateServerSimulator(server.now, timedelta(hours=6))
+    rig = enrolled_ago(server, state_dir, 0)
+    rig.start()
+    for _ in range(48):
+        let_pass(rig, days=1 / 48, step_s=1_800)
+        assert certificate(rig).not_valid_after_utc > rig.clock.now()
+    assert 5 <= len(server.certificates.renewals) <= 8
+    rig.unplug()
 
 
 # ------------------------------------------------------------------------------------------ after a winter

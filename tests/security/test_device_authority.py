@@ -40,6 +40,29 @@ def issued(csr: bytes, device_id: str = "dev-1") -> x509.Certificate:
     return x509.load_pem_x509_certificates(CA.issue(csr, device_id, NOW).chain_pem.encode())[0]
 
 
+def test_issue__lifetime__as_the_authority_was_told() -> None:
+    brief = DeviceCertificateAuthority(
+        Authority(build_authority(CA_KEY, "test CA", NOW), CA_KEY), lifetime=timedelta(hours=6)
+    )
+    assert brief.issue(request(), "dev-1", NOW).not_after_at == NOW + timedelta(hours=6)
+
+
+def test_proven_key__any_subject__digest_of_the_key_that_is_certified() -> None:
+    proven = CA.proven_key_sha256(request(DEVICE_KEY, "somebody"))
+    assert proven == CA.issue(request(DEVICE_KEY, "else"), "dev-1", NOW).key_sha256
+    assert proven != CA.proven_key_sha256(request(ec.generate_private_key(ec.SECP256R1())))
+
+
+def test_proven_key__public_key_of_another_with_one_s_own_signature__refused() -> None:
+    """The device's request with the signature of the attacker's over the same content."""
+    own, theirs = (
+        x509.load_der_x509_csr(request(key)) for key in (ec.generate_private_key(ec.SECP256R1()), DEVICE_KEY)
+    )
+    forged = theirs.public_bytes(serialization.Encoding.DER).replace(theirs.signature, own.signature)
+    with pytest.raises(CertificateRequestRefusedError):
+        CA.proven_key_sha256(forged)
+
+
 def test_issue__subject_and_extensions_of_the_request__ignored() -> None:
     certificate = issued(
         request(
