@@ -23,9 +23,10 @@ LEVEL: Final = 8
 _MIN_BUCKET: Final = 1536
 _MIN_GROUPED: Final = 1024
 _MAX_BUCKETS: Final = 24
-# Sizes of groups that are tried, for a mask of zeros and for magnitudes; the number of groups that tell anything.
+# Sizes of groups that are tried: for a mask of zeros, and for magnitudes, where 64 beat 128 by 1-2% on float16 and
+# bfloat16. How many groups tell anything.
 MASK_SHIFTS: Final = (7, 5)
-CLASS_SHIFTS: Final = (7, 6)
+CLASS_SHIFTS: Final = (6,)
 _MIN_CLASSED: Final = 16
 # Bits an element that magnitude classes must promise, beyond what writing them takes.
 _MIN_CLASS_GAIN: Final = 0.012
