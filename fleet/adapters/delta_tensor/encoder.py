@@ -149,7 +149,10 @@ class _Writing:
         self._out = out
         self._coding = coding
         self._block_bytes = block_bytes
-        self._digests = (_digest(old), _digest(new))
+        # The digests are in the header, which is written last: they are made beside everything else.
+        pool = ThreadPoolExecutor(1)
+        self._digests = (pool.submit(_digest, old), pool.submit(_digest, new))
+        pool.shutdown(wait=False)
         self.plan = Plan((), {}, {}, b"", 0)
         self.spent: dict[int, int] = {}
         self.needs_pcodec = False
@@ -198,9 +201,9 @@ class _Writing:
             flags,
             self._block_bytes,
             self._old.size,
-            self._digests[0],
+            self._digests[0].result(),
             self._new.size,
-            self._digests[1],
+            self._digests[1].result(),
             reach_back,
             packed,
             raw,
