@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from device_client import __version__, runtimes
 from device_client.adapters import durable
@@ -25,7 +25,7 @@ from device_client.adapters.slots import FileSlots
 from device_client.agent.installer import Installer
 from device_client.agent.loop import Agent
 from device_client.config import Config, StatePaths
-from device_client.core.errors import ConfigError, EnrolmentError, LoadError
+from device_client.core.errors import ConfigError, DeviceError, EnrolmentError, LoadError
 from device_client.core.profile import Profile
 from device_client.ports import Clock, Host, LoadedModel, Meter, Runtime
 from device_client.wire.bundles import BundleFile, Contract, FileRole, Manifest
@@ -34,6 +34,9 @@ from device_client.wire.errors import WireError
 from device_client.wire.fields import decode_object
 from device_client.wire.messages import Capabilities
 from device_client.wire.names import VariantName
+
+if TYPE_CHECKING:
+    from urllib3 import PoolManager
 
 BOOT_BYTES: Final = 8
 NONCE_BYTES: Final = 16
@@ -148,6 +151,7 @@ def build(
         broker=MqttBroker(
             BrokerAddress(config.broker_host, config.broker_port, ours.authority, ours.certificate, ours.key),
             config.device_id,
+            lambda: _where_the_broker_is(pool, config, paths),
         ),
         identity=identity.StoredIdentity(ours, config.device_id, config.server_url, pool),
         clock=clock,
@@ -220,6 +224,20 @@ def _server_config(server_url: str, payload: bytes, choices: Config) -> Config:
 def installed_slots(paths: StatePaths) -> FileSlots:
     """What is installed on this device."""
     return FileSlots(paths.models)
+
+
+def _where_the_broker_is(pool: "PoolManager", config: Config, paths: StatePaths) -> tuple[str, int] | None:
+    """The broker's address as the server tells it now, kept for the next start; None if the server does not answer."""
+    from device_client.adapters.http import get_document
+
+    try:
+        told = get_document(pool, f"{config.server_url}/device/v1/config", MAX_SERVER_CONFIG_BYTES)
+        found = _server_config(config.server_url, told, config)
+        if found != config:
+            save_config(paths, found)
+    except (DeviceError, OSError):
+        return None
+    return found.broker_host, found.broker_port
 
 
 @contextmanager

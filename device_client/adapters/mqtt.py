@@ -11,7 +11,7 @@ import ssl
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,6 +36,7 @@ MAX_INFLIGHT: Final = 50
 QOS: Final = 1
 FIRST_RECONNECT_S: Final = (1, 3)
 LONGEST_RECONNECT_S: Final = (60, 120)
+ATTEMPTS_BEFORE_ASKING: Final = 3  # a broker that restarts is back by then; one that has moved is not
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,18 @@ class BrokerAddress:
 
 
 class MqttBroker:
-    """One connection of one device."""
+    """One connection of one device.
 
-    def __init__(self, address: BrokerAddress, device_id: str) -> None:
+    `locate` is asked where the broker is by now after every `ATTEMPTS_BEFORE_ASKING` attempts in vain, in the network's
+    thread: (host, port), or None if nobody knows. A wrong answer does no harm, because the broker proves itself.
+    """
+
+    def __init__(
+        self, address: BrokerAddress, device_id: str, locate: Callable[[], tuple[str, int] | None] = lambda: None
+    ) -> None:
         self._address = address
+        self._locate = locate
+        self._attempts_in_vain = 0
         self._device_id = device_id
         self._received: Callable[[str, bytes], None] = lambda _topic, _payload: None
         self._connected: Callable[[bool], None] = lambda _up: None
@@ -81,6 +90,7 @@ class MqttBroker:
         dice = random.Random(self._device_id)  # noqa: S311 - spreads reconnections, keeps no secret
         client.reconnect_delay_set(dice.randint(*FIRST_RECONNECT_S), dice.randint(*LONGEST_RECONNECT_S))
         client.on_connect = self._on_connect
+        client.on_connect_fail = self._on_connect_fail
         client.on_disconnect = self._on_disconnect
         client.on_message = self._on_message
         return client
@@ -94,6 +104,11 @@ class MqttBroker:
         self._open()
 
     def _open(self) -> None:
+        self._aim()
+        self._client.loop_start()
+
+    def _aim(self) -> None:
+        """Where the next attempt goes to."""
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         properties.SessionExpiryInterval = SESSION_EXPIRY_S
         properties.MaximumPacketSize = MAX_MESSAGE_BYTES
@@ -104,7 +119,6 @@ class MqttBroker:
             clean_start=paho.MQTT_CLEAN_START_FIRST_ONLY,
             properties=properties,
         )
-        self._client.loop_start()
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> bool:
         if not self._client.is_connected():
@@ -150,11 +164,24 @@ class MqttBroker:
         if reason.is_failure:
             log.warning("the broker refused the connection: %s", reason)
             return
+        self._attempts_in_vain = 0
         with self._lock:
             filters = [(topic, QOS) for topic in sorted(self._topics)]
         client.subscribe(filters)
         client.publish(topics.up(self._device_id, Up.PRESENCE), self._presence(online=True), qos=QOS, retain=True)
         self._connected(True)
+
+    def _on_connect_fail(self, _client: paho.Client, _userdata: Any) -> None:
+        self._attempts_in_vain += 1
+        if self._attempts_in_vain % ATTEMPTS_BEFORE_ASKING:
+            return
+        address = self._address
+        log.warning("%d attempts to reach the broker at %s:%d", self._attempts_in_vain, address.host, address.port)
+        found = self._locate()
+        if found is not None and found != (address.host, address.port):
+            log.warning("the broker has moved to %s:%d", *found)
+            self._address = replace(address, host=found[0], port=found[1])
+            self._aim()
 
     def _on_disconnect(
         self, _client: paho.Client, _userdata: Any, _flags: Any, reason: ReasonCode, _properties: Any

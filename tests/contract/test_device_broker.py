@@ -3,6 +3,7 @@
 import queue
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from fleet.ports.broker import Delivery, Message
 from fleet.ports.certificates import Revocation
 from tests.embedded_broker import EmbeddedBroker, running_broker
 from tests.fakes.update_server import PLAN_KEY, MemoryBroker, UpdateServerSimulator
+from tests.toolchain.services import free_port
 
 WITHIN_S = 20.0
 DEVICE = "dev-a"
@@ -170,6 +172,27 @@ def test_mqtt__broker_restarted__connection_and_subscriptions_come_back(own_brok
         time.sleep(0.2)
     bench.port.stop()
     bench.close()
+
+
+def test_mqtt__broker_moved__found_where_the_server_says_it_is(embedded_broker: EmbeddedBroker) -> None:
+    now = address(embedded_broker, "dev-m")
+    before = replace(now, port=free_port())
+    asked: list[tuple[str, int]] = []
+
+    def locate() -> tuple[str, int] | None:
+        asked.append((now.host, now.port))
+        return asked[-1]
+
+    device = MqttBroker(before, "dev-m", locate)
+    up: queue.Queue[bool] = queue.Queue()
+    device.start(lambda _topic, _payload: None, up.put)
+    try:
+        while not up.get(timeout=60):
+            pass
+        assert device.publish(topics.up("dev-m", Up.STATE), b"here again")
+    finally:
+        device.stop()
+    assert len(asked) == 1
 
 
 def test_mqtt__device_dies__will_says_offline(embedded_broker: EmbeddedBroker) -> None:
