@@ -212,7 +212,7 @@ def test_clock_that_lost_its_battery__signed_time_says_that_it_is_due(due: Rig, 
         {"refusal": (302, "")},
     ],
     ids=lambda wrong: (
-        "-".join(f"{name}-{str(value):.12}" for name, value in wrong.items() if name != "request") or "request"
+        "-".join(f"{name}-{value!s:.12}" for name, value in wrong.items() if name != "request") or "request"
     ),
 )
 def test_answer__not_a_certificate_of_this_device__replaces_nothing(
