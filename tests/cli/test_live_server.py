@@ -4,8 +4,10 @@ import dataclasses
 import gc
 import json
 import random
+import re
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -158,6 +160,19 @@ def test_live__push_interrupted_by_ctrl_c__next_run_goes_on_where_it_stopped(
     assert ran.json["bytes_sent"] == path.stat().st_size - 20_000
 
 
+@pytest.mark.usefixtures("publisher")
+def test_live__three_pushes_of_one_model_at_once__three_versions(
+    modelfleet: CommandLine, keys: Path, onnx_file: Callable[..., Path]
+) -> None:
+    modelfleet.ok("models", "create", "vision.digits", "--keys", keys)
+    files = [onnx_file(seed) for seed in range(3)]
+    with ThreadPoolExecutor(len(files)) as pool:
+        pushed = list(pool.map(lambda path: modelfleet("--json", "push", "vision.digits", path, "--keys", keys), files))
+    assert [ran.code for ran in pushed] == [0, 0, 0], [ran.err for ran in pushed]
+    assert sorted(ran.json["version"] for ran in pushed) == ["1", "2", "3"]
+    assert len(modelfleet.ok("versions", "vision.digits")) == 3
+
+
 def _check_in(device_id: str, model: str) -> None:
     """A device that asks what to run, through the services that its messages reach."""
     now = datetime.now(UTC)
@@ -238,6 +253,20 @@ def test_live__claim__printed_command_pins_what_is_served(modelfleet: CommandLin
     assert document["command"].startswith("modelfleet-device enroll http")
     assert len(document["pin"]) == 64
     assert modelfleet.ok("devices", "list") == []
+
+
+def test_live__device__shown_then_revoked_for_good(modelfleet: CommandLine) -> None:
+    _check_in("cam-01", "vision.digits")
+    shown = modelfleet("devices", "show", "cam-01").out
+    assert re.search(r"state +active", shown)
+    assert re.search(r"class +camera", shown)
+    assert "vision.digits@" in shown
+    assert modelfleet.ok("devices", "show", "cam-01")["capabilities"]["runtimes"]
+    assert modelfleet("devices", "revoke", "cam-01").out == "cam-01 is revoked: it is shut out from now on\n"
+    assert modelfleet.ok("devices", "show", "cam-01")["state"] == "revoked"
+    assert _error(modelfleet, "devices", "revoke", "cam-02") == "device_unknown"
+    assert _error(modelfleet, "devices", "show", "../me") == "not_found"
+    assert _error(_limited(modelfleet, "read"), "devices", "revoke", "cam-01") == "scope_missing"
 
 
 def test_live__claim_before_keys__says_what_is_missing(modelfleet: CommandLine) -> None:

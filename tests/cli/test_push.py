@@ -9,6 +9,7 @@ import pytest
 
 from device_client.wire.bundles import FileRole
 from fleet.entrypoints.cli import uploads
+from fleet.entrypoints.cli.commands import push
 from tests.cli.conftest import CommandLine, onnx_bytes
 from tests.fakes.release_server import ReleaseServerSimulator
 
@@ -194,25 +195,72 @@ def test_push__publisher_down__accepted_but_said_so(
     assert modelfleet.ok("push", model, onnx_file(2), "--keys", keys)["version"] == "2"
 
 
-def test_push__two_pipelines_at_once__the_later_one_is_refused_and_can_repeat(
+@pytest.fixture
+def overtaken(
+    modelfleet: CommandLine, model: str, keys: Path, onnx_file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> Callable[[int, tuple[str, ...]], list[str]]:
+    """Let another pipeline finish a push of the same model in the middle of this one's, a number of times."""
+    real = uploads.upload
+
+    def arrange(times: int, options: tuple[str, ...]) -> list[str]:
+        others: list[str] = []
+        busy: list[bool] = []
+
+        def slow(*arguments: object, **named: object) -> int:
+            if not busy and len(others) < times:
+                busy.append(True)
+                others.append(
+                    modelfleet.ok("push", model, onnx_file(100 + len(others)), "--keys", keys, *options)["version"]
+                )
+                busy.clear()
+            return real(*arguments, **named)  # type: ignore[arg-type]
+
+        monkeypatch.setattr("fleet.entrypoints.cli.commands.push.upload", slow)
+        return others
+
+    return arrange
+
+
+def test_push__two_pipelines_at_once__the_later_one_signs_again_on_top(
     modelfleet: CommandLine,
     server: ReleaseServerSimulator,
     model: str,
     keys: Path,
     onnx_file: Callable[..., Path],
-    monkeypatch: pytest.MonkeyPatch,
+    overtaken: Callable[[int, tuple[str, ...]], list[str]],
 ) -> None:
-    real = uploads.upload
-    raced: list[bool] = []
+    others = overtaken(2, ())
+    ran = modelfleet("--json", "push", model, onnx_file(1), "--keys", keys)
+    assert ran.code == 0, ran.err
+    assert (others, ran.json["version"]) == (["1", "2"], "3")
+    assert ran.err.count("somebody else pushed vision.digits meanwhile: signing again on top of theirs") == 2
+    assert ran.json["bytes_sent"] == ran.json["bytes_total"], "the file is sent once"
+    assert len(server.newest(model).signed.targets) == 3
 
-    def slow(*arguments: object, **named: object) -> int:
-        if not raced:
-            raced.append(True)
-            modelfleet.ok("push", model, onnx_file(2), "--keys", keys)
-        return real(*arguments, **named)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("fleet.entrypoints.cli.commands.push.upload", slow)
-    ran = modelfleet("push", model, onnx_file(1), "--keys", keys)
+def test_push__overtaken_each_time__gives_up_in_one_line(
+    modelfleet: CommandLine,
+    model: str,
+    keys: Path,
+    onnx_file: Callable[..., Path],
+    overtaken: Callable[[int, tuple[str, ...]], list[str]],
+) -> None:
+    overtaken(push.MAX_ATTEMPTS, ())
+    ran = modelfleet("--json", "push", model, onnx_file(1), "--keys", keys)
     assert ran.code == 1
-    assert "expected version 3, got 2" in ran.err
-    assert modelfleet.ok("push", model, onnx_file(1), "--keys", keys)["version"] == "2"
+    assert json.loads(ran.err.splitlines()[-1])["error"]["code"] == "pushed_meanwhile"
+
+
+def test_push__overtaken_by_the_very_label_that_was_asked_for__refused(
+    modelfleet: CommandLine,
+    server: ReleaseServerSimulator,
+    model: str,
+    keys: Path,
+    onnx_file: Callable[..., Path],
+    overtaken: Callable[[int, tuple[str, ...]], list[str]],
+) -> None:
+    overtaken(1, ("--version", "7"))
+    ran = modelfleet("--json", "push", model, onnx_file(1), "--keys", keys, "--version", "7")
+    assert ran.code == 1
+    assert json.loads(ran.err.splitlines()[-1])["error"]["code"] == "version_exists"
+    assert list(server.newest(model).signed.targets) == [f"models/{model}/7/onnx-fp32-any.json"]

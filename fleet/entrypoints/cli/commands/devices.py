@@ -2,7 +2,10 @@
 
 import shlex
 from argparse import Namespace
+from urllib.parse import quote
 
+from fleet.entrypoints.cli.api import JsonObject
+from fleet.entrypoints.cli.console import describe
 from fleet.entrypoints.cli.context import Context
 from fleet.entrypoints.cli.errors import ExitCode
 from fleet.entrypoints.cli.grammar import Commands
@@ -23,6 +26,10 @@ def register(commands: Commands) -> None:
     listing.add_argument("--model", type=parse_model_name)
     listing.add_argument("--hardware-class", metavar="CLASS")
     listing.add_argument("--filter", metavar="FILTER", help="such as: attributes.site == 'north' and not group('beta')")
+    show = group.add("show", run_show, "what one device last said of itself")
+    show.add_argument("device", metavar="DEVICE_ID")
+    revoke = group.add("revoke", run_revoke, "shut a device out at once and for good; what it runs keeps running")
+    revoke.add_argument("device", metavar="DEVICE_ID")
     explain = commands.add("explain", run_explain, "why a device runs what it runs, step by step")
     explain.add_argument("device", metavar="DEVICE_ID")
     explain.add_argument("model", type=parse_model_name)
@@ -82,6 +89,46 @@ def run_list(context: Context, arguments: Namespace) -> int:
         empty="no devices: `modelfleet devices claim` lets one join",
     )
     return ExitCode.HEALTHY
+
+
+def run_show(context: Context, arguments: Namespace) -> int:
+    """Identity, reachability and what it runs; its capabilities are in the JSON form."""
+    device = context.api().get(_path(arguments.device))
+    context.console.result(device, *describe(_summary(device)), *map(_running_line, device["running"]))
+    return ExitCode.HEALTHY
+
+
+def run_revoke(context: Context, arguments: Namespace) -> int:
+    """It cannot be undone: the id stays taken, and the device would have to join under another."""
+    device = context.api().post(f"{_path(arguments.device)}:revoke")
+    context.console.result(device, f"{device['device_id']} is {device['state']}: it is shut out from now on")
+    return ExitCode.HEALTHY
+
+
+def _path(device: str) -> str:
+    return f"/devices/{quote(device, safe='')}"
+
+
+def _summary(device: JsonObject) -> JsonObject:
+    pairs = [f"{name}={value}" for name, value in sorted(device["attributes"].items())]
+    return {
+        "device": device["device_id"],
+        "state": device["state"],
+        "reachable": "online" if device["online"] else "offline",
+        "class": device["hardware_class"],
+        "client": device["client_version"],
+        "enrolled": show_time(device["enrolled_at"]),
+        "last seen": show_time(device["last_seen_at"]),
+        "groups": ", ".join(device["groups"]),
+        "attributes": ", ".join(pairs),
+    }
+
+
+def _running_line(running: JsonObject) -> str:
+    line = f"  {running['model']}@{running['version'] or '?'}  {running['digest'][:16]}  {running['state']}"
+    if running["target_version"] not in {"", running["version"]}:
+        line += f" on the way to {running['target_version']}"
+    return f"{line}: {running['failure']} {running['detail']}".rstrip() if running["failure"] else line
 
 
 def run_explain(context: Context, arguments: Namespace) -> int:

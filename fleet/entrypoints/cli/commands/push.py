@@ -16,7 +16,7 @@ from fleet.entrypoints.cli import passphrases
 from fleet.entrypoints.cli.api import Api, JsonObject, model_path, version_path
 from fleet.entrypoints.cli.console import Console
 from fleet.entrypoints.cli.context import Context
-from fleet.entrypoints.cli.errors import CommandError, ExitCode
+from fleet.entrypoints.cli.errors import CommandError, ExitCode, ServerRefusedError
 from fleet.entrypoints.cli.grammar import Commands
 from fleet.entrypoints.cli.polling import poll
 from fleet.entrypoints.cli.quantities import parse_duration_s, parse_model_name, show_bytes
@@ -28,6 +28,10 @@ from fleet.ports.key_sets import KeyName
 from fleet.wiring import cli as wiring
 
 LOST_ANSWER_TIMEOUT_S: Final = 15.0
+# How often a push signs again because somebody else was faster. Each time somebody did get a version out, so pushes of
+# one model at the same moment all end, one after the other.
+MAX_ATTEMPTS: Final = 8
+_SOMEBODY_WAS_FASTER: Final = frozenset({"role_version", "version_exists"})
 DETAILS = """
 FILES is one model file, or a directory with modelfleet.json, which names the variants:
   {"variants": [{"dir": "onnx-int8-any", "runtime": "onnx", "precision": "int8", "hardware": "any",
@@ -35,7 +39,8 @@ FILES is one model file, or a directory with modelfleet.json, which names the va
    "contract": {"inputs": {"image": ["float32", [1, 64]]}, "outputs": {"scores": ["float32", [1, 10]]}},
    "labels": "labels.txt"}
 Every file in a variant's directory becomes part of its bundle. Inputs and outputs that are not given are read from the
-file. Uploads go on where an interrupted run stopped. Nothing is signed on top of metadata that does not verify."""
+file. Uploads go on where an interrupted run stopped. Nothing is signed on top of metadata that does not verify. When
+somebody else pushed the same model meanwhile, this push is signed again on top of theirs."""
 
 
 def register(commands: Commands) -> None:
@@ -75,24 +80,45 @@ def run_push(context: Context, arguments: Namespace) -> int:
     api = context.api()
     passphrase = passphrases.passphrase_source(arguments, context.environment)
     signer = open_role_signer(api.url, arguments.keys, passphrase)
-    push = prepare(api, signer, release, arguments.model, arguments.version, timeout_s=arguments.timeout)
-    sent_bytes = sum(upload(api, context.console, blob) for blob in push.blobs)
-    record = finalise(
-        api,
-        push,
-        {
-            "manifests": [manifest.encode().decode() for manifest in push.manifests],
-            "role": push.role.text,
-            "notes": arguments.notes or release.notes,
-            "git_sha": arguments.git_sha,
-            "metadata": dict(release.metadata or {}),
-        },
-    )
+    push, record, sent_bytes = _hand_over(context, arguments, release, signer)
     signer.remember(push.role)
     if arguments.wait:
         record = await_version(api, signer, push, timeout_s=arguments.timeout)
     _report(context.console, push, record, sent_bytes, print_only=arguments.print_only is not None)
     return ExitCode.HEALTHY
+
+
+def _hand_over(
+    context: Context, arguments: Namespace, release: Release, signer: RoleSigner
+) -> tuple[Push, JsonObject, int]:
+    """Sign, upload and finalise; from the start again when somebody else pushed meanwhile.
+
+    Returns what was accepted, the server's record of it, and the bytes sent. Raises CommandError.
+    """
+    api = context.api()
+    sent_bytes = 0
+    for attempt in range(1, MAX_ATTEMPTS + 1):
+        push = prepare(api, signer, release, arguments.model, arguments.version, timeout_s=arguments.timeout)
+        sent_bytes += sum(upload(api, context.console, blob) for blob in push.blobs)
+        body: JsonObject = {
+            "manifests": [manifest.encode().decode() for manifest in push.manifests],
+            "role": push.role.text,
+            "notes": arguments.notes or release.notes,
+            "git_sha": arguments.git_sha,
+            "metadata": dict(release.metadata or {}),
+        }
+        try:
+            return push, finalise(api, push, body), sent_bytes
+        except ServerRefusedError as error:
+            if error.code not in _SOMEBODY_WAS_FASTER:
+                raise
+            context.console.note(f"somebody else pushed {arguments.model} meanwhile: signing again on top of theirs")
+            if attempt < MAX_ATTEMPTS:
+                signer.await_published(push.role, arguments.timeout)
+    raise CommandError(
+        "pushed_meanwhile",
+        f"{arguments.model}: others were faster {MAX_ATTEMPTS} times; everything is uploaded, run again",
+    )
 
 
 def prepare(api: Api, signer: RoleSigner, release: Release, model: str, label: str | None, *, timeout_s: float) -> Push:
