@@ -174,8 +174,8 @@ def test_mqtt__broker_restarted__connection_and_subscriptions_come_back(own_brok
     bench.close()
 
 
-def test_mqtt__broker_moved__found_where_the_server_says_it_is(embedded_broker: EmbeddedBroker) -> None:
-    now = address(embedded_broker, "dev-m")
+def test_mqtt__broker_moved__found_where_the_server_says_it_is(own_broker: EmbeddedBroker) -> None:
+    now = address(own_broker, "dev-m")
     before = replace(now, port=free_port())
     asked: list[tuple[str, int]] = []
 
