@@ -1,8 +1,11 @@
 """Composes what an installation keeps on its own disk: secrets, certificate authority, identities on the broker."""
 
+import os
 import socket
+from contextlib import suppress
 from datetime import datetime
 from functools import cache
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from django.conf import settings
@@ -17,6 +20,7 @@ from fleet.ports.clock import Clock
 __all__ = [
     "SecretsUnusableError",
     "device_authority",
+    "prepare_database_file",
     "prepare_secrets",
     "secret_files",
     "server_names",
@@ -46,6 +50,21 @@ def prepare_secrets() -> None:
     now = SystemClock().now()
     secret_files().ensure(server_names=server_names(), now=now)
     _access_files().ensure(now)
+
+
+def prepare_database_file() -> None:
+    """Make the embedded database readable by this user alone; nothing where PostgreSQL is used. Raises OSError.
+
+    It holds hashes of passwords and tokens. SQLite gives its journal and index the mode that the database has.
+    """
+    # The settings' classes belong to the layer above, so they are told apart by what they hold.
+    path: Path | None = getattr(settings.MODELFLEET.database, "path", None)
+    if path is None:
+        return
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    for suffix in ("", "-wal", "-shm"):
+        with suppress(FileNotFoundError):
+            path.with_name(path.name + suffix).chmod(0o600)
 
 
 @cache

@@ -124,6 +124,8 @@ def test_up__started_and_interrupted__everything_answers_and_nothing_is_left(tmp
             assert answers(int(broker.rpartition(":")[2]))
         assert {"up", "broker", "web", "ingest", "director", "conductor", "publisher", "worker"} <= set(note["pids"])
         assert re.search(r"login +admin / \S{12,}", up.text())
+        modes = {path.name: path.stat().st_mode & 0o777 for path in home.glob("db.sqlite3*")}
+        assert modes == {"db.sqlite3": 0o600, "db.sqlite3-wal": 0o600, "db.sqlite3-shm": 0o600}
         assert up.stop() == 0
         assert not (home / "up.json").exists()
         assert "stopped" in up.text()

@@ -7,7 +7,7 @@ from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
 from django.db import DatabaseError
 
-from fleet.wiring.installation import SecretsUnusableError, prepare_secrets
+from fleet.wiring.installation import SecretsUnusableError, prepare_database_file, prepare_secrets
 
 
 class Command(BaseCommand):
@@ -22,6 +22,7 @@ class Command(BaseCommand):
         try:
             home.mkdir(mode=0o700, parents=True, exist_ok=True)
             prepare_secrets()
+            prepare_database_file()
         except OSError as error:
             raise CommandError(f"cannot write {error.filename or home}: {error.strerror}") from error
         except SecretsUnusableError as error:
