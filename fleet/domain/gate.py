@@ -13,7 +13,8 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
-from fleet.domain.policy import Metric, RatioGate, RolloutPolicy
+from fleet.domain.gate_policy import MeasuredGate, Metric
+from fleet.domain.policy import RolloutPolicy
 from fleet.domain.stats.estimates import Estimate, Unjudgeable
 from fleet.domain.stats.ratios import RatioSums, Unit, difference, share_of
 from fleet.domain.stats.shares import lower_bound
@@ -39,7 +40,7 @@ def judge(policy: RolloutPolicy, facts: PhaseFacts) -> Judgement:
     notes: list[str] = []
     alpha = absolute_alpha(policy, len(facts.counts.classes))
     results += [
-        _limit(gate, gate.limit, policy, facts, alpha) for gate in policy.gates.ratios if gate.limit is not None
+        _limit(gate, gate.limit, policy, facts, alpha) for gate in policy.gates.measured if gate.limit is not None
     ]
     compared = comparison(facts.counts, has_baseline=facts.has_baseline)
     for gate in policy.gates.comparative:
@@ -154,7 +155,7 @@ def _offer_evidence(item: OfferCount) -> dict[str, object]:
 # ---------------------------------------------------------------- limits on the treated
 
 
-def _limit(gate: RatioGate, limit: float, policy: RolloutPolicy, facts: PhaseFacts, alpha: float) -> GateResult:
+def _limit(gate: MeasuredGate, limit: float, policy: RolloutPolicy, facts: PhaseFacts, alpha: float) -> GateResult:
     """The treated devices' own share against a fixed limit."""
     rows = _rows(facts.rows, gate, Side.TREATED, None)
     arm = RatioSums.of(_units(rows))
@@ -174,7 +175,7 @@ def _limit(gate: RatioGate, limit: float, policy: RolloutPolicy, facts: PhaseFac
         verdict = _undecided(facts)
         sentence = f"{verdict.value.upper()}: {what.format(_percent(measured))}, not beyond doubt"
     evidence = {
-        "metric": gate.metric.value,
+        "metric": gate.metric,
         "limit": limit,
         "alpha": alpha,
         "needed_devices": needed,
@@ -187,7 +188,9 @@ def _limit(gate: RatioGate, limit: float, policy: RolloutPolicy, facts: PhaseFac
 # ---------------------------------------------------------------- comparisons with the control
 
 
-def _compared(gate: RatioGate, stratum: Stratum, policy: RolloutPolicy, facts: PhaseFacts, alpha: float) -> GateResult:
+def _compared(
+    gate: MeasuredGate, stratum: Stratum, policy: RolloutPolicy, facts: PhaseFacts, alpha: float
+) -> GateResult:
     """Treated minus control against the margin, signed so that lower is worse."""
     margin = gate.margin or 0.0
     sides = {side: _rows(facts.rows, gate, side, stratum.classes) for side in Side}
@@ -196,7 +199,7 @@ def _compared(gate: RatioGate, stratum: Stratum, policy: RolloutPolicy, facts: P
     if treated.devices < MIN_TREATED or control.devices < MIN_CONTROL:
         found = Unjudgeable(
             f"{treated.devices} treated and {control.devices} control devices have at least {gate.min_per_device} "
-            f"{'labels' if gate.metric is Metric.ACCURACY else 'inferences'}, needs {MIN_TREATED} and {MIN_CONTROL}"
+            f"{'labels' if gate.metric == Metric.ACCURACY else 'inferences'}, needs {MIN_TREATED} and {MIN_CONTROL}"
         )
     else:
         found = difference(
@@ -214,7 +217,7 @@ def _compared(gate: RatioGate, stratum: Stratum, policy: RolloutPolicy, facts: P
             f"(margin {100 * margin:g}); {treated.devices} and {control.devices} devices"
         )
     evidence = {
-        "metric": gate.metric.value,
+        "metric": gate.metric,
         "higher_is_better": gate.higher_is_better,
         "margin": margin,
         "alpha": alpha,
@@ -227,7 +230,7 @@ def _compared(gate: RatioGate, stratum: Stratum, policy: RolloutPolicy, facts: P
     return GateResult(gate.name, Kind.CONTROL, stratum.name, verdict, sentence, evidence)
 
 
-def _carried(gate: RatioGate, policy: RolloutPolicy, facts: PhaseFacts, reason: str) -> GateResult | None:
+def _carried(gate: MeasuredGate, policy: RolloutPolicy, facts: PhaseFacts, reason: str) -> GateResult | None:
     """The verdict of the last comparison; None where there is none to wait for or where a later phase will compare."""
     found = facts.carried.get(gate.name)
     if found is not None:
@@ -246,12 +249,12 @@ def _carried(gate: RatioGate, policy: RolloutPolicy, facts: PhaseFacts, reason: 
 # ---------------------------------------------------------------- rows, words, evidence
 
 
-def _rows(rows: Sequence[Row], gate: RatioGate, side: Side, classes: frozenset[str] | None) -> list[Row]:
+def _rows(rows: Sequence[Row], gate: MeasuredGate, side: Side, classes: frozenset[str] | None) -> list[Row]:
     """The devices that count: of this side and these classes, with enough data, and with totals that can be."""
     return [
         row
         for row in rows
-        if row.metric == gate.metric.value
+        if row.metric == gate.metric
         and row.side is side
         and (classes is None or row.hardware_class in classes)
         and row.denominator >= gate.min_per_device
@@ -263,14 +266,14 @@ def _units(rows: Sequence[Row]) -> list[Unit]:
     return [Unit(row.device_id, row.numerator, row.denominator) for row in rows]
 
 
-def _named(gate: RatioGate, policy: RolloutPolicy) -> str:
-    names = {
+def _named(gate: MeasuredGate, policy: RolloutPolicy) -> str:
+    names: dict[str, str] = {
         Metric.ACCURACY: "accuracy",
         Metric.SLOW: f"the share of inferences slower than {policy.device.slow_ms:g} ms",
         Metric.ERRORS: "the share of failed inferences",
         Metric.NAN: "the share of inferences with NaN",
     }
-    return names[gate.metric]
+    return names.get(gate.metric, gate.name)
 
 
 def _apart(found: Estimate) -> str:

@@ -11,7 +11,8 @@ from itertools import pairwise
 from typing import Final
 
 from device_client.wire.bucketing import BUCKETS, control_range, share_range
-from fleet.domain.policy import POINTS, Metric, Phase, RatioGate, RolloutPolicy
+from fleet.domain.gate_policy import POINTS, MeasuredGate, Metric
+from fleet.domain.policy import Phase, RolloutPolicy
 from fleet.domain.stats.sequences import radius
 from fleet.domain.strata import MIN_CONTROL, MIN_TREATED, comparative_alpha, comparison
 from fleet.domain.verdicts import ClassCount, PhaseCounts
@@ -190,7 +191,7 @@ def _reach(policy: RolloutPolicy, phases: Sequence[PhaseCounts]) -> list[Finding
 def _comparisons(policy: RolloutPolicy, phases: Sequence[PhaseCounts], has_baseline: bool) -> list[Finding]:  # noqa: FBT001
     """Whether every comparison that the policy asks for can ever be made."""
     gates = policy.gates.comparative
-    if not any(gate.metric is Metric.ACCURACY for gate in policy.gates.ratios):
+    if not any(gate.metric == Metric.ACCURACY for gate in policy.gates.measured):
         return [
             Finding(
                 Level.WARNING,
@@ -240,7 +241,7 @@ def _detectable(policy: RolloutPolicy, phases: Sequence[PhaseCounts], has_baseli
     return tuple(found)
 
 
-def _drop(gate: RatioGate, treated: int, control: int, alpha: float) -> float | None:
+def _drop(gate: MeasuredGate, treated: int, control: int, alpha: float) -> float | None:
     share = ASSUMED_ACCURACY if gate.higher_is_better else 1 - ASSUMED_ACCURACY
     per_device = DEVICE_SD**2 + share * (1 - share) / max(UNITS_PER_DEVICE, gate.min_per_device)
     error = math.sqrt(per_device * (1 / treated + 1 / control))

@@ -15,14 +15,13 @@ from device_client.wire.fields import Fields
 from fleet.domain.errors import InvalidInputError
 from fleet.domain.filters.filter import Filter
 from fleet.domain.filters.syntax import MAX_CHARS as MAX_FILTER_CHARS
+from fleet.domain.gate_policy import YEAR_S, Gates, encode_gates, known, parse_gates
 from fleet.domain.presets import PRESETS
 
 MAX_PHASES: Final = 32
 MAX_NAMES: Final = 64
 MAX_PARAMETERS: Final = 100
 DAY_S: Final = 86_400.0
-YEAR_S: Final = 365 * DAY_S
-POINTS: Final = 100.0  # percentage points in a share
 
 
 class OnFail(StrEnum):
@@ -32,15 +31,6 @@ class OnFail(StrEnum):
     HOLD = "hold"
 
 
-class Metric(StrEnum):
-    """Ratio metrics that devices are compared by. `slow` counts inferences above the policy's `slow_ms`."""
-
-    ACCURACY = "accuracy"
-    SLOW = "slow"
-    ERRORS = "errors"
-    NAN = "nan"
-
-
 @dataclass(frozen=True)
 class Phase:
     """One step: this share of the population is treated, for at least and at most so long."""
@@ -48,37 +38,6 @@ class Phase:
     share: float
     min_duration_s: float
     deadline_s: float
-
-
-@dataclass(frozen=True)
-class RatioGate:
-    """A gate on a ratio metric: `margin` against the control, `limit` for the treated alone; shares in [0, 1].
-
-    `higher_is_better` tells the direction: accuracy must not fall below, the others must not rise above.
-    """
-
-    name: str
-    metric: Metric
-    higher_is_better: bool
-    margin: float | None
-    limit: float | None
-    min_per_device: int
-
-
-@dataclass(frozen=True)
-class Gates:
-    """Everything that can stop a phase. Installs and silence are always judged."""
-
-    install_max_share: float = 0.1
-    silence_max_share: float = 0.2
-    silence_grace_s: float = 900.0
-    min_installed_share: float = 0.8
-    ratios: tuple[RatioGate, ...] = ()
-
-    @property
-    def comparative(self) -> tuple[RatioGate, ...]:
-        """The gates that need a control."""
-        return tuple(gate for gate in self.ratios if gate.margin is not None)
 
 
 @dataclass(frozen=True)
@@ -127,7 +86,7 @@ class RolloutPolicy:
                 for item in self.phases
             ],
             "control_share": self.control_share,
-            "gates": _encode_gates(self.gates, self.device.slow_ms),
+            "gates": encode_gates(self.gates, self.device.slow_ms),
             "alpha": self.alpha,
             "on_fail": self.on_fail.value,
             "on_inconclusive": "hold",
@@ -158,16 +117,6 @@ _KEYS: Final = frozenset(
 _PHASE_KEYS: Final = frozenset({"share", "min_duration_s", "deadline_s"})
 _POPULATION_KEYS: Final = frozenset({"hardware_classes", "groups", "filter", "active_within_s"})
 _DEVICE_KEYS: Final = frozenset(DevicePolicy.__dataclass_fields__)
-_GATE_KEYS: Final[Mapping[str, frozenset[str]]] = {
-    "accuracy": frozenset({"margin_points", "min_share", "min_labels_per_device"}),
-    "latency": frozenset({"slow_ms", "margin_points", "max_slow_share", "min_inferences_per_device"}),
-    "errors": frozenset({"margin_points", "max_share", "min_inferences_per_device"}),
-    "nan": frozenset({"margin_points", "max_share", "min_inferences_per_device"}),
-    "install_failures": frozenset({"max_share", "min_installed_share"}),
-    "silence": frozenset({"grace_s", "max_share"}),
-}
-_MIN_LABELS: Final = 20
-_MIN_INFERENCES: Final = 20
 
 
 def _with_preset(value: object) -> dict[str, object]:
@@ -193,23 +142,13 @@ def _with_preset(value: object) -> dict[str, object]:
     return merged
 
 
-def _known(value: object, keys: frozenset[str], where: str) -> Fields:
-    fields = Fields.of(value, where)
-    unknown = sorted(set(value) - keys) if isinstance(value, dict) else []
-    if unknown:
-        raise InvalidInputError(
-            "policy_invalid", f"{where}: expected only {', '.join(sorted(keys))}, got {', '.join(unknown)[:80]}"
-        )
-    return fields
-
-
 def _policy(document: dict[str, object]) -> RolloutPolicy:
-    fields = _known(document, _KEYS, "policy")
+    fields = known(document, _KEYS, "policy")
     default = RolloutPolicy(phases=())
-    population = _known(document.get("population") or {}, _POPULATION_KEYS, "policy.population")
-    gates, slow_ms = _gates(document.get("gates") or {})
+    population = known(document.get("population") or {}, _POPULATION_KEYS, "policy.population")
+    gates, slow_ms = parse_gates(document.get("gates") or {})
     device_value = document.get("device") or {}
-    device = DevicePolicy.parse(_known(device_value, _DEVICE_KEYS, "policy.device"))
+    device = DevicePolicy.parse(known(device_value, _DEVICE_KEYS, "policy.device"))
     if slow_ms is not None:
         if isinstance(device_value, dict) and device_value.get("slow_ms", slow_ms) != slow_ms:
             raise InvalidInputError(
@@ -256,7 +195,7 @@ def _list(value: object) -> list[object]:
 
 
 def _phase(value: object, where: str) -> Phase:
-    fields = _known(value, _PHASE_KEYS, where)
+    fields = known(value, _PHASE_KEYS, where)
     return Phase(
         share=fields.number("share", minimum=1e-6, maximum=1.0),
         min_duration_s=fields.number("min_duration_s", maximum=YEAR_S, default=0.0),
@@ -269,70 +208,3 @@ def _on_fail(fields: Fields) -> OnFail:
     if value not in OnFail._value2member_map_:
         raise InvalidInputError("policy_invalid", f"policy.on_fail: expected revert or hold, got {value!r}")
     return OnFail(value)
-
-
-def _gates(value: object) -> tuple[Gates, float | None]:
-    """The gates, and the latency gate's threshold in milliseconds."""
-    every = _known(value, frozenset(_GATE_KEYS), "policy.gates")
-    settings = {name: _known(every.raw(name) or {}, keys, f"policy.gates.{name}") for name, keys in _GATE_KEYS.items()}
-    default = Gates()
-    installs, silence = settings["install_failures"], settings["silence"]
-    ratios: list[RatioGate] = []
-    slow_ms: float | None = None
-    for name, metric, limit_key, count_key, least in (
-        ("accuracy", Metric.ACCURACY, "min_share", "min_labels_per_device", _MIN_LABELS),
-        ("latency", Metric.SLOW, "max_slow_share", "min_inferences_per_device", _MIN_INFERENCES),
-        ("errors", Metric.ERRORS, "max_share", "min_inferences_per_device", _MIN_INFERENCES),
-        ("nan", Metric.NAN, "max_share", "min_inferences_per_device", _MIN_INFERENCES),
-    ):
-        if not every.has(name):
-            continue
-        fields = settings[name]
-        if name == "latency":
-            slow_ms = fields.number("slow_ms", minimum=0.001, maximum=1e7)
-        margin = fields.number("margin_points", maximum=POINTS) / POINTS if fields.has("margin_points") else None
-        limit = fields.number(limit_key, maximum=1.0) if fields.has(limit_key) else None
-        if margin is None and limit is None:
-            raise InvalidInputError(
-                "policy_invalid", f"policy.gates.{name}: expected margin_points or {limit_key}, got neither"
-            )
-        ratios.append(
-            RatioGate(
-                name=name,
-                metric=metric,
-                higher_is_better=metric is Metric.ACCURACY,
-                margin=margin,
-                limit=limit,
-                min_per_device=fields.integer(count_key, minimum=1, default=least),
-            )
-        )
-    gates = Gates(
-        install_max_share=installs.number("max_share", maximum=1.0, default=default.install_max_share),
-        min_installed_share=installs.number("min_installed_share", maximum=1.0, default=default.min_installed_share),
-        silence_max_share=silence.number("max_share", maximum=1.0, default=default.silence_max_share),
-        silence_grace_s=silence.number("grace_s", maximum=YEAR_S, default=default.silence_grace_s),
-        ratios=tuple(ratios),
-    )
-    return gates, slow_ms
-
-
-def _encode_gates(gates: Gates, slow_ms: float) -> dict[str, object]:
-    # A gate that is null stays out, also where the preset would bring it back.
-    encoded: dict[str, object] = {
-        **dict.fromkeys(_GATE_KEYS),
-        "install_failures": {"max_share": gates.install_max_share, "min_installed_share": gates.min_installed_share},
-        "silence": {"max_share": gates.silence_max_share, "grace_s": gates.silence_grace_s},
-    }
-    for gate in gates.ratios:
-        limit_key, count_key = {
-            "accuracy": ("min_share", "min_labels_per_device"),
-            "latency": ("max_slow_share", "min_inferences_per_device"),
-        }.get(gate.name, ("max_share", "min_inferences_per_device"))
-        settings: dict[str, object] = {"slow_ms": slow_ms} if gate.name == "latency" else {}
-        if gate.margin is not None:
-            settings["margin_points"] = round(gate.margin * POINTS, 9)
-        if gate.limit is not None:
-            settings[limit_key] = gate.limit
-        settings[count_key] = gate.min_per_device
-        encoded[gate.name] = settings
-    return encoded

@@ -80,7 +80,7 @@ def comparative_alpha(policy: RolloutPolicy, strata: int) -> float:
 
 def absolute_alpha(policy: RolloutPolicy, classes: int) -> float:
     """The error of one limit or failure bound: the rest of the budget over all phases and what is judged in each."""
-    limits = sum(1 for gate in policy.gates.ratios if gate.limit is not None)
+    limits = sum(1 for gate in policy.gates.measured if gate.limit is not None)
     return policy.alpha * (1 - COMPARATIVE_BUDGET) / (len(policy.phases) * (1 + classes + limits))
 
 

@@ -3,7 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fleet.domain.errors import InvalidInputError
-from fleet.domain.policy import Metric, RolloutPolicy
+from fleet.domain.gate_policy import Metric
+from fleet.domain.policy import RolloutPolicy
 from fleet.domain.presets import PRESETS
 
 RAMP = [{"share": 0.25, "min_duration_s": 5, "deadline_s": 60}, {"share": 1.0, "deadline_s": 60}]
@@ -18,9 +19,25 @@ DEMO = {
     },
     "device": {"window_s": 2, "probation_s": 3},
 }
+EVERY_GATE = {
+    "phases": RAMP,
+    "gates": {
+        "accuracy": {"margin_points": 5, "min_share": 0.8},
+        "agreement": {"margin_points": 3, "min_compared_per_device": 5},
+        "latency": {"slow_ms": 250, "margin_points": 1, "max_ratio": 1.5},
+        "errors": {"max_share": 0.01},
+        "nan": {"max_share": 0.01},
+        "rollbacks": {"max_share": 0.05},
+        "crashes": {"max_share": 0.02, "max_ratio": 3},
+        "custom": {
+            "rejects": {"kind": "ratio", "better": "lower", "margin": 0.01, "min_per_device": 7},
+            "score": {"kind": "mean", "better": "higher", "margin": 2, "limit": -5, "bounds": [-10, 10]},
+        },
+    },
+}
 
 
-@pytest.mark.parametrize("policy", [*PRESETS, DEMO, {"preset": "safe-ramp", "gates": {"errors": None}}])
+@pytest.mark.parametrize("policy", [*PRESETS, DEMO, EVERY_GATE, {"preset": "safe-ramp", "gates": {"errors": None}}])
 def test_policy__encoded__parses_to_itself(policy: object) -> None:
     parsed = RolloutPolicy.parse(policy)
     assert RolloutPolicy.parse(parsed.encode()) == parsed
@@ -39,14 +56,14 @@ def test_policy__preset_with_own_phases__are_meant_as_written() -> None:
 
 def test_policy__preset_with_own_gate__keeps_the_others() -> None:
     parsed = RolloutPolicy.parse({"preset": "safe-ramp", "gates": {"accuracy": {"margin_points": 2}}})
-    assert [gate.name for gate in parsed.gates.ratios] == ["accuracy", "errors"]
-    assert parsed.gates.ratios[0].margin == pytest.approx(0.02)
+    assert [gate.name for gate in parsed.gates.measured] == ["accuracy", "errors"]
+    assert parsed.gates.measured[0].margin == pytest.approx(0.02)
 
 
 def test_policy__latency_gate__sets_the_devices_slow_threshold() -> None:
     parsed = RolloutPolicy.parse(DEMO)
     assert parsed.device.slow_ms == 250
-    assert parsed.gates.ratios[1].metric is Metric.SLOW
+    assert parsed.gates.measured[1].metric == Metric.SLOW
 
 
 @pytest.mark.parametrize(
@@ -73,6 +90,24 @@ def test_policy__latency_gate__sets_the_devices_slow_threshold() -> None:
         ({"phases": RAMP, "gates": {"latency": {"max_slow_share": 0.1}}}, "slow_ms"),
         ({"phases": RAMP, "gates": {"latency": {"slow_ms": 0, "max_slow_share": 0.1}}}, "slow_ms"),
         ({"phases": RAMP, "gates": [1]}, "policy.gates"),
+        (
+            {"phases": RAMP, "gates": {"latency": {"slow_ms": 9, "max_slow_share": 0.1, "max_ratio": 2}}},
+            "margin_points",
+        ),
+        ({"phases": RAMP, "gates": {"latency": {"slow_ms": 9, "margin_points": 1, "max_ratio": 0.5}}}, "got 0.5"),
+        ({"phases": RAMP, "gates": {"errors": {"margin_points": 1, "max_ratio": 2}}}, "got max_ratio"),
+        ({"phases": RAMP, "gates": {"crashes": {"max_share": 2}}}, "got 2"),
+        ({"phases": RAMP, "gates": {"custom": {"Rejects": {}}}}, "lower-case"),
+        ({"phases": RAMP, "gates": {"custom": {"a": {"kind": "sum"}}}}, "got 'sum'"),
+        ({"phases": RAMP, "gates": {"custom": {"a": {"kind": "mean", "better": "higher"}}}}, "got neither"),
+        (
+            {
+                "phases": RAMP,
+                "gates": {"custom": {"a": {"kind": "mean", "better": "higher", "margin": 1, "bounds": [2, 1]}}},
+            },
+            "[lowest, highest]",
+        ),
+        ({"phases": RAMP, "gates": {"custom": {f"m{number}": {} for number in range(17)}}}, "at most 16"),
         (
             {
                 "phases": RAMP,

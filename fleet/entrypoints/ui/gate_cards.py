@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from fleet.domain.policy import POINTS, Metric
+from fleet.domain.gate_policy import POINTS, Metric
 from fleet.domain.verdicts import Kind, Verdict
 from fleet.entrypoints.ui.drawings.interval import IntervalDrawing, draw_interval
 from fleet.entrypoints.ui.drawings.outcomes import OutcomeDrawing, draw_installs, draw_silence
