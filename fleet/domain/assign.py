@@ -2,7 +2,8 @@
 
 Order: the device itself, then each running or held rule (highest priority, then newest), then the baselines (the
 newest completed rule first). Within a rule: filters, what failed here before, a variant that fits, and only then the
-bucket, so that eligibility never depends on the dice.
+bucket, so that eligibility never depends on the dice. In an experiment a device takes part only if every arm has a
+variant that fits it: otherwise the arms would hold different devices, and comparing them would say nothing.
 """
 
 from collections.abc import Sequence
@@ -35,6 +36,7 @@ class Assignment:
     reason: str
     trace: tuple[Step, ...]
     arm: Arm = Arm.BASELINE
+    arm_name: str = ""  # of the experiment that assigned it
     rule: Rule | None = None
     build: Build | None = None
     bucket: int | None = None
@@ -77,6 +79,8 @@ def assign(facts: DeviceFacts, rules: Sequence[Rule], *, model: str, now: dateti
 
 def _ramping(facts: DeviceFacts, rule: Rule, trace: list[Step], now: datetime) -> Assignment | None:
     """What a running or held rule says to this device; None lets the next rule speak."""
+    if rule.arms:
+        return _in_experiment(facts, rule, trace)
     build = _eligible(facts, rule, trace)
     if build is None:
         return None
@@ -103,6 +107,53 @@ def _ramping(facts: DeviceFacts, rule: Rule, trace: list[Step], now: datetime) -
     )
 
 
+def _in_experiment(facts: DeviceFacts, rule: Rule, trace: list[Step]) -> Assignment | None:
+    """The arm of this device; None lets the next rule speak."""
+    objection = _outside(facts, rule) or _unfit_arm(facts, rule)
+    if objection:
+        trace.append(Step(rule.source, "refused", f"{rule.source}: {objection}"))
+        return None
+    place = bucket(rule.seed, facts.device_id)
+    arm = rule.arm_at(place)
+    if arm is None:
+        trace.append(Step(rule.source, "passed", f"bucket {place} is in no arm of {rule.source}"))
+        return None
+    own = rule.for_arm(arm)
+    build = _eligible(facts, own, trace)
+    if build is None:
+        return None
+    if rule.state is RuleState.HELD and not _runs(facts, own):
+        trace.append(Step(rule.source, "passed", f"{rule.source} is decided and takes no new devices"))
+        return None
+    reason = (
+        f"{rule.source} puts bucket {place} into its arm {arm.name}, "
+        f"[{arm.buckets.start}, {arm.buckets.end}): version {arm.version}"
+    )
+    trace.append(Step(rule.source, "taken", reason))
+    return Assignment(
+        rule.model,
+        Decision.NOW,
+        reason,
+        tuple(trace),
+        arm=Arm.TREATED,
+        arm_name=arm.name,
+        rule=own,
+        build=build,
+        bucket=place,
+    )
+
+
+def _unfit_arm(facts: DeviceFacts, rule: Rule) -> str:
+    """Why some arm could not serve this device; empty if all could."""
+    running = facts.models.get(rule.model)
+    for arm in rule.arms:
+        found = match(arm.builds, facts.capabilities, None if running is None else running.contract)
+        if found.build is None:
+            why = found.why_not or "has no variants"
+            return f"arm {arm.name} (version {arm.version}) {why}, and a device takes part only if every arm fits"
+    return ""
+
+
 def _eligible(facts: DeviceFacts, rule: Rule, trace: list[Step]) -> Build | None:
     """The build that this device would get from `rule`; a refusal leaves a step."""
     build, objection = _build_for(facts, rule)
@@ -113,12 +164,9 @@ def _eligible(facts: DeviceFacts, rule: Rule, trace: list[Step]) -> Build | None
 
 def _build_for(facts: DeviceFacts, rule: Rule) -> tuple[Build | None, str]:
     """The build, or None and what stands against it."""
-    if rule.hardware_classes and facts.hardware_class not in rule.hardware_classes:
-        return None, f"is for {_listed(rule.hardware_classes)}, the device is {facts.hardware_class}"
-    if rule.groups and not rule.groups & facts.groups:
-        return None, f"is for the groups {_listed(rule.groups)}, the device is in {_listed(facts.groups) or 'none'}"
-    if rule.filter is not None and not rule.filter.matches(facts):
-        return None, f"its filter does not match: {rule.filter.objection(facts)}"
+    objection = _outside(facts, rule)
+    if objection:
+        return None, objection
     running = facts.models.get(rule.model)
     # One refused build counts for the version: a failure is for people to look at, not a reason to try another build.
     denied = running is not None and any(
@@ -128,6 +176,17 @@ def _build_for(facts: DeviceFacts, rule: Rule) -> tuple[Build | None, str]:
         return None, "failed on this device before"
     found = match(rule.builds, facts.capabilities, None if running is None else running.contract)
     return found.build, found.why_not or "has no variants"
+
+
+def _outside(facts: DeviceFacts, rule: Rule) -> str:
+    """Why the device is none of those that the rule is for; empty if it is one."""
+    if rule.hardware_classes and facts.hardware_class not in rule.hardware_classes:
+        return f"is for {_listed(rule.hardware_classes)}, the device is {facts.hardware_class}"
+    if rule.groups and not rule.groups & facts.groups:
+        return f"is for the groups {_listed(rule.groups)}, the device is in {_listed(facts.groups) or 'none'}"
+    if rule.filter is not None and not rule.filter.matches(facts):
+        return f"its filter does not match: {rule.filter.objection(facts)}"
+    return ""
 
 
 def _runs(facts: DeviceFacts, rule: Rule) -> bool:

@@ -5,11 +5,11 @@ the service that puts them together.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 
-from device_client.wire.bucketing import BUCKETS
+from device_client.wire.bucketing import BUCKETS, BucketRange
 from device_client.wire.bundles import Manifest
 from device_client.wire.director import DevicePolicy
 from device_client.wire.messages import Capabilities, RunningModel
@@ -52,11 +52,24 @@ class RuleState(StrEnum):
 
 
 @dataclass(frozen=True)
-class Rule:
-    """One rule of one model. `source` is the id of the rollout that made it; `ended_at` orders completed rules.
+class RuleArm:
+    """One arm of an experiment: devices in these buckets get this version. An arm of weight zero has no bucket."""
 
-    Devices in buckets [0, treated_end) are treated, those in [control_start, BUCKETS) are the control. Empty filters
-    match every device. `starts_at` in the future makes the answer "later".
+    name: str
+    version: str
+    version_id: int
+    builds: tuple[Build, ...]
+    buckets: BucketRange
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule of one model. `source` is the id of the rollout or experiment that made it; `ended_at` orders completed
+    rules.
+
+    Devices in buckets [0, treated_end) are treated, those in [control_start, BUCKETS) are the control. A rule with
+    `arms` treats the devices of each arm with that arm's version instead. Empty filters match every device. `starts_at`
+    in the future makes the answer "later".
     """
 
     id: int
@@ -81,6 +94,15 @@ class Rule:
     parameters: Mapping[str, str] = field(default_factory=dict)
     allow_delta: bool = True
     jitter_s: float = 0.0
+    arms: tuple[RuleArm, ...] = ()
+
+    def arm_at(self, place: int) -> RuleArm | None:
+        """The arm of the device in this bucket; None for one that takes no part."""
+        return next((arm for arm in self.arms if place in arm.buckets), None)
+
+    def for_arm(self, arm: RuleArm) -> "Rule":
+        """The rule as it concerns the devices of one arm."""
+        return replace(self, version=arm.version, version_id=arm.version_id, builds=arm.builds)
 
     @property
     def digests(self) -> frozenset[str]:

@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from device_client.wire.bucketing import BUCKETS, bucket
+from device_client.wire.bucketing import BUCKETS, BucketRange, bucket
 from device_client.wire.director import Arm, Decision
 from device_client.wire.messages import Denied
 from fleet.domain.assign import assign
-from fleet.domain.facts import DeviceFacts, Rule, RuleState
+from fleet.domain.facts import Build, DeviceFacts, Rule, RuleArm, RuleState
 from tests.domain.releases import CAPABLE, MODEL, NOW, build, device, rule
 
 BASE = rule(1, "1", state=RuleState.COMPLETED)
@@ -171,3 +171,58 @@ def test_assign__whatever_the_rules__never_offers_what_is_denied_or_withdrawn(
 def test_assign__every_rule_state__is_decided(state: RuleState) -> None:
     expected = {"running": "2", "held": "1", "completed": "2", "withdrawn": "1"}
     assert told(device(), BASE, rule(2, "2", state=state)) == expected[state.value]
+
+
+# ---------------------------------------------------------------- arms of an experiment
+
+
+def in_arms(*, candidate: tuple[Build, ...] | None = None, state: RuleState = RuleState.RUNNING) -> Rule:
+    """A quarter on version 2, half on version 1, a quarter in no arm."""
+    return replace(
+        rule(9, "1", state=state),
+        arms=(
+            RuleArm("candidate", "2", 2, (build("2"),) if candidate is None else candidate, BucketRange(0, 250_000)),
+            RuleArm("control", "1", 1, (build("1"),), BucketRange(500_000, BUCKETS)),
+            RuleArm("paused", "3", 3, (build("3"),), BucketRange(BUCKETS, BUCKETS)),
+        ),
+    )
+
+
+@given(st.from_regex(r"[a-z0-9][a-z0-9-]{2,20}", fullmatch=True))
+def test_arms__any_device__gets_its_buckets_version_and_no_other(name: str) -> None:
+    answer = assign(device(name), [BASE, in_arms()], model=MODEL, now=NOW)
+    place = bucket("seed", name)
+    expected = "candidate" if place < 250_000 else "control" if place >= 500_000 else ""
+    assert answer.arm_name == expected
+    assert answer.version == ("2" if expected == "candidate" else "1")
+    assert answer.arm is (Arm.TREATED if expected else Arm.BASELINE)
+    if expected:
+        assert f"into its arm {expected}" in answer.reason
+
+
+def test_arms__one_arm_has_no_build_for_the_device__takes_no_part_whatever_its_bucket() -> None:
+    unfit = build("2", "onnx-int8-any")
+    rules = [BASE, in_arms(candidate=(unfit,))]
+    answers = [
+        assign(
+            device(f"cam-{number}", capabilities=replace(CAPABLE, precisions=("fp32",))), rules, model=MODEL, now=NOW
+        )
+        for number in range(40)
+    ]
+    assert {answer.arm_name for answer in answers} == {""}
+    assert all("a device takes part only if every arm fits" in answer.trace[0].sentence for answer in answers)
+
+
+def test_arms__decided__keeps_those_who_run_their_arm_and_takes_no_new_ones() -> None:
+    held = in_arms(state=RuleState.HELD)
+    name = next(f"cam-{number}" for number in range(99) if bucket("seed", f"cam-{number}") < 250_000)
+    assert told(device(name, runs=build("2")), BASE, held) == "2"
+    assert told(device(name, runs=build("1")), BASE, held) == "1"
+    assert assign(device(name, runs=build("1")), [BASE, held], model=MODEL, now=NOW).arm_name == ""
+
+
+def test_arms__the_arms_version_failed_here__baseline() -> None:
+    running = in_arms()
+    name = next(f"cam-{number}" for number in range(99) if bucket("seed", f"cam-{number}") < 250_000)
+    denied = (Denied(build("2").digest, running.source),)
+    assert told(device(name, denied=denied), BASE, running) == "1"

@@ -7,7 +7,7 @@ import pytest
 from django.db import IntegrityError, connection
 from django.test.utils import CaptureQueriesContext
 
-from device_client.wire.bucketing import BUCKETS, bucket
+from device_client.wire.bucketing import BUCKETS, BucketRange, bucket
 from device_client.wire.director import Assigned, Decision, DeltaOffer
 from device_client.wire.messages import PlanNotice, RunningModel
 from device_client.wire.messages import RuleState as Ask
@@ -15,7 +15,7 @@ from device_client.wire.states import FailureCode, UpdateState
 from fleet.apps.assignments import selectors, services
 from fleet.apps.assignments.models import Rule
 from fleet.apps.assignments.plans import KEPT_S
-from fleet.apps.assignments.records import CheckAnswer
+from fleet.apps.assignments.records import ArmRecord, CheckAnswer
 from fleet.apps.devices import services as devices
 from fleet.apps.outbox import services as outbox
 from fleet.domain.errors import ForbiddenError, InvalidInputError, NotFoundError
@@ -485,3 +485,51 @@ def test_plan_cache__model_created_later__is_found() -> None:
     run_rule(make_version("1"))
     answer = services.answer_check(device_id=device.device_id, check=device.check(NOW), now=NOW, plans=plans)
     assert decision(answer) is Decision.NOW
+
+
+# ---------------------------------------------------------------- arms of an experiment
+
+
+def test_arms__devices_ask_and_install__offers_and_outcomes_by_arm() -> None:
+    old, new = make_version("1"), make_version("2")
+    rule_id = make_rule(
+        old,
+        source="e-000000000001",
+        arms=(
+            ArmRecord("candidate", new.id, BucketRange(0, 500_000)),
+            ArmRecord("control", old.id, BucketRange(500_000, BUCKETS)),
+        ),
+    )
+    services.set_rule(rule_id=rule_id, state=RuleState.RUNNING, now=NOW)
+    fleet = enrol(FleetSimulator(20, model=MODEL))
+    for device in fleet:
+        answer = ask(device)
+        expected = new if bucket(SEED, device.device_id) < 500_000 else old
+        assert obey(device, answer, expected)
+        assert device.assigned is not None
+        assert (device.assigned.version, device.assigned.rollout) == (expected.label, "e-000000000001")
+        services.record_reports(
+            reports=[(device.device_id, report) for report in device.install(later(20), None)], now=later(30)
+        )
+    found = {item.arm: item.counts for item in selectors.arm_offers(rule_id=rule_id, now=later(40), grace_s=5)}
+    candidates = sum(bucket(SEED, device.device_id) < 500_000 for device in fleet)
+    assert (found["candidate"].committed, found["control"].committed) == (candidates, 20 - candidates)
+    assert 0 < candidates < 20
+
+
+def test_arms__patch_is_being_built__the_device_is_counted_before_it_gets_it() -> None:
+    old, new = make_version("1"), make_version("2")
+    complete(run_rule(old))
+    device = one_device()
+    obey(device, ask(device), old)
+    list(device.install(later(10), None))
+    rule_id = make_rule(
+        old,
+        source="e-000000000001",
+        arms=(ArmRecord("candidate", new.id, BucketRange(0, BUCKETS)),),
+    )
+    services.set_rule(rule_id=rule_id, state=RuleState.RUNNING, now=later(20))
+    make_delta(next(iter(old.weights.values())), next(iter(new.weights.values())), ready=False)
+    assert decision(ask(device, 21)) is Decision.LATER
+    (offers,) = selectors.arm_offers(rule_id=rule_id, now=later(22), grace_s=5)
+    assert (offers.arm, offers.counts.offered) == ("candidate", 1)

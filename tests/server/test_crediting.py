@@ -6,10 +6,10 @@ from datetime import datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from device_client.wire.bucketing import BUCKETS, bucket
+from device_client.wire.bucketing import BUCKETS, BucketRange, bucket
 from device_client.wire.messages import Capabilities
 from fleet.apps.assignments.notices import plan_notice
-from fleet.apps.assignments.records import RuleRecord, RuleView
+from fleet.apps.assignments.records import ArmRecord, ArmView, RuleRecord, RuleView
 from fleet.apps.telemetry.crediting import Credit, Metric, Moment, Side, side_of, summed
 from fleet.domain.facts import DeviceFacts, RuleState
 from fleet.domain.filters.filter import Filter
@@ -138,3 +138,32 @@ def test_plan_notice__completed_short_of_everybody__calls_the_rest() -> None:
     older, newest = record(1, RuleState.COMPLETED, 400_000), record(2, RuleState.COMPLETED, 700_000)
     (rule,) = plan_notice(1, [older, newest]).rules
     assert (rule.seed, rule.ranges[0].start, rule.ranges[0].end) == ("2", 700_000, BUCKETS)
+
+
+ARMS = (
+    ArmView("b", "2", BucketRange(0, 300_000)),
+    ArmView("c", "3", BucketRange(300_000, 300_000)),
+    ArmView("a", "1", BucketRange(600_000, BUCKETS)),
+)
+
+
+@given(device_ids, moments, st.sampled_from(["1", "2", "3"]), st.none() | moments)
+def test_side__in_an_experiment__counts_on_its_own_arms_version_after_its_offer(
+    device_id: str, measured_at: datetime, version: str, offered_at: datetime | None
+) -> None:
+    rule = replace(view(0, BUCKETS), arms=ARMS)
+    side = side_of(rule, subject(device_id), Moment(MODEL, version, measured_at), offered_at)
+    arm = rule.arm_at(bucket("s", device_id))
+    counts = (
+        arm is not None
+        and version == arm.version
+        and offered_at is not None
+        and measured_at >= max(offered_at, rule.phase_started_at)
+    )
+    assert side is (Side.TREATED if counts else None)
+
+
+def test_plan_notice__rule_with_arms__calls_every_arm_that_has_buckets() -> None:
+    arms = tuple(ArmRecord(arm.name, number, arm.buckets) for number, arm in enumerate(ARMS))
+    (rule,) = plan_notice(1, [replace(record(1, RuleState.RUNNING, 0), arms=arms)]).rules
+    assert rule.ranges == (BucketRange(0, 300_000), BucketRange(600_000, BUCKETS))

@@ -60,11 +60,12 @@ def _answer(device_id: str, check: Check, plans: PlanCache, now: datetime) -> Ch
         plan = known.get(running.model)
         if plan is None:
             continue
-        decided = domain.assign(facts, plan.rules, model=running.model, now=now)
-        patches, until = _patches(decided, running, check, plan, now)
-        if until is not None:
-            decided = _wait_for_patch(decided, until)
-        revision = _remember(facts, decided, running, now)
+        assigned = domain.assign(facts, plan.rules, model=running.model, now=now)
+        patches, until = _patches(assigned, running, check, plan, now)
+        decided = assigned if until is None else _wait_for_patch(assigned, until)
+        # An arm's devices count from their assignment: waiting for a patch would make one arm look smaller.
+        _offer(facts, assigned if assigned.arm_name else decided, running, now)
+        revision = _remember(facts, decided, now)
         made, blobs = _targets(decided, revision, patches, plan)
         targets += made
         tickets += blobs
@@ -129,16 +130,16 @@ def _wait_for_patch(decided: domain.Assignment, until: datetime) -> domain.Assig
         reason=sentence,
         trace=(*decided.trace, step),
         arm=decided.arm,
+        arm_name=decided.arm_name,
         rule=rule,
         bucket=decided.bucket,
         until=until,
     )
 
 
-def _remember(facts: DeviceFacts, decided: domain.Assignment, running: RunningModel, now: datetime) -> int:
-    """Store the offer and the assignment where they are new; returns the assignment's revision."""
+def _remember(facts: DeviceFacts, decided: domain.Assignment, now: datetime) -> int:
+    """Store the assignment where it is new; returns its revision."""
     rule, build = decided.rule, decided.build
-    _offer(facts, decided, running, now)
     row = Assignment.objects.select_for_update().filter(device_id=facts.device_id, model_id=decided.model).first()
     if row is None:
         row = Assignment(device_id=facts.device_id, model_id=decided.model, revision=1, decided_at=now)
@@ -177,6 +178,7 @@ def _offer(facts: DeviceFacts, decided: domain.Assignment, running: RunningModel
         defaults={
             "phase": rule.phase,
             "bucket": decided.bucket or 0,
+            "arm": decided.arm_name,
             "hardware_class": facts.hardware_class,
             "digest": build.digest,
             "offered_at": now,

@@ -57,6 +57,28 @@ class Rule(models.Model):
         return f"{self.source} {self.state}"
 
 
+class RuleArm(models.Model):
+    """One arm of an experiment's rule: devices in buckets [start, end) get its version. Never changed afterwards."""
+
+    rule = models.ForeignKey(Rule, on_delete=models.CASCADE, related_name="arms")
+    name = models.CharField(max_length=32)
+    version = models.ForeignKey("registry.Version", on_delete=models.PROTECT, related_name="+")
+    start = models.PositiveIntegerField()
+    end = models.PositiveIntegerField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(name="rule_arm_unique", fields=["rule", "name"]),
+            models.CheckConstraint(
+                name="rule_arm_range", condition=Q(start__lte=models.F("end")) & Q(end__lte=BUCKETS)
+            ),
+        ]
+        ordering = ["start", "end", "name"]
+
+    def __str__(self) -> str:
+        return f"rule {self.rule_id} arm {self.name}"
+
+
 class PlanRevision(models.Model):
     """How often a model's plan changed: the revision of its retained notice."""
 
@@ -70,6 +92,7 @@ class PlanRevision(models.Model):
 class Offer(models.Model):
     """The first time that a rule was offered to a device, and what became of it. Intent to treat counts these.
 
+    `arm` is that of an experiment, empty for a rollout.
     `outcome_boot` and `outcome_seq` are of the report that settled it, so that a late report changes nothing.
     """
 
@@ -85,6 +108,7 @@ class Offer(models.Model):
     rule = models.ForeignKey(Rule, on_delete=models.CASCADE, related_name="offers")
     phase = models.PositiveIntegerField()
     bucket = models.PositiveIntegerField()
+    arm = models.CharField(max_length=32, blank=True, default="")
     hardware_class = models.CharField(max_length=63)
     digest = models.CharField(max_length=64)
     offered_at = models.DateTimeField()

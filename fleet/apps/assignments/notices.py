@@ -27,15 +27,15 @@ def plan_notice(revision: int, rules: Sequence[RuleRecord]) -> PlanNotice:
     for rule in sorted(rules, key=lambda rule: -rule.id):
         match rule.state:
             case RuleState.RUNNING:
-                ask, reached = Ask.RUN, BucketRange(0, rule.treated_end)
+                ask, reached = Ask.RUN, rule.reached
             case RuleState.HELD:
-                ask, reached = Ask.HALT, BucketRange(0, rule.treated_end)
+                ask, reached = Ask.HALT, rule.reached
             case RuleState.WITHDRAWN if rule.id == newest:
-                ask, reached = Ask.HALT, BucketRange(0, rule.treated_end)
-            case RuleState.COMPLETED if rule is last:
-                ask, reached = Ask.RUN, BucketRange(rule.treated_end, BUCKETS)
+                ask, reached = Ask.HALT, rule.reached
+            case RuleState.COMPLETED if rule is last and rule.treated_end < BUCKETS:
+                ask, reached = Ask.RUN, (BucketRange(rule.treated_end, BUCKETS),)
             case _:
                 continue
-        if reached.start < reached.end:
-            asked.append(PlanRule(ask, rule.seed, (reached,), rule.jitter_s))
+        if reached:
+            asked.append(PlanRule(ask, rule.seed, reached, rule.jitter_s))
     return PlanNotice(revision, tuple(asked[:MAX_RULES_PER_NOTICE]))

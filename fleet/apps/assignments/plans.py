@@ -16,7 +16,7 @@ from fleet.apps.assignments.selectors import assignable_rules, device_policy, ru
 from fleet.apps.registry import selectors as registry
 from fleet.apps.registry.records import VersionRecord, VersionState
 from fleet.domain.errors import NotFoundError
-from fleet.domain.facts import Build, Rule
+from fleet.domain.facts import Build, Rule, RuleArm
 from fleet.domain.filters.filter import Filter
 
 KEPT_S: Final = 5.0
@@ -81,12 +81,14 @@ def _read(model: str, revision: int, now: datetime) -> RulesOfModel | None:
     except NotFoundError:
         return None
     records = [rule_record(row) for row in assignable_rules(model)]
-    versions = registry.versions_by_id({record.version_id for record in records})
+    versions = registry.versions_by_id(
+        {record.version_id for record in records} | {arm.version_id for record in records for arm in record.arms}
+    )
     return RulesOfModel(
         plan_key=plan_key,
         revision=revision,
         read_at=now,
-        rules=tuple(_rule(record, versions[record.version_id]) for record in records),
+        rules=tuple(_rule(record, versions) for record in records),
         manifests={
             variant.digest: variant.manifest_bytes for version in versions.values() for variant in version.variants
         },
@@ -94,16 +96,22 @@ def _read(model: str, revision: int, now: datetime) -> RulesOfModel | None:
     )
 
 
-def _rule(record: RuleRecord, version: VersionRecord) -> Rule:
-    """A rule as the domain sees it. A version that its pipeline has revoked is no build for anybody."""
+def _builds(version: VersionRecord) -> tuple[Build, ...]:
+    """A version that its pipeline has revoked is no build for anybody."""
     published = version.state is VersionState.PUBLISHED
+    return tuple(Build(variant.digest, variant.manifest) for variant in version.variants) if published else ()
+
+
+def _rule(record: RuleRecord, versions: Mapping[int, VersionRecord]) -> Rule:
+    """A rule as the domain sees it."""
+    version = versions[record.version_id]
     return Rule(
         id=record.id,
         source=record.source,
         model=record.model,
         version=version.label,
         version_id=version.id,
-        builds=tuple(Build(variant.digest, variant.manifest) for variant in version.variants) if published else (),
+        builds=_builds(version),
         state=record.state,
         seed=record.seed,
         created_at=record.created_at,
@@ -119,4 +127,14 @@ def _rule(record: RuleRecord, version: VersionRecord) -> Rule:
         parameters=record.parameters,
         allow_delta=record.allow_delta,
         jitter_s=record.jitter_s,
+        arms=tuple(
+            RuleArm(
+                name=arm.name,
+                version=versions[arm.version_id].label,
+                version_id=arm.version_id,
+                builds=_builds(versions[arm.version_id]),
+                buckets=arm.buckets,
+            )
+            for arm in record.arms
+        ),
     )

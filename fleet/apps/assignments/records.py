@@ -14,8 +14,17 @@ from fleet.domain.filters.predicate import Described
 
 
 @dataclass(frozen=True)
+class ArmRecord:
+    """One arm of an experiment's rule: the devices in these buckets get this version."""
+
+    name: str
+    version_id: int
+    buckets: BucketRange
+
+
+@dataclass(frozen=True)
 class RuleRecord:
-    """A rule as it is stored. `source` is the id of the rollout that made it."""
+    """A rule as it is stored. `source` is the id of the rollout or experiment that made it."""
 
     id: int
     source: str
@@ -38,6 +47,22 @@ class RuleRecord:
     created_at: datetime
     ended_at: datetime | None
     filter: str = ""
+    arms: tuple[ArmRecord, ...] = ()
+
+    @property
+    def reached(self) -> tuple[BucketRange, ...]:
+        """The buckets that get a version of this rule."""
+        found = tuple(arm.buckets for arm in self.arms) or (BucketRange(0, self.treated_end),)
+        return tuple(item for item in found if item.start < item.end)
+
+
+@dataclass(frozen=True)
+class ArmView:
+    """One arm as ingest sees it."""
+
+    name: str
+    version: str
+    buckets: BucketRange
 
 
 @dataclass(frozen=True)
@@ -56,6 +81,11 @@ class RuleView:
     groups: frozenset[str]
     slow_ms: float
     filter: Filter | None = None
+    arms: tuple[ArmView, ...] = ()
+
+    def arm_at(self, place: int) -> ArmView | None:
+        """The arm of the device in this bucket."""
+        return next((arm for arm in self.arms if place in arm.buckets), None)
 
     @property
     def treated(self) -> BucketRange:
@@ -90,6 +120,14 @@ class OfferCounts:
     rolled_back: int
     pending: int
     silent: int
+
+
+@dataclass(frozen=True)
+class ArmOffers:
+    """What became of the offers to one arm of an experiment, on one hardware class."""
+
+    arm: str
+    counts: OfferCounts
 
 
 @dataclass(frozen=True)

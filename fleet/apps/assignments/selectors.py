@@ -1,16 +1,26 @@
 """Reads rules, offers and assignments. Every function costs a constant number of queries."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 from django.db.models import Count, Q, QuerySet
 
+from device_client.wire.bucketing import BucketRange
 from device_client.wire.director import DevicePolicy
 from device_client.wire.errors import WireError
 from device_client.wire.fields import Fields
 from fleet.apps.assignments.models import Assignment, Offer, PlanRevision, Rule
-from fleet.apps.assignments.records import AssignmentRecord, OfferCounts, OfferRecord, RuleRecord, RuleView
+from fleet.apps.assignments.records import (
+    ArmOffers,
+    ArmRecord,
+    ArmView,
+    AssignmentRecord,
+    OfferCounts,
+    OfferRecord,
+    RuleRecord,
+    RuleView,
+)
 from fleet.domain.assign import Step
 from fleet.domain.errors import NotFoundError
 from fleet.domain.facts import RuleState
@@ -23,7 +33,7 @@ WITHDRAWN_PER_MODEL: Final = 1
 
 def rule(rule_id: int) -> RuleRecord:
     """One rule; raises `NotFoundError`."""
-    row = Rule.objects.filter(pk=rule_id).first()
+    row = Rule.objects.prefetch_related("arms").filter(pk=rule_id).first()
     if row is None:
         raise NotFoundError("rule_unknown", f"no rule {rule_id}")
     return rule_record(row)
@@ -31,12 +41,13 @@ def rule(rule_id: int) -> RuleRecord:
 
 def rules(model: str) -> tuple[RuleRecord, ...]:
     """All rules of a model, the newest first."""
-    return tuple(rule_record(row) for row in Rule.objects.filter(model_id=model).order_by("-id"))
+    rows = Rule.objects.prefetch_related("arms").filter(model_id=model).order_by("-id")
+    return tuple(rule_record(row) for row in rows)
 
 
 def assignable_rules(model: str) -> tuple[Rule, ...]:
     """The rows that can give a device a version of this model. For this app only."""
-    rows = Rule.objects.filter(model_id=model)
+    rows = Rule.objects.prefetch_related("arms").filter(model_id=model)
     ramping = rows.filter(state__in=[RuleState.RUNNING.value, RuleState.HELD.value])
     completed = rows.filter(state=RuleState.COMPLETED.value).order_by("-ended_at", "-id")[:BASELINES_PER_MODEL]
     return (*ramping, *completed)
@@ -44,15 +55,18 @@ def assignable_rules(model: str) -> tuple[Rule, ...]:
 
 def announced_rules(model: str) -> tuple[Rule, ...]:
     """The rows that a plan notice is made from. For this app only."""
-    withdrawn = Rule.objects.filter(model_id=model, state=RuleState.WITHDRAWN.value).order_by("-id")
+    rows = Rule.objects.prefetch_related("arms").filter(model_id=model)
+    withdrawn = rows.filter(state=RuleState.WITHDRAWN.value).order_by("-id")
     return (*assignable_rules(model), *withdrawn[:WITHDRAWN_PER_MODEL])
 
 
 def active_rules_for_ingest() -> tuple[RuleView, ...]:
     """Rules whose present phase is being measured: those running or held that have begun."""
-    rows = Rule.objects.filter(
-        state__in=[RuleState.RUNNING.value, RuleState.HELD.value], phase_started_at__isnull=False
-    ).select_related("version")
+    rows = (
+        Rule.objects.filter(state__in=[RuleState.RUNNING.value, RuleState.HELD.value], phase_started_at__isnull=False)
+        .select_related("version")
+        .prefetch_related("arms__version")
+    )
     return tuple(
         RuleView(
             id=row.pk,
@@ -67,6 +81,7 @@ def active_rules_for_ingest() -> tuple[RuleView, ...]:
             groups=frozenset(row.groups),
             slow_ms=device_policy(row.device_policy).slow_ms,
             filter=Filter.parse(row.filter),
+            arms=tuple(ArmView(arm.name, arm.version.label, BucketRange(arm.start, arm.end)) for arm in row.arms.all()),
         )
         for row in rows
         if row.phase_started_at is not None
@@ -87,6 +102,15 @@ def offers(*, rule_id: int, phase: int, now: datetime, grace_s: float) -> tuple[
 def offers_up_to(*, rule_id: int, phase: int, now: datetime, grace_s: float) -> tuple[OfferCounts, ...]:
     """What became of the offers of a rule in this phase and all before it, per hardware class."""
     return _counted(Offer.objects.filter(rule_id=rule_id, phase__lte=phase), now, grace_s)
+
+
+def arm_offers(*, rule_id: int, now: datetime, grace_s: float) -> tuple[ArmOffers, ...]:
+    """What became of the offers of an experiment's rule, per arm and hardware class."""
+    rows = _tallied(Offer.objects.filter(rule_id=rule_id), ("arm", "hardware_class"), now, grace_s)
+    return tuple(
+        ArmOffers(row["arm"], OfferCounts(**{name: value for name, value in row.items() if name != "arm"}))
+        for row in rows
+    )
 
 
 def offer_records(*, rule_id: int, phase: int | None = None, limit: int = 1_000) -> tuple[OfferRecord, ...]:
@@ -171,6 +195,7 @@ def rule_record(row: Rule) -> RuleRecord:
         hardware_classes=tuple(row.hardware_classes),
         groups=tuple(row.groups),
         filter=row.filter,
+        arms=tuple(ArmRecord(arm.name, arm.version_id, BucketRange(arm.start, arm.end)) for arm in row.arms.all()),
         device_policy=row.device_policy,
         parameters=row.parameters,
         allow_delta=row.allow_delta,
@@ -183,11 +208,15 @@ def rule_record(row: Rule) -> RuleRecord:
 
 
 def _counted(rows: QuerySet[Offer], now: datetime, grace_s: float) -> tuple[OfferCounts, ...]:
+    return tuple(OfferCounts(**row) for row in _tallied(rows, ("hardware_class",), now, grace_s))
+
+
+def _tallied(rows: QuerySet[Offer], keys: tuple[str, ...], now: datetime, grace_s: float) -> Iterable[dict[str, Any]]:
     before = now - timedelta(seconds=grace_s)
     unseen = Q(device__last_seen_at__isnull=True) | Q(device__last_seen_at__lt=before)
     pending = Q(outcome=Offer.Outcome.PENDING)
-    found = (
-        rows.values("hardware_class")
+    found: Iterable[dict[str, Any]] = (
+        rows.values(*keys)
         .annotate(
             offered=Count("id"),
             committed=Count("id", filter=Q(outcome=Offer.Outcome.COMMITTED)),
@@ -196,6 +225,6 @@ def _counted(rows: QuerySet[Offer], now: datetime, grace_s: float) -> tuple[Offe
             pending=Count("id", filter=pending),
             silent=Count("id", filter=pending & Q(offered_at__lt=before) & unseen),
         )
-        .order_by("hardware_class")
+        .order_by(*keys)
     )
-    return tuple(OfferCounts(**row) for row in found)
+    return found

@@ -5,7 +5,7 @@ written only when a device asks (`answer_check`) or reports (`record_reports`). 
 `fleet.domain.assign`; signing is `trust`'s; fetching is by tickets that the caller adds.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -20,9 +20,10 @@ from device_client.wire.fields import Fields
 from device_client.wire.messages import StateReport
 from device_client.wire.states import FailureCode, UpdateState
 from fleet.apps.assignments.answers import answer_check
-from fleet.apps.assignments.models import Offer, PlanRevision, Rule
+from fleet.apps.assignments.models import Offer, PlanRevision, Rule, RuleArm
 from fleet.apps.assignments.notices import plan_notice
 from fleet.apps.assignments.plans import PlanCache
+from fleet.apps.assignments.records import ArmRecord
 from fleet.apps.assignments.selectors import announced_rules, rule_record
 from fleet.apps.outbox import services as outbox
 from fleet.apps.registry import selectors as registry
@@ -53,10 +54,11 @@ def create_rule(
     now: datetime,
     delta_wait_s: float = 30.0,
     chosen: str = "",
+    arms: Sequence[ArmRecord] = (),
 ) -> int:
     """Store a rule that touches nobody yet (held, phase 0, no range); returns its id. `set_rule` sets it going.
 
-    `chosen` is a filter; empty means every device. Raises `InvalidInputError` for a filter that cannot be read and for a
+    `chosen` is a filter; empty means every device. `arms` are an experiment's; they never change. Raises `InvalidInputError` for a filter that cannot be read and for a
     device policy that a device would not take.
     """
     try:
@@ -80,6 +82,10 @@ def create_rule(
         jitter_s=jitter_s,
         priority=priority,
         created_at=now,
+    )
+    RuleArm.objects.bulk_create(
+        RuleArm(rule=row, name=arm.name, version_id=arm.version_id, start=arm.buckets.start, end=arm.buckets.end)
+        for arm in arms
     )
     return row.pk
 
@@ -149,7 +155,8 @@ def record_reports(*, reports: Sequence[tuple[str, StateReport]], now: datetime)
         .order_by("pk")
     )
     rows = {(row.device_id, row.rule.source): row for row in found}
-    versions = registry.versions_by_id({row.rule.version_id for row in rows.values()})
+    offered = _offered_versions(rows.values())
+    versions = registry.versions_by_id(set(offered.values()))
     changed: dict[int, Offer] = {}
     for device_id, report in settling:
         row, outcome = rows.get((device_id, report.rollout)), _outcome(report)
@@ -160,7 +167,7 @@ def record_reports(*, reports: Sequence[tuple[str, StateReport]], now: datetime)
         ):
             continue
         if outcome is Offer.Outcome.COMMITTED and report.active_digest not in {
-            variant.digest for variant in versions[row.rule.version_id].variants
+            variant.digest for variant in versions[offered[row.pk]].variants
         }:
             continue
         row.outcome, row.outcome_at = outcome.value, now
@@ -174,6 +181,14 @@ def record_reports(*, reports: Sequence[tuple[str, StateReport]], now: datetime)
             unique_fields=["device", "rule"],
             update_fields=["outcome", "outcome_at", "failure", "outcome_boot", "outcome_seq"],
         )
+
+
+def _offered_versions(rows: Collection[Offer]) -> dict[int, int]:
+    """The version that each of these offers is about: its arm's in an experiment."""
+    in_arms = {row.rule_id for row in rows if row.arm}
+    arms = RuleArm.objects.filter(rule_id__in=in_arms) if in_arms else ()
+    of_arm = {(arm.rule_id, arm.name): arm.version_id for arm in arms}
+    return {row.pk: of_arm.get((row.rule_id, row.arm), row.rule.version_id) for row in rows}
 
 
 def _outcome(report: StateReport) -> Offer.Outcome | None:

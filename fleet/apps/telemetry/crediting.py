@@ -2,7 +2,8 @@
 
 The side is derived from the bucket and never from what a device says of itself. Treated: in the treated range, on the
 rule's version, measured after its offer. Control: in the control range, on another version. Both: measured since the
-phase began, by a clock that was set. A device in neither position counts for no side, and so does an update under way.
+phase began, by a clock that was set. In an experiment, a device of any arm counts as treated, on its own arm's version;
+which arm that is follows from its bucket again when the totals are read. A device in neither position counts for no side, and so does an update under way.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -66,8 +67,11 @@ def side_of(rule: RuleView, subject: Described, moment: Moment, offered_at: date
     if not rule.covers(subject):
         return None
     place = bucket(rule.seed, subject.device_id)
+    offered = offered_at is not None and moment.measured_at >= offered_at
+    if rule.arms:
+        arm = rule.arm_at(place)
+        return Side.TREATED if arm is not None and offered and moment.version == arm.version else None
     if place in rule.treated:
-        offered = offered_at is not None and moment.measured_at >= offered_at
         return Side.TREATED if offered and moment.version == rule.version else None
     return Side.CONTROL if place in rule.control and moment.version != rule.version else None
 
