@@ -26,6 +26,7 @@ from device_client.core.errors import (
     CancelledError,
     ConfigError,
     DigestMismatchError,
+    GoneError,
     NoSpaceError,
     StalledError,
     TicketError,
@@ -37,7 +38,8 @@ SOCKET_TIMEOUT_S: Final = 20.0
 CHUNK_BYTES: Final = 1 << 16
 SYNC_EVERY_BYTES: Final = 1 << 20
 USER_AGENT: Final = f"modelfleet-device/{__version__}"
-GONE: Final = frozenset({401, 403, 404, 410})
+REFUSED: Final = frozenset({401, 403})
+GONE: Final = frozenset({404, 410})
 PARTIAL, OK, RANGE_NOT_SATISFIABLE = 206, 200, 416
 NO_SPACE: Final = frozenset({28, 122})  # ENOSPC, EDQUOT
 
@@ -166,6 +168,8 @@ class HttpDownloads:
             return response, 0
         response.close()
         if response.status in GONE:
+            raise GoneError(f"expected the file behind a ticket, got HTTP {response.status}")
+        if response.status in REFUSED:
             raise TicketError(f"expected the file behind a ticket, got HTTP {response.status}")
         if held and response.status in {PARTIAL, RANGE_NOT_SATISFIABLE}:
             return self._request(url, transfer, 0)

@@ -28,6 +28,8 @@ def state_draft(report: Report, *, active_digest: str, active_version: str, now:
             resumed_from=told.resumed_from,
             failure=told.failure,
             detail=told.detail,
+            codec=told.codec,
+            fallbacks=told.fallbacks,
         ).encode()
 
     return draft

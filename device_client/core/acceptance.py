@@ -4,14 +4,13 @@ Pure and short on purpose: signatures, thresholds, versions and expiry are pytho
 raises; there is no other way to get a `Target`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from device_client.core.deployment import Patch, Target
 from device_client.core.errors import BindingError, IncompatibleError, NotAuthorisedError
 from device_client.core.profile import Profile
 from device_client.wire.bundles import Contract, Manifest, Tensor
-from device_client.wire.delta import Codec
 from device_client.wire.director import Assigned, Binding, DeltaOffer
 from device_client.wire.errors import WireError
 from device_client.wire.names import ManifestPath, delta_target, device_target
@@ -168,12 +167,16 @@ def _fits(wanted: Tensor, offered: Tensor) -> bool:
     )
 
 
-def usable_patch(target: Target, new_sha256: str, held: frozenset[str]) -> Patch | None:
-    """The smallest offered patch that makes `new_sha256` from a blob that this device holds, if it can apply it."""
-    known = {codec.value for codec in Codec}
-    fitting = [
+def usable_patches(
+    target: Target, new_sha256: str, *, held: Collection[str], codecs: Collection[str]
+) -> tuple[Patch, ...]:
+    """The offered patches that make `new_sha256` from a blob that this device holds, smallest first.
+
+    `codecs` are those that this device has advertised: it takes none that it did not ask for.
+    """
+    fitting = (
         patch
         for patch in target.patches
-        if patch.new_sha256 == new_sha256 and patch.old_sha256 in held and patch.codec in known
-    ]
-    return min(fitting, key=lambda patch: patch.length, default=None)
+        if patch.new_sha256 == new_sha256 and patch.old_sha256 in held and patch.codec in codecs
+    )
+    return tuple(sorted(fitting, key=lambda patch: (patch.length, patch.sha256)))

@@ -108,7 +108,8 @@ class Deployment:
     """The state of one model's update.
 
     `serial` tells late results of an abandoned attempt from those of the present one. `origin` is the digest that was
-    active when the deployment began (empty: none), `proven` the digest that last passed its probation here.
+    active when the deployment began (empty: none), `proven` the digest that last passed its probation here. `codec` is
+    that of the patch by which the bytes come (empty: none), `fallbacks` has the codecs of the patches given up before.
     """
 
     model: str
@@ -127,6 +128,8 @@ class Deployment:
     detail: str = ""
     began_at: float = 0.0
     probation_at: float = 0.0
+    codec: str = ""
+    fallbacks: tuple[str, ...] = ()
 
     @property
     def aim(self) -> Target:
@@ -155,6 +158,8 @@ class Deployment:
             "detail": self.detail,
             "began_at": self.began_at,
             "probation_at": self.probation_at,
+            "codec": self.codec,
+            "fallbacks": list(self.fallbacks),
         }
 
     @classmethod
@@ -180,6 +185,8 @@ class Deployment:
                 detail=fields.text("detail", default=""),
                 began_at=fields.number("began_at"),
                 probation_at=fields.number("probation_at"),
+                codec=fields.text("codec", default=""),
+                fallbacks=fields.texts("fallbacks"),
             )
         except ValueError as error:
             raise MalformedMessageError(f"deployment: expected known enumeration values, got {error}") from error
@@ -227,11 +234,13 @@ class PreflightPassed:
 
 @dataclass(frozen=True)
 class FetchPlanned:
-    """How the bytes will come, and how many of them were here before."""
+    """How the bytes will come, how many of them were here before, and which patches were given up by now."""
 
     transport: Transport
     bytes_total: int
     resumed_from: int
+    codec: str = ""
+    fallbacks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -241,6 +250,8 @@ class Fetched:
     transport: Transport
     bytes_received: int
     bytes_total: int
+    codec: str = ""
+    fallbacks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

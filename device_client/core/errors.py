@@ -99,6 +99,10 @@ class TicketError(TransferError):
     """The ticket is unknown or has expired: ask the director again."""
 
 
+class GoneError(TicketError):
+    """The ticket is good, the file behind it is no longer there. No new ticket brings it back."""
+
+
 class StalledError(TransferError):
     """The peer sends, but so slowly that it is as good as nothing."""
 

@@ -191,6 +191,8 @@ def _fetch_planned(deployment: Deployment, event: FetchPlanned, _now: float) -> 
             transport=event.transport,
             bytes_total=event.bytes_total,
             resumed_from=max(event.resumed_from, deployment.resumed_from),
+            codec=event.codec,
+            fallbacks=event.fallbacks,
         )
     )
 
@@ -202,6 +204,8 @@ def _fetched(deployment: Deployment, event: Fetched, _now: float) -> Step:
         transport=event.transport,
         bytes_received=event.bytes_received,
         bytes_total=event.bytes_total,
+        codec=event.codec,
+        fallbacks=event.fallbacks,
     )
     return after, (Verify(),)
 

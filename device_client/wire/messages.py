@@ -55,7 +55,10 @@ class MessageKey:
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a device probed of itself. `precisions` empty means any; RAM and disk in bytes, zero means unknown."""
+    """What a device probed of itself. `precisions` empty means any; RAM and disk in bytes, zero means unknown.
+
+    `in_place`: its owner lets it turn an installed file into the next one where it lies when there is no room for two.
+    """
 
     runtimes: Mapping[str, str] = field(default_factory=dict)  # runtime name -> version
     precisions: tuple[str, ...] = ()
@@ -67,10 +70,12 @@ class Capabilities:
     max_opset: int = 0
     max_ir_version: int = 0
     client_version: str = ""
+    in_place: bool = False
 
     def encode(self) -> dict[str, object]:
-        """The JSON form."""
+        """The JSON form. What is not so is left out where older readers and digests do not know of it."""
         return {
+            **({"in_place": True} if self.in_place else {}),
             "runtimes": dict(self.runtimes),
             "precisions": list(self.precisions),
             "accelerators": list(self.accelerators),
@@ -102,6 +107,7 @@ class Capabilities:
             max_opset=fields.integer("max_opset", default=0),
             max_ir_version=fields.integer("max_ir_version", default=0),
             client_version=fields.text("client_version", max_chars=32, default=""),
+            in_place=fields.flag("in_place", default=False),
         )
 
 
@@ -343,7 +349,9 @@ class StateReport:
 
     `active_digest` and `active_version` are what the device serves after the transition: the attestation that law 1
     counts. `bytes_received` counts what this deployment took over the network, `bytes_total` what a full download
-    would have taken; `resumed_from` is the offset at which a download went on after an interruption.
+    would have taken; `resumed_from` is the offset at which a download went on after an interruption. `codec` is that of
+    the patch that brought (or is bringing) the bytes, empty for full files; `fallbacks` has the codec of each patch that
+    was given up before, in order. Both are left out of the payload when they say nothing.
     """
 
     key: MessageKey
@@ -362,11 +370,15 @@ class StateReport:
     resumed_from: int = 0
     failure: FailureCode | None = None
     detail: str = ""
+    codec: str = ""
+    fallbacks: tuple[str, ...] = ()
 
     def encode(self) -> bytes:
         """The MQTT payload."""
         return canonical.encode(
             {
+                **({"codec": self.codec} if self.codec else {}),
+                **({"fallbacks": list(self.fallbacks)} if self.fallbacks else {}),
                 "v": MESSAGE_VERSION,
                 "boot": self.key.boot,
                 "seq": self.key.seq,
@@ -410,6 +422,8 @@ class StateReport:
             resumed_from=fields.integer("resumed_from", default=0),
             failure=_enum(FailureCode, fields, "failure") if fields.has("failure") else None,
             detail=fields.text("detail", default=""),
+            codec=fields.text("codec", max_chars=32, default=""),
+            fallbacks=fields.texts("fallbacks", max_items=limits.MAX_TICKETS, max_chars=32),
         )
 
 

@@ -202,6 +202,7 @@ class Rig:
         real_patcher: bool = False,
         hardware_class: str = "any",
         precisions: tuple[str, ...] = (),
+        codecs: tuple[Codec, ...] = (Codec.BSDIFF4,),
         contracts: Mapping[str, Contract] | None = None,
         models: tuple[str, ...] = (MODEL,),
         bandwidth_bytes_per_s: int = 0,
@@ -224,7 +225,10 @@ class Rig:
             bandwidth_bytes_per_s=bandwidth_bytes_per_s,
             contracts=dict(contracts or {}),
             capabilities=Capabilities(
-                runtimes={"fake": "1.0"}, codecs=(Codec.BSDIFF4.value,), max_opset=17, ram_bytes=2**30
+                runtimes={"fake": "1.0"},
+                codecs=tuple(codec.value for codec in codecs),
+                max_opset=17,
+                ram_bytes=2**30,
             ),
         )
         self.pace = pace

@@ -245,21 +245,23 @@ def test_suit__something_does_not_fit__incompatible(manifest: Manifest, path: st
         acceptance.suit(manifest, path, profile)
 
 
-def test_usable_patch__several_offered__smallest_that_we_can_apply() -> None:
+def test_usable_patches__several_offered__those_we_asked_for_smallest_first() -> None:
     offers = tuple(
         Patch(old, "d" * 64, codec, "e" * 64, length)
         for old, codec, length in (
             ("a" * 64, "bsdiff4", 90),
-            ("b" * 64, "bsdiff4", 80),
-            ("a" * 64, "tensor9", 5),
+            ("b" * 64, "tensor1-portable", 80),
+            ("a" * 64, "tensor1", 5),
+            ("a" * 64, "tensor9", 6),
             ("c" * 64, "bsdiff4", 1),
         )
     )
     target: Target = replace(read(binding(), assigned()).targets["vision.digits"], patches=offers)
-    chosen = acceptance.usable_patch(target, "d" * 64, frozenset({"a" * 64, "b" * 64}))
-    assert chosen is not None
-    assert chosen.length == 80
-    assert acceptance.usable_patch(target, "f" * 64, frozenset({"a" * 64})) is None
+    held, codecs = {"a" * 64, "b" * 64}, ("tensor1-portable", "bsdiff4")
+    chosen = acceptance.usable_patches(target, "d" * 64, held=held, codecs=codecs)
+    assert [patch.length for patch in chosen] == [80, 90], "tensor1 is known here, but was not advertised"
+    assert acceptance.usable_patches(target, "f" * 64, held=held, codecs=codecs) == ()
+    assert acceptance.usable_patches(target, "d" * 64, held=held, codecs=()) == ()
 
 
 # ---------------------------------------------------------------- vitals

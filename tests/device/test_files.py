@@ -16,6 +16,7 @@ from device_client.adapters.slots import FileSlots
 from device_client.core.errors import (
     CancelledError,
     DigestMismatchError,
+    GoneError,
     PatchError,
     SlotDamagedError,
     TicketError,
@@ -191,7 +192,7 @@ def test_fetch__other_length_announced__refused_before_the_first_byte(
     assert not (tmp_path / "part").exists()
 
 
-@pytest.mark.parametrize(("status", "error"), [(403, TicketError), (404, TicketError), (500, TransferError)])
+@pytest.mark.parametrize(("status", "error"), [(403, TicketError), (404, GoneError), (500, TransferError)])
 def test_fetch__refused__kind_of_error_says_what_to_do(
     server: UpdateServerSimulator, tmp_path: Path, status: int, error: type[Exception]
 ) -> None:

@@ -26,9 +26,12 @@ from device_client.wire.delta import Codec
 from device_client.wire.director import Answer, Arm, Assigned, Binding, Decision, DeltaOffer, DevicePolicy
 from device_client.wire.messages import Ack, BundleMessage, Check, LabelBatch, StateReport, TelemetryWindow
 from device_client.wire.names import ManifestPath, VariantName, delta_target, device_target
+from device_client.wire.tensor1.format import MIN_BLOCK_BYTES
 from device_client.wire.topics import Down, Up
+from fleet.adapters.delta_tensor import Coding
 from fleet.domain import repository
 from fleet.domain.repository import NamedTarget, Profile
+from tests.delta.patches import make
 from tests.fakes.certificate_server import CertificateServerSimulator
 
 PLAN_KEY = "abcdef0123456789"
@@ -95,7 +98,7 @@ class UpdateServerSimulator:
         self.blobs: dict[str, bytes] = {}
         self.requests: list[tuple[str, str | None]] = []
         self.told: dict[tuple[str, str], Told] = {}
-        self.patches: dict[tuple[str, str], bytes] = {}
+        self.patches: dict[tuple[str, str, Codec], bytes] = {}
         self.deltas = True
         self.director_version = 1_000
         self.poll_interval_s = 3_600
@@ -207,15 +210,19 @@ class UpdateServerSimulator:
         role = repository.without_version(self.roles[model], version, profile=Profile.DEV, now=self.now())
         self.set_role(model, role)
 
-    def build_delta(self, old: Manifest, new: Manifest) -> bytes:
+    def build_delta(self, old: Manifest, new: Manifest, codec: Codec = Codec.BSDIFF4) -> bytes:
         """A patch between the weights of two versions, offered from now on."""
-        pair = (old.weights.sha256, new.weights.sha256)
-        patch = bytes(bsdiff4.diff(self.blobs[pair[0]], self.blobs[pair[1]]))
-        self.offer_patch(*pair, patch)
+        before, after = self.blobs[old.weights.sha256], self.blobs[new.weights.sha256]
+        if codec is Codec.BSDIFF4:
+            patch = bytes(bsdiff4.diff(before, after))
+        else:
+            coding = Coding.PCODEC if codec is Codec.TENSOR1 else Coding.PORTABLE
+            patch, _ = make(before, after, coding=coding, block_bytes=MIN_BLOCK_BYTES)
+        self.offer_patch(old.weights.sha256, new.weights.sha256, patch, codec)
         return patch
 
-    def offer_patch(self, old_sha256: str, new_sha256: str, patch: bytes) -> None:
-        self.patches[old_sha256, new_sha256] = patch
+    def offer_patch(self, old_sha256: str, new_sha256: str, patch: bytes, codec: Codec = Codec.BSDIFF4) -> None:
+        self.patches[old_sha256, new_sha256, codec] = patch
         self.blobs[sha256(patch)] = patch
 
     # ------------------------------------------------------------ the director
@@ -262,12 +269,12 @@ class UpdateServerSimulator:
         )
         targets = [NamedTarget(path, len(manifest.encode()), manifest.digest, assigned.encode())]
         blobs = [manifest.digest, *(file.sha256 for file in manifest.files)]
-        patch = self.patches.get((held, manifest.weights.sha256)) if self.deltas else None
-        if patch is not None:
-            offer = DeltaOffer(held, manifest.weights.sha256, Codec.BSDIFF4.value)
-            name = delta_target(offer.old_sha256, offer.new_sha256, offer.codec)
-            targets.append(NamedTarget(name, len(patch), sha256(patch), offer.encode()))
-            blobs.append(sha256(patch))
+        for (old_sha256, new_sha256, codec), patch in self.patches.items() if self.deltas else ():
+            if (old_sha256, new_sha256) == (held, manifest.weights.sha256):
+                offer = DeltaOffer(old_sha256, new_sha256, codec.value)
+                name = delta_target(old_sha256, new_sha256, codec.value)
+                targets.append(NamedTarget(name, len(patch), sha256(patch), offer.encode()))
+                blobs.append(sha256(patch))
         return targets, blobs
 
     def bundle(

@@ -1,0 +1,103 @@
+"""Patches that do not work: the next one is tried, then the full file, and the server hears of each."""
+
+from dataclasses import replace
+
+import pytest
+
+from device_client.wire.bundles import Manifest
+from device_client.wire.delta import Codec
+from device_client.wire.states import Transport, UpdateState
+from tests.device.rig import DEVICE, MODEL, PowerCutError, Rig, weights
+from tests.fakes.update_server import UpdateServerSimulator, sha256
+
+Versions = tuple[Manifest, Manifest]
+
+
+@pytest.fixture
+def versions(rig: Rig, server: UpdateServerSimulator) -> Versions:
+    """The first is installed, the second pushed."""
+    first, second = (server.push(MODEL, label, weights(float(label))) for label in ("1", "2"))
+    server.assign(DEVICE, first)
+    rig.start()
+    rig.run_to(UpdateState.COMMITTED, first)
+    return first, second
+
+
+def update(rig: Rig, server: UpdateServerSimulator, versions: Versions) -> tuple[Transport, str, tuple[str, ...]]:
+    """Have the device go to the second version; what it says of the way there."""
+    server.assign(DEVICE, versions[1], rollout="r-000000000002")
+    rig.poke()
+    rig.run_to(UpdateState.COMMITTED, versions[1])
+    assert rig.infer(1.0) == 3.0
+    last = server.reports(DEVICE)[-1]
+    return last.transport, last.codec, last.fallbacks
+
+
+def take_both(rig: Rig) -> None:
+    """The device can apply both codecs from its next start on."""
+    codecs = (Codec.TENSOR1.value, Codec.BSDIFF4.value)
+    rig.profile = replace(rig.profile, capabilities=replace(rig.profile.capabilities, codecs=codecs))
+    rig.restart()
+    rig.settle()
+
+
+def fetched(server: UpdateServerSimulator, digest: str) -> int:
+    return sum(path.endswith(digest) for path, _ in server.requests)
+
+
+def test_patch__applied__its_codec_is_reported(rig: Rig, server: UpdateServerSimulator, versions: Versions) -> None:
+    server.build_delta(*versions)
+    assert update(rig, server, versions) == (Transport.DELTA, "bsdiff4", ())
+
+
+def test_patch__fails__the_next_one_is_taken(rig: Rig, server: UpdateServerSimulator, versions: Versions) -> None:
+    take_both(rig)
+    old, new = (manifest.weights.sha256 for manifest in versions)
+    server.build_delta(*versions)
+    server.offer_patch(old, new, b"tensor1\nand no more", Codec.TENSOR1)
+    assert update(rig, server, versions) == (Transport.DELTA, "bsdiff4", ("tensor1",))
+
+
+def test_patches__all_fail__full_file_and_each_is_tried_once(
+    rig: Rig, server: UpdateServerSimulator, versions: Versions
+) -> None:
+    take_both(rig)
+    old, new = (manifest.weights.sha256 for manifest in versions)
+    bad = {Codec.TENSOR1: b"tensor1\nand no more", Codec.BSDIFF4: b"BSDIFF40 but not really a patch"}
+    for codec, patch in bad.items():
+        server.offer_patch(old, new, patch, codec)
+    server.faults.cut_after_bytes, server.faults.cuts_left = 4_000, 1  # of the full file: the patches are shorter
+    server.assign(DEVICE, versions[1], rollout="r-000000000002")
+    rig.clock.asleep = rig.cut_power  # it waits because the full file was cut
+    with pytest.raises(PowerCutError):
+        rig.poke()
+    rig.clock.asleep = rig.clock.advance
+    rig.restart()
+    assert update(rig, server, versions) == (Transport.FULL, "", ("tensor1", "bsdiff4"))
+    assert {fetched(server, sha256(patch)) for patch in bad.values()} == {1}
+
+
+def test_patch__of_a_codec_that_was_not_advertised__not_even_fetched(
+    rig: Rig, server: UpdateServerSimulator, versions: Versions
+) -> None:
+    patch = server.build_delta(*versions, codec=Codec.TENSOR1_PORTABLE)
+    assert update(rig, server, versions) == (Transport.FULL, "", ())
+    assert fetched(server, sha256(patch)) == 0
+
+
+def test_patch__no_longer_in_the_store__full_file(rig: Rig, server: UpdateServerSimulator, versions: Versions) -> None:
+    patch = server.build_delta(*versions)
+    del server.blobs[sha256(patch)]
+    assert update(rig, server, versions) == (Transport.FULL, "", ("bsdiff4",))
+
+
+def test_patch__ticket_has_expired__the_director_is_asked_and_the_patch_is_taken(
+    rig: Rig, server: UpdateServerSimulator, versions: Versions
+) -> None:
+    server.build_delta(*versions)
+    server.faults.status = 403
+    server.assign(DEVICE, versions[1], rollout="r-000000000002")
+    rig.poke()
+    assert rig.deployment.state is UpdateState.DOWNLOADING
+    server.faults.status = None
+    assert update(rig, server, versions) == (Transport.DELTA, "bsdiff4", ())
