@@ -53,12 +53,13 @@ class Up:
         return self.process.wait(STOPPED_WITHIN_S)
 
 
-def command(home: Path, *arguments: str) -> dict[str, Any]:
-    """What to start, with ports that are free and a database of its own."""
+def command(home: Path, *arguments: str, ports: str | None = "0") -> dict[str, Any]:
+    """What to start, with a database of its own; on ports that are free, or those that it finds itself."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("MODELFLEET_")}
-    ports = [part for name in ("port", "device-port", "broker-port") for part in (f"--{name}", "0")]
+    names = () if ports is None else ("--port", "--device-port", "--broker-port")
+    asked = [part for name in names for part in (name, ports)]
     return {
-        "args": [sys.executable, str(ROOT / "manage.py"), "up", *ports, *arguments],
+        "args": [sys.executable, str(ROOT / "manage.py"), "up", *asked, *arguments],
         "cwd": ROOT,
         "env": {**inherited, "MODELFLEET_HOME": str(home), "PYTHONUNBUFFERED": "1"},
         "text": True,
@@ -66,12 +67,12 @@ def command(home: Path, *arguments: str) -> dict[str, Any]:
 
 
 @contextmanager
-def running(home: Path, *arguments: str) -> Iterator[Up]:
+def running(home: Path, *arguments: str, ports: str | None = "0") -> Iterator[Up]:
     """`up`, started and ready; whatever a test leaves is stopped."""
     home.parent.mkdir(parents=True, exist_ok=True)
     terminal = home.parent / f"{home.name}.terminal"
     with terminal.open("w") as out:
-        process = subprocess.Popen(**command(home, *arguments), stdout=out, stderr=out)
+        process = subprocess.Popen(**command(home, *arguments, ports=ports), stdout=out, stderr=out)
     found = Up(process, home, terminal)
     try:
         deadline_s = time.monotonic() + READY_WITHIN_S
@@ -130,10 +131,27 @@ def test_up__started_and_interrupted__everything_answers_and_nothing_is_left(tmp
         assert not (home / "up.json").exists()
         assert "stopped" in up.text()
     assert processes_of(home) == []
-    # The password is shown once, and no two runs have the same one.
-    with running(home) as again:
+    # The password is shown once. Devices find the server where they were told that it is.
+    with running(home, ports=None) as again:
         assert "admin /" not in again.text()
+        assert {**again.note, "pids": None, "started_at": None} == {**note, "pids": None, "started_at": None}
+        assert "warning" not in again.text()
         assert again.stop(signal.SIGTERM) == 0
+    assert processes_of(home) == []
+
+
+def test_up__stopped_while_it_starts__ends_cleanly_and_soon(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    terminal = tmp_path / "terminal"
+    with terminal.open("w") as out:
+        process = subprocess.Popen(**command(home), stdout=out, stderr=out)
+    log = home / "logs" / "web.log"
+    # The moment at which granian's parent runs and its worker is still loading.
+    wait_for(lambda: log.exists() and "Spawning worker" in log.read_text(), "the web server", READY_WITHIN_S)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(STOPPED_WITHIN_S) == 0, terminal.read_text()
+    assert "stopped" in terminal.read_text()
+    assert "web       | did not end" not in terminal.read_text()
     assert processes_of(home) == []
 
 

@@ -3,7 +3,7 @@
 import errno
 import ipaddress
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -24,6 +24,12 @@ class WantedPort:
     asked: int | None = None
 
 
+WEB_PORT: Final = "pages and REST"
+DEVICE_PORT: Final = "broker for devices"
+INTERNAL_PORT: Final = "broker for our own processes"
+DEVICE_WEB_PORT: Final = "web server for devices"
+
+
 @dataclass(frozen=True)
 class Addresses:
     """Where everything listens, and what others are told."""
@@ -36,6 +42,14 @@ class Addresses:
     device_web_port: int | None
     """A web server for devices only, over TLS and open to the network; None when devices use the other one."""
     public_url: str
+
+    def ports(self) -> Iterator[tuple[str, int]]:
+        """Each port with its purpose."""
+        yield WEB_PORT, self.web_port
+        yield DEVICE_PORT, self.device_port
+        yield INTERNAL_PORT, self.internal_port
+        if self.device_web_port is not None:
+            yield DEVICE_WEB_PORT, self.device_web_port
 
     @property
     def device_url(self) -> str:

@@ -4,7 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -20,6 +20,10 @@ WORKERS: Final = ("ingest", "director", "conductor", "publisher", "worker")
 # A slow download holds its thread until its last byte, so there are more threads than requests in progress. They are
 # made when they are needed.
 _WEB_THREADS: Final = 64
+# Shorter than the supervisor's own patience: granian's parent waits for a worker that missed its signal.
+_WEB_STOP_S: Final = 4
+_LAST_TOLD: Final = "addresses.json"
+_PORTS: Final = 65_536
 
 
 @dataclass(frozen=True)
@@ -129,9 +133,61 @@ class Installation:
             "pids": {"up": os.getpid(), **pids},
             "started_at": started_at.isoformat(),
         }
-        partial = self.note.with_name(".up.json.partial")
-        partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        partial.replace(self.note)
+        _write_json(self.note, content)
+
+    def remember_addresses(self) -> None:
+        """Keep what others are told from now on, for the next start; raises OSError."""
+        LastTold.of(self.addresses).write(self.home)
+
+
+@dataclass(frozen=True)
+class LastTold:
+    """The ports of the last run and what devices were told then: enrolled devices look for the server there."""
+
+    ports: Mapping[str, int]
+    """By the purpose of `addresses.WantedPort`."""
+    device_url: str = ""
+    device_broker: str = ""
+
+    @classmethod
+    def of(cls, addresses: Addresses) -> "LastTold":
+        """What an installation at these addresses tells."""
+        return cls(dict(addresses.ports()), addresses.device_url, addresses.device_broker)
+
+    @classmethod
+    def read(cls, home: Path) -> "LastTold":
+        """What was kept; nothing where there is nothing or it cannot be read: ports are then chosen afresh."""
+        try:
+            content = json.loads((home / _LAST_TOLD).read_text(encoding="utf-8"))
+            ports = {str(name): int(port) for name, port in content["ports"].items() if 0 < int(port) < _PORTS}
+            return cls(ports, str(content["device_url"]), str(content["device_broker"]))
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            return cls({})
+
+    def write(self, home: Path) -> None:
+        """Keep it; raises OSError."""
+        _write_json(home / _LAST_TOLD, asdict(self))
+
+    def changes(self, addresses: Addresses) -> list[str]:
+        """What has changed since, as lines for the operator."""
+        lines = []
+        if self.device_url and self.device_url != addresses.device_url:
+            lines.append(
+                f"warning: devices were told that the server is at {self.device_url}, and it is at {addresses.device_url} "
+                "now: devices that joined before do not find it until it is back there"
+            )
+        if self.device_broker and self.device_broker != addresses.device_broker:
+            lines.append(
+                f"warning: devices were told the broker {self.device_broker}, and it is {addresses.device_broker} now: "
+                "devices that joined before ask the server for it after some attempts in vain"
+            )
+        return lines
+
+
+def _write_json(path: Path, content: object) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    partial.replace(path)
 
 
 def _granian(host: str, port: int) -> tuple[str, ...]:
@@ -139,4 +195,5 @@ def _granian(host: str, port: int) -> tuple[str, ...]:
         *(sys.executable, "-m", "granian", "--interface", "wsgi"),
         *("--host", host, "--port", str(port)),
         *("--workers", "1", "--blocking-threads", str(_WEB_THREADS), "--no-ws"),
+        *("--workers-kill-timeout", str(_WEB_STOP_S)),
     )

@@ -11,11 +11,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from fleet.entrypoints.up.addresses import LOOPBACK
 from fleet.entrypoints.up.console import Console
-from fleet.entrypoints.up.errors import UpError
-from fleet.entrypoints.up.installation import BROKER, WORKERS, Installation
+from fleet.entrypoints.up.errors import PortTakenError, UpError
+from fleet.entrypoints.up.installation import BROKER, WEB, WORKERS, Installation
 from fleet.entrypoints.up.invitation import invite
+from fleet.entrypoints.up.listeners import Listening, listening
 from fleet.entrypoints.up.mosquitto import Mosquitto
 from fleet.entrypoints.up.supervisor import RestartPolicy, Supervisor
 
@@ -96,15 +96,16 @@ class Session:
         config = installation.write_broker_config(run_as_root=os.geteuid() == 0)
         try:
             await supervisor.start(installation.broker(mosquitto, config, environment))
-            broker_listens = _all_of(_listens(addresses.device_port), _listens(addresses.internal_port))
+            broker_ports = (addresses.device_port, addresses.internal_port)
+            broker_listens = _all_of(*(_ours(supervisor, BROKER, port) for port in broker_ports))
             if not await self._ready("the broker", broker_listens, supervisor, stopped):
                 return False
             await supervisor.start(installation.web(environment))
-            ready = [_answers(f"{addresses.local_url}/healthz")]
+            ready = [_ours(supervisor, WEB, addresses.web_port), _answers(f"{addresses.local_url}/healthz")]
             device_web = installation.device_web(environment)
             if device_web is not None and addresses.device_web_port is not None:
                 await supervisor.start(device_web)
-                ready.append(_listens(addresses.device_web_port))
+                ready.append(_ours(supervisor, device_web.name, addresses.device_web_port))
             for name in WORKERS:
                 await supervisor.start(installation.worker(name, environment))
         except OSError as error:
@@ -162,22 +163,25 @@ def _file_state(path: Path) -> tuple[int, int]:
 
 
 def _all_of(*conditions: Callable[[], Awaitable[bool]]) -> Callable[[], Awaitable[bool]]:
+    """All of them, each asked only if those before it hold."""
+
     async def check() -> bool:
-        return all([await condition() for condition in conditions])
+        for condition in conditions:
+            if not await condition():
+                return False
+        return True
 
     return check
 
 
-def _listens(port: int) -> Callable[[], Awaitable[bool]]:
+def _ours(supervisor: Supervisor, name: str, port: int) -> Callable[[], Awaitable[bool]]:
+    """Whether our own process listens there; raises PortTakenError when something else does."""
+
     async def check() -> bool:
-        try:
-            _, writer = await asyncio.open_connection(LOOPBACK, port)
-        except OSError:
-            return False
-        writer.close()
-        with suppress(OSError):
-            await writer.wait_closed()
-        return True
+        found = await asyncio.to_thread(listening, port, supervisor.pids().get(name))
+        if found is Listening.FOREIGN:
+            raise PortTakenError(f"port {port} ({name}) was taken by another program meanwhile: start again")
+        return found is Listening.OURS
 
     return check
 

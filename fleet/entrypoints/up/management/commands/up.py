@@ -18,7 +18,11 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import DatabaseError, connections
 
 from fleet.entrypoints.up.addresses import (
+    DEVICE_PORT,
+    DEVICE_WEB_PORT,
+    INTERNAL_PORT,
     LOOPBACK,
+    WEB_PORT,
     Addresses,
     WantedPort,
     any_free_port,
@@ -28,7 +32,8 @@ from fleet.entrypoints.up.addresses import (
 )
 from fleet.entrypoints.up.console import Console
 from fleet.entrypoints.up.errors import AlreadyRunningError, UpError
-from fleet.entrypoints.up.installation import Installation
+from fleet.entrypoints.up.installation import Installation, LastTold
+from fleet.entrypoints.up.listeners import PortReservations
 from fleet.entrypoints.up.mosquitto import find_mosquitto
 from fleet.entrypoints.up.session import Session
 from fleet.wiring.installation import system_clock
@@ -77,7 +82,12 @@ class Command(BaseCommand):
         root = settings.BASE_DIR
         home = settings.MODELFLEET.home
         mosquitto = find_mosquitto(_tools_directory(root, home), console.say)
-        installation = Installation(root, home, _addresses(options, console))
+        # Reserved until this process ends.
+        reservations = PortReservations(port_is_free, any_free_port)
+        last_told = LastTold.read(home)
+        installation = Installation(root, home, _addresses(options, last_told, reservations, console))
+        for line in last_told.changes(installation.addresses):
+            console.say(line)
         # Left behind by a run that was killed: it would tell of processes that are gone.
         installation.note.unlink(missing_ok=True)
         environment = installation.environment(os.environ)
@@ -85,6 +95,7 @@ class Command(BaseCommand):
         password = _create_first_user()
 
         def on_ready() -> None:
+            installation.remember_addresses()
             for line in _welcome(installation, password, in_lan=options["lan"] is not None):
                 console.say(line)
 
@@ -120,17 +131,21 @@ def _tools_directory(root: Path, home: Path) -> Path:
     return home / "tools"
 
 
-def _addresses(options: Mapping[str, Any], console: Console) -> Addresses:
+def _addresses(
+    options: Mapping[str, Any], last_told: LastTold, reservations: PortReservations, console: Console
+) -> Addresses:
+    """Where to listen: what was asked for, else where devices look for us, else the usual ports."""
     told = settings.MODELFLEET
     in_lan = options["lan"] is not None
-    wanted = [
-        WantedPort("pages and REST", 8000, options["port"]),
-        WantedPort("broker for devices", told.device_broker.port, options["device_port"]),
-        WantedPort("broker for our own processes", told.broker.port, options["broker_port"]),
+    wishes = [
+        (WEB_PORT, _usual(WEB_PORT, 8000, last_told), options["port"]),
+        (DEVICE_PORT, _usual(DEVICE_PORT, told.device_broker.port, last_told, "DEVICE_BROKER"), options["device_port"]),
+        (INTERNAL_PORT, _usual(INTERNAL_PORT, told.broker.port, last_told, "BROKER"), options["broker_port"]),
     ]
     if in_lan:
-        wanted.append(WantedPort("web server for devices", 8443, options["device_web_port"]))
-    ports = choose_ports(wanted, port_is_free, any_free_port, console.say)
+        wishes.append((DEVICE_WEB_PORT, _usual(DEVICE_WEB_PORT, 8443, last_told), options["device_web_port"]))
+    wanted = [WantedPort(*wish) for wish in wishes]
+    ports = choose_ports(wanted, reservations.take, reservations.take_any, console.say)
     own_url = f"http://{LOOPBACK}:{ports[0]}"
     return Addresses(
         web_port=ports[0],
@@ -141,6 +156,12 @@ def _addresses(options: Mapping[str, Any], console: Console) -> Addresses:
         # An operator who puts a proxy in front says so; otherwise the address follows from the port.
         public_url=told.public_url if "MODELFLEET_PUBLIC_URL" in os.environ else own_url,
     )
+
+
+def _usual(purpose: str, port: int, last_told: LastTold, variable: str | None = None) -> int:
+    """The port of the last run, unless this run's environment names one."""
+    is_stated = variable is not None and f"MODELFLEET_{variable}" in os.environ
+    return port if is_stated else last_told.ports.get(purpose, port)
 
 
 def _prepare(root: Path, environment: Mapping[str, str]) -> None:
