@@ -1,0 +1,247 @@
+"""What an experiment compares: arms with weights, success metrics, guardrails, time. Frozen; JSON in, JSON out.
+
+Treatments take the first buckets, in the order in which they are written, and the control the last ones before the
+holdback. So a rollout of the winner on the same seed begins with the devices that already run it, and reaches the
+control last. What the experiment shares with a rollout (population, device policy, guardrails as gates) is read by
+`RolloutPolicy`, so that one word means one thing.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from device_client.wire.bucketing import BUCKETS, BucketRange
+from device_client.wire.errors import MalformedMessageError, WireError
+from device_client.wire.fields import Fields
+from device_client.wire.limits import MAX_RANGES_PER_RULE
+from fleet.domain.errors import InvalidInputError
+from fleet.domain.gate_policy import YEAR_S, Gates, MeasuredGate, encode_gates, known, parse_gates
+from fleet.domain.policy import DAY_S, RolloutPolicy
+
+MAX_ARMS: Final = MAX_RANGES_PER_RULE  # one plan notice calls all of them
+MAX_WEIGHT: Final = 1e6
+ARM_NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
+_SHARED: Final = ("population", "device", "parameters", "allow_delta", "delta_wait_s", "jitter_s", "priority")
+_OWN: Final = (
+    *("arms", "control", "share", "holdback", "success", "guardrails", "alpha", "power"),
+    *("min_duration_s", "duration_s"),
+)
+_ARM_KEYS: Final = frozenset({"name", "version", "weight"})
+
+
+@dataclass(frozen=True)
+class ArmSpec:
+    """One arm. A weight of zero gives it no devices: it is declared, and counts in no comparison."""
+
+    name: str
+    version: str
+    weight: float
+
+
+@dataclass(frozen=True)
+class ExperimentSpec:
+    """Shares and weights as of the buckets, durations in seconds.
+
+    `success` are the metrics of which at least one must be better; none means that passing the guardrails is enough.
+    Their `margin` is the smallest effect that is worth finding, for the plan alone. `alpha` is the chance that a
+    version without merit is declared better, over all arms, success metrics and classes and all looks.
+    """
+
+    arms: tuple[ArmSpec, ...]
+    control: str
+    success: tuple[MeasuredGate, ...]
+    policy: RolloutPolicy
+    share: float = 1.0
+    holdback: float = 0.0
+    alpha: float = 0.05
+    power: float = 0.8
+    min_duration_s: float = 0.0
+    duration_s: float = 14 * DAY_S
+
+    @property
+    def guardrails(self) -> tuple[MeasuredGate, ...]:
+        """What may not get worse than the control by more than its margin."""
+        return self.policy.gates.comparative
+
+    @property
+    def treatments(self) -> tuple[ArmSpec, ...]:
+        """The arms that are compared with the control."""
+        return tuple(arm for arm in self.arms if arm.name != self.control and arm.weight > 0)
+
+    @property
+    def control_arm(self) -> ArmSpec:
+        """The arm that the others are compared with."""
+        return next(arm for arm in self.arms if arm.name == self.control)
+
+    @classmethod
+    def parse(cls, value: object) -> "ExperimentSpec":
+        """Read a specification; raises `InvalidInputError` that names field, expected and got."""
+        try:
+            return _spec(known(value, frozenset({*_OWN, *_SHARED}), "experiment"), value)
+        except WireError as error:
+            raise InvalidInputError("experiment_invalid", str(error)) from error
+        except InvalidInputError as error:
+            # The shared part is read as a policy's.
+            message = error.message.replace("policy.gates", "experiment.guardrails").replace("policy", "experiment")
+            raise InvalidInputError("experiment_invalid", message) from error
+
+    def encode(self) -> dict[str, object]:
+        """The JSON form; `parse` reads it back to an equal specification."""
+        policy = self.policy.encode()
+        slow_ms = self.policy.device.slow_ms
+        return {
+            "arms": [{"name": arm.name, "version": arm.version, "weight": arm.weight} for arm in self.arms],
+            "control": self.control,
+            "share": self.share,
+            "holdback": self.holdback,
+            "success": _encode_success(self.success, slow_ms),
+            "guardrails": policy["gates"],
+            "alpha": self.alpha,
+            "power": self.power,
+            "min_duration_s": self.min_duration_s,
+            "duration_s": self.duration_s,
+            **{key: policy[key] for key in _SHARED},
+        }
+
+
+def layout(spec: ExperimentSpec) -> tuple[tuple[ArmSpec, BucketRange], ...]:
+    """The buckets of every arm: disjoint, and fixed for the life of the experiment."""
+    whole = sum(arm.weight for arm in spec.arms)
+    per_weight = spec.share * BUCKETS / whole
+    found: list[tuple[ArmSpec, BucketRange]] = []
+    start, done = 0, 0.0
+    for arm in spec.arms:
+        if arm.name == spec.control:
+            continue
+        done += arm.weight
+        end = round(done * per_weight)
+        found.append((arm, BucketRange(start, end)))
+        start = end
+    last = BUCKETS - round(spec.holdback * BUCKETS)
+    control = BucketRange(max(start, last - round(spec.control_arm.weight * per_weight)), last)
+    return (*found, (spec.control_arm, control))
+
+
+def _spec(fields: Fields, document: object) -> ExperimentSpec:
+    raw = document if isinstance(document, dict) else {}
+    fields.children("arms", max_items=MAX_ARMS)  # a list of objects, and not too many
+    arms = tuple(_arm(item, f"experiment.arms[{index}]") for index, item in enumerate(raw.get("arms") or ()))
+    control = fields.text("control", max_chars=32, default=arms[0].name if arms else "")
+    success, slow_ms = _success(fields.raw("success"))
+    guardrails = _object(fields.raw("guardrails"), "experiment.guardrails")
+    shared = {key: raw[key] for key in _SHARED if key in raw}
+    duration_s = fields.number("duration_s", minimum=1, maximum=YEAR_S, default=ExperimentSpec.duration_s)
+    policy = RolloutPolicy.parse(
+        {
+            **shared,
+            "phases": [{"share": 1.0, "deadline_s": duration_s}],
+            "control_share": 0.0,
+            "gates": guardrails,
+            **({} if slow_ms is None else {"device": _with_slo(shared.get("device"), slow_ms, guardrails)}),
+        }
+    )
+    spec = ExperimentSpec(
+        arms=arms,
+        control=control,
+        success=success,
+        policy=policy,
+        share=fields.number("share", minimum=1e-6, maximum=1.0, default=1.0),
+        holdback=fields.number("holdback", maximum=0.9, default=0.0),
+        alpha=fields.number("alpha", minimum=1e-6, maximum=0.2, default=ExperimentSpec.alpha),
+        power=fields.number("power", minimum=0.5, maximum=0.999, default=ExperimentSpec.power),
+        min_duration_s=fields.number("min_duration_s", maximum=YEAR_S, default=0.0),
+        duration_s=duration_s,
+    )
+    _check(spec)
+    return spec
+
+
+def _arm(value: object, where: str) -> ArmSpec:
+    fields = known(value, _ARM_KEYS, where)
+    name = fields.text("name", max_chars=32)
+    if ARM_NAME.fullmatch(name) is None:
+        raise MalformedMessageError(f"{where}.name: expected 1 to 32 lower-case letters, digits, dashes, got {name!r}")
+    return ArmSpec(
+        name=name,
+        version=fields.text("version", max_chars=64),
+        weight=fields.number("weight", maximum=MAX_WEIGHT, default=1.0),
+    )
+
+
+def _check(spec: ExperimentSpec) -> None:
+    """What does not hold together, whatever the fleet."""
+    names = [arm.name for arm in spec.arms]
+    weighty = [arm.name for arm in spec.arms if arm.weight > 0]
+    problem = ""
+    if len(set(names)) != len(names):
+        problem = f"experiment.arms: expected different names, got {', '.join(names)}"
+    elif spec.control not in weighty or len(weighty) < 2:  # noqa: PLR2004 - a comparison needs two
+        problem = (
+            f"experiment.arms: expected a control and another arm with a weight, got control {spec.control!r} "
+            f"and {', '.join(weighty) or 'none'}"
+        )
+    elif spec.share + spec.holdback > 1:
+        problem = f"experiment.holdback: expected share and holdback of at most 1 together, got {spec.share:g} and {spec.holdback:g}"
+    elif spec.duration_s <= spec.min_duration_s:
+        problem = f"experiment.duration_s: expected more than min_duration_s, {spec.min_duration_s:g}, got {spec.duration_s:g}"
+    elif not spec.success and not spec.guardrails:
+        problem = "experiment: expected a success metric or a guardrail with a margin, got neither"
+    elif spec.policy.gates.custom or any(item.is_custom for item in spec.success):
+        problem = "experiment: expected accuracy, agreement, latency, errors or nan; custom metrics are for rollouts"
+    if problem:
+        raise InvalidInputError("experiment_invalid", problem)
+
+
+def _success(value: object) -> tuple[tuple[MeasuredGate, ...], float | None]:
+    """Success metrics are written like gates, with the effect to be found in the place of the margin."""
+    asked: dict[str, object] = {}
+    for name, settings in _object(value, "experiment.success").items():
+        found = _object(settings, f"experiment.success.{name}")
+        if "effect_points" not in found or not {"margin_points", "max_ratio"}.isdisjoint(found):
+            raise MalformedMessageError(
+                f"experiment.success.{name:.64}: expected effect_points, the smallest effect worth finding, and no margin"
+            )
+        asked[name] = {("margin_points" if key == "effect_points" else key): item for key, item in found.items()}
+    try:
+        gates, slow_ms = parse_gates(asked)
+    except WireError as error:
+        raise MalformedMessageError(str(error).replace("policy.gates", "experiment.success")) from error
+    if {item.name for item in gates.measured} != set(asked):
+        others = sorted(set(asked) - {item.name for item in gates.measured})
+        raise MalformedMessageError(
+            f"experiment.success: expected metrics that devices measure, got {', '.join(others)}"
+        )
+    return gates.measured, slow_ms
+
+
+def _encode_success(success: tuple[MeasuredGate, ...], slow_ms: float) -> dict[str, object]:
+    encoded = encode_gates(Gates(measured=success), slow_ms)
+    names = {item.name for item in success}
+    found: dict[str, object] = {}
+    for name, settings in encoded.items():
+        if name in names and isinstance(settings, Mapping):
+            found[name] = {("effect_points" if key == "margin_points" else key): item for key, item in settings.items()}
+    return found
+
+
+def _with_slo(device: object, slow_ms: float, guardrails: Mapping[str, object]) -> object:
+    """The device policy with the latency threshold of the success metric, which nothing else may contradict."""
+    given = _object(device, "experiment.device")
+    latency = guardrails.get("latency")
+    others = (given.get("slow_ms"), latency.get("slow_ms") if isinstance(latency, dict) else None)
+    for other in others:
+        if other is not None and other != slow_ms:
+            raise MalformedMessageError(
+                f"experiment.success.latency.slow_ms: expected {other}, as elsewhere in the experiment, got {slow_ms:g}"
+            )
+    return {**given, "slow_ms": slow_ms}
+
+
+def _object(value: object, where: str) -> dict[str, object]:
+    """A JSON object; absent means empty."""
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise MalformedMessageError(f"{where}: expected an object, got {type(value).__name__}")
+    return value

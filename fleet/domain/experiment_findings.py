@@ -1,0 +1,134 @@
+"""What an experiment is judged from and what is found: facts, shares, comparisons. Values only.
+
+`experiment_analysis` finds; `experiment_decision` acts on what was found.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+
+
+class Role(StrEnum):
+    """What a metric is asked for."""
+
+    SUCCESS = "success"
+    GUARDRAIL = "guardrail"
+    INSTALLS = "installs"
+
+
+class Finding(StrEnum):
+    """What a comparison says. WAIT: neither is proven yet."""
+
+    BETTER = "better"
+    WORSE = "worse"  # proven, with an error from the harm budget
+    PASS = "pass"  # noqa: S105 - within the margin for sure
+    WAIT = "wait"
+
+
+@dataclass(frozen=True)
+class ArmOffer:
+    """What became of the offers of one arm on one hardware class."""
+
+    arm: str
+    hardware_class: str
+    offered: int
+    committed: int = 0
+    failed: int = 0
+    rolled_back: int = 0
+
+
+@dataclass(frozen=True)
+class ArmRow:
+    """One device's total of one metric since it was assigned."""
+
+    arm: str
+    device_id: str
+    hardware_class: str
+    metric: str
+    numerator: float
+    denominator: float
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that an experiment is judged from. `planned`: eligible devices by (arm, class), counted when it began."""
+
+    planned: Mapping[tuple[str, str], int]
+    offers: tuple[ArmOffer, ...] = ()
+    rows: tuple[ArmRow, ...] = ()
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Whether devices fell on the arms as the weights say. `p` holds at every look, `p_once` at one."""
+
+    name: str
+    counts: Mapping[str, int]
+    weights: Mapping[str, float]
+    p: float | None
+    p_once: float | None
+    rejected: bool
+    sentence: str
+
+    def encode(self) -> dict[str, object]:
+        """The JSON form."""
+        return {**asdict(self), "counts": dict(self.counts), "weights": dict(self.weights)}
+
+
+@dataclass(frozen=True)
+class ArmSum:
+    """What one arm measured in a comparison."""
+
+    devices: int
+    numerator: float
+    denominator: float
+    ratio: float | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One metric of one treatment against the control, in one stratum. Estimates are treatment minus control."""
+
+    arm: str
+    metric: str
+    role: Role
+    stratum: str
+    finding: Finding
+    sentence: str
+    value: float | None = None
+    lower: float | None = None
+    upper: float | None = None
+    margin: float | None = None
+    higher_is_better: bool = True
+    p: float | None = None
+    p_adjusted: float | None = None
+    is_deteriorated: bool = False
+    treated: ArmSum | None = None
+    control: ArmSum | None = None
+
+    def encode(self) -> dict[str, object]:
+        """The JSON form."""
+        return {**asdict(self), "role": self.role.value, "finding": self.finding.value}
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """Everything that was found, in the order of the arms. `notes` say what was merged or not judged, and why."""
+
+    assigned: Shares
+    reporting: Shares
+    comparisons: tuple[Comparison, ...]
+    notes: tuple[str, ...] = ()
+
+    def of(self, arm: str, role: Role) -> tuple[Comparison, ...]:
+        """One arm's comparisons in one role."""
+        return tuple(item for item in self.comparisons if item.arm == arm and item.role is role)
+
+    def encode(self) -> dict[str, object]:
+        """The JSON form, as decisions keep it and the API shows it."""
+        return {
+            "assigned": self.assigned.encode(),
+            "reporting": self.reporting.encode(),
+            "comparisons": [item.encode() for item in self.comparisons],
+            "notes": list(self.notes),
+        }
