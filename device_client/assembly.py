@@ -33,7 +33,7 @@ from device_client.wire.delta import applicable_codecs
 from device_client.wire.errors import WireError
 from device_client.wire.fields import decode_object
 from device_client.wire.messages import Capabilities
-from device_client.wire.names import VariantName
+from device_client.wire.names import ANY_HARDWARE, VariantName
 
 if TYPE_CHECKING:
     from urllib3 import PoolManager
@@ -197,7 +197,11 @@ def enrol(server_url: str, *, token: str, pin: str, wanted_id: str, paths: State
         durable.write_file(ours.authority, anchors.authority_pem.encode())
         granted = identity.present_claim(server_url, token, identity.make_request(key, wanted_id), key, pool)
         durable.write_file(ours.certificate, granted.chain_pem)
-        config = replace(config, device_id=granted.device_id)
+        config = replace(
+            config,
+            device_id=granted.device_id,
+            hardware_class=granted.hardware_class if config.hardware_class == ANY_HARDWARE else config.hardware_class,
+        )
         durable.write_file(paths.config, config.encode())
     except OSError as error:
         raise EnrolmentError(
@@ -266,5 +270,5 @@ def load_fallback(path: Path, model: str, found: Mapping[str, Runtime]) -> Loade
     except OSError as error:
         raise LoadError(f"expected a readable fallback {path}, got {error.strerror or error}") from error
     file = BundleFile(FALLBACK_FILE, FileRole.WEIGHTS, sha256(weights).hexdigest(), len(weights))
-    variant = VariantName(runtime.name, "any", "any")
+    variant = VariantName(runtime.name, "any", ANY_HARDWARE)
     return runtime.load(weights, Manifest(model, "factory", variant, runtime.name, (file,)))

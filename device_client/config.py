@@ -20,7 +20,7 @@ from device_client.core.errors import ConfigError
 from device_client.wire.errors import WireError
 from device_client.wire.fields import Fields, decode_object
 from device_client.wire.limits import MAX_ATTRIBUTES, MAX_MODELS_PER_DEVICE
-from device_client.wire.names import VARIANT_PART, parse_device_id, parse_model
+from device_client.wire.names import ANY_HARDWARE, VARIANT_PART, parse_device_id, parse_model
 
 CONFIG_VERSION: Final = 1
 MAX_CONFIG_BYTES: Final = 65_536
@@ -77,7 +77,7 @@ class Config:
     broker_port: int
     image_url: str
     models: tuple[str, ...] = ()
-    hardware_class: str = "any"
+    hardware_class: str = ANY_HARDWARE
     precisions: tuple[str, ...] = ()
     bandwidth_bytes_per_s: int = 0
     intra_op_threads: int = 1
@@ -114,7 +114,7 @@ class Config:
                 broker_port=fields.integer("broker_port", minimum=1, maximum=65_535),
                 image_url=_url(fields, "image_url"),
                 models=tuple(parse_model(name) for name in fields.texts("models", max_items=MAX_MODELS_PER_DEVICE)),
-                hardware_class=fields.text("hardware_class", default="any"),
+                hardware_class=fields.text("hardware_class", default=ANY_HARDWARE),
                 precisions=fields.texts("precisions", max_chars=32),
                 bandwidth_bytes_per_s=fields.integer("bandwidth_bytes_per_s", default=0),
                 intra_op_threads=fields.integer("intra_op_threads", minimum=1, maximum=1_024, default=1),
@@ -138,7 +138,7 @@ class Config:
             named = tuple(parse_model(name) for name in models)
         except WireError as error:
             raise ConfigError(str(error)) from error
-        for part in (*precisions, *([hardware_class] if hardware_class and hardware_class != "any" else [])):
+        for part in (*precisions, *([hardware_class] if hardware_class and hardware_class != ANY_HARDWARE else [])):
             if not part or len(part) > 64:  # noqa: PLR2004 - what the wire takes
                 raise ConfigError(f"expected a name of at most 64 characters, got {part!r}")
         for precision in precisions:

@@ -31,14 +31,14 @@ from urllib3.exceptions import HTTPError, InsecureRequestWarning
 from device_client.adapters import durable, http
 from device_client.core.errors import ConfigError, EnrolmentError, TransferError
 from device_client.core.renewal import Validity
+from device_client.wire.enrolment import DEVICE_ID_HEADER, HARDWARE_CLASS_HEADER
 from device_client.wire.errors import WireError
 from device_client.wire.fields import Fields, decode_object
-from device_client.wire.names import parse_device_id
+from device_client.wire.names import ANY_HARDWARE, parse_device_id
 
 ANCHORS_VERSION: Final = 1
 MAX_ANCHORS_BYTES: Final = 262_144
 MAX_ANSWER_BYTES: Final = 65_536
-DEVICE_ID_HEADER: Final = "X-Modelfleet-Device-Id"
 
 
 @dataclass(frozen=True)
@@ -169,11 +169,15 @@ def make_request(key: ec.EllipticCurvePrivateKey, wanted_id: str) -> bytes:
 
 @dataclass(frozen=True)
 class Granted:
-    """What the server granted: who this device is, and the certificate with its issuer, over this device's key."""
+    """What the server granted: who this device is, and the certificate with its issuer, over this device's key.
+
+    `hardware_class` is the claim's; renewals do not say it.
+    """
 
     device_id: str
     certificate: x509.Certificate
     chain_pem: bytes
+    hardware_class: str = ANY_HARDWARE
 
 
 def present_claim(
@@ -248,6 +252,7 @@ def _request_certificate(
     try:
         certificates = pkcs7.load_der_pkcs7_certificates(base64.b64decode(body, validate=False))
         device_id = parse_device_id(response.headers.get(DEVICE_ID_HEADER, ""))
+        hardware_class = response.headers.get(HARDWARE_CLASS_HEADER, ANY_HARDWARE)[:64]  # what the wire takes
     except (ValueError, binascii.Error, WireError) as error:
         raise EnrolmentError(f"expected a PKCS#7 certificate and a device id, got {error}") from error
     own = [item for item in certificates if item.public_key() == key.public_key()]
@@ -255,7 +260,7 @@ def _request_certificate(
         raise EnrolmentError("expected a certificate over this device's key, got one over another")
     chain = [*own, *(item for item in certificates if item not in own)]
     chain_pem = b"".join(item.public_bytes(serialization.Encoding.PEM) for item in chain)
-    return Granted(device_id, own[0], chain_pem)
+    return Granted(device_id, own[0], chain_pem, hardware_class)
 
 
 def _detail(body: bytes) -> str:

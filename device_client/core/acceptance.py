@@ -13,7 +13,7 @@ from device_client.core.profile import Profile
 from device_client.wire.bundles import Contract, Manifest, Tensor
 from device_client.wire.director import Assigned, Binding, DeltaOffer
 from device_client.wire.errors import WireError
-from device_client.wire.names import ManifestPath, delta_target, device_target
+from device_client.wire.names import ANY_HARDWARE, ManifestPath, delta_target, device_target, hardware_part
 
 MODELS_PREFIX = "models/"
 DELTAS_PREFIX = "deltas/"
@@ -123,7 +123,7 @@ def suit(manifest: Manifest, path: str, profile: Profile) -> None:
             f"expected the manifest of {named}, got {manifest.model} {manifest.version} {manifest.variant.slug}"
         )
     can, needs, variant = profile.capabilities, manifest.requirements, manifest.variant
-    accepted = {"any", profile.hardware_class, *can.accelerators}
+    accepted = {ANY_HARDWARE, hardware_part(profile.hardware_class), *can.accelerators}
     if variant.hardware not in accepted:
         raise IncompatibleError(f"expected hardware {sorted(accepted)}, got {variant.hardware}")
     if variant.runtime not in can.runtimes:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from device_client.wire.bundles import Contract
 from device_client.wire.messages import Capabilities
+from device_client.wire.names import ANY_HARDWARE
 
 
 @dataclass(frozen=True)
@@ -13,7 +14,7 @@ class Profile:
 
     device_id: str
     models: tuple[str, ...]
-    hardware_class: str = "any"
+    hardware_class: str = ANY_HARDWARE
     precisions: tuple[str, ...] = ()
     bandwidth_bytes_per_s: int = 0
     attributes: Mapping[str, str] = field(default_factory=dict)

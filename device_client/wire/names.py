@@ -14,6 +14,7 @@ NAMESPACE: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
 MODEL: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,30}\.[a-z0-9][a-z0-9-]{0,30}")
 VERSION: Final = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+-]{0,63}")
 VARIANT_PART: Final = re.compile(r"[a-z0-9][a-z0-9_]{0,30}")
+ANY_HARDWARE: Final = "any"
 CODEC: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,30}")
 FILE_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 SHA256: Final = re.compile(r"[0-9a-f]{64}")
@@ -112,3 +113,8 @@ def delta_target(old_sha256: str, new_sha256: str, codec: str) -> str:
     """The director target of a patch between two blobs: `deltas/<16 hex>-<16 hex>.<codec>`."""
     old, new = parse_sha256(old_sha256), parse_sha256(new_sha256)
     return f"deltas/{old[:16]}-{new[:16]}.{_require(CODEC, codec, 'a codec')}"
+
+
+def hardware_part(hardware_class: str) -> str:
+    """How a variant's name spells a hardware class: `onnx-fp16-jetson_orin` is for the class `jetson-orin`."""
+    return hardware_class.replace("-", "_")

@@ -147,7 +147,9 @@ def _unfit_arm(facts: DeviceFacts, rule: Rule) -> str:
     """Why some arm could not serve this device; empty if all could."""
     running = facts.models.get(rule.model)
     for arm in rule.arms:
-        found = match(arm.builds, facts.capabilities, None if running is None else running.contract)
+        found = match(
+            arm.builds, facts.hardware_class, facts.capabilities, None if running is None else running.contract
+        )
         if found.build is None:
             why = found.why_not or "has no variants"
             return f"arm {arm.name} (version {arm.version}) {why}, and a device takes part only if every arm fits"
@@ -174,7 +176,7 @@ def _build_for(facts: DeviceFacts, rule: Rule) -> tuple[Build | None, str]:
     )
     if denied:
         return None, "failed on this device before"
-    found = match(rule.builds, facts.capabilities, None if running is None else running.contract)
+    found = match(rule.builds, facts.hardware_class, facts.capabilities, None if running is None else running.contract)
     return found.build, found.why_not or "has no variants"
 
 

@@ -10,9 +10,9 @@ from typing import Final
 
 from device_client.wire.bundles import Contract, Manifest, Tensor
 from device_client.wire.messages import Capabilities
+from device_client.wire.names import ANY_HARDWARE, hardware_part
 from fleet.domain.facts import Build
 
-ANY_HARDWARE: Final = "any"
 # From the most exact to the smallest; a device that lists precisions brings its own order.
 PRECISION_ORDER: Final = ("fp64", "fp32", "bf16", "fp16", "int16", "int8", "uint8", "int4")
 
@@ -39,15 +39,17 @@ class Match:
         return "; ".join(f"{item.slug}: {', '.join(item.reasons)}" for item in self.considered if item.reasons)
 
 
-def match(builds: Sequence[Build], capabilities: Capabilities, contract: Contract | None = None) -> Match:
+def match(
+    builds: Sequence[Build], hardware_class: str, capabilities: Capabilities, contract: Contract | None = None
+) -> Match:
     """Choose among the builds of one version. The same input gives the same choice whatever the builds' order.
 
-    Preference: made for this device's accelerator before made for any hardware; then the device's own order of
+    Preference: made for this device's class or accelerator before made for any hardware; then the device's own order of
     precisions, or `PRECISION_ORDER`; then the slug.
     """
     ranked = sorted(builds, key=lambda build: _rank(build, capabilities))
     considered = tuple(
-        Considered(build.slug, build.digest, tuple(_objections(build.manifest, capabilities, contract)))
+        Considered(build.slug, build.digest, tuple(_objections(build.manifest, hardware_class, capabilities, contract)))
         for build in ranked
     )
     fitting = (build for build, item in zip(ranked, considered, strict=True) if not item.reasons)
@@ -61,16 +63,18 @@ def _rank(build: Build, capabilities: Capabilities) -> tuple[bool, int, str]:
     return (variant.hardware == ANY_HARDWARE, position, variant.slug)
 
 
-def _objections(manifest: Manifest, capabilities: Capabilities, contract: Contract | None) -> Iterator[str]:
+def _objections(
+    manifest: Manifest, hardware_class: str, capabilities: Capabilities, contract: Contract | None
+) -> Iterator[str]:
     variant, needs = manifest.variant, manifest.requirements
     if variant.runtime not in capabilities.runtimes:
         has = ", ".join(sorted(capabilities.runtimes)) or "none"
         yield f"needs the runtime {variant.runtime}, the device has {has}"
     if capabilities.precisions and variant.precision not in capabilities.precisions:
         yield f"is {variant.precision}, the device takes {', '.join(capabilities.precisions)}"
-    if variant.hardware not in (ANY_HARDWARE, *capabilities.accelerators):
+    if variant.hardware not in (ANY_HARDWARE, hardware_part(hardware_class), *capabilities.accelerators):
         has = ", ".join(capabilities.accelerators) or "no accelerator"
-        yield f"is made for {variant.hardware}, the device has {has}"
+        yield f"is made for {variant.hardware}, the device is {hardware_class} with {has}"
     for name, needed, limit in (
         ("opset", needs.opset, capabilities.max_opset),
         ("IR version", needs.ir_version, capabilities.max_ir_version),

@@ -54,7 +54,7 @@ class EnrolmentServer:
         self.claims.discard(token)
         issued = self.authority.issue(base64.b64decode(body), "cam-77", datetime.now(tz=UTC))
         answer = base64.encodebytes(self.authority.certs_only(issued.chain_pem))
-        return 200, answer, {"X-Modelfleet-Device-Id": "cam-77"}
+        return 200, answer, {"X-Modelfleet-Device-Id": "cam-77", "X-Modelfleet-Hardware-Class": "edge-std"}
 
 
 @contextmanager
@@ -117,6 +117,16 @@ def test_enroll__good_claim__device_with_its_own_key(enrolment: EnrolmentServer,
     assert key.stat().st_mode & 0o077 == 0
     assert b"BEGIN PRIVATE KEY" in key.read_bytes()
     assert (state / "identity" / "anchors.json").read_bytes() == enrolment.anchors
+
+
+@pytest.mark.parametrize(
+    ("choice", "hardware_class"), [((), "edge-std"), (("--hardware-class", "edge-max"), "edge-max")]
+)
+def test_enroll__claim_has_a_class__is_the_devices_unless_a_person_chose_another(
+    enrolment: EnrolmentServer, tmp_path: Path, choice: tuple[str, ...], hardware_class: str
+) -> None:
+    assert enroll(enrolment, tmp_path / "state", *choice) == 0
+    assert load_config(state_paths(tmp_path / "state")).hardware_class == hardware_class
 
 
 def test_enroll__other_anchors_than_pinned__claim_is_not_shown(

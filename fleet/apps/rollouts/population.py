@@ -56,7 +56,7 @@ def population(*, model: str, version: VersionRecord, policy: RolloutPolicy, now
     for device in _devices(model, policy):
         if device.last_seen_at is None or device.last_seen_at < since or not _covers(policy, device):
             continue
-        found = match(builds, _capabilities(device))
+        found = match(builds, device.hardware_class, _capabilities(device))
         if found.build is None:
             refused.setdefault(found.why_not or "the version has no variants", []).append(device.id)
         else:

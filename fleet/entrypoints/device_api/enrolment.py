@@ -12,6 +12,7 @@ from django.conf import settings
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse, JsonResponse
 
+from device_client.wire.enrolment import DEVICE_ID_HEADER, HARDWARE_CLASS_HEADER
 from fleet.apps.devices import services as devices
 from fleet.apps.trust import selectors as trust_selectors
 from fleet.apps.trust import services as trust
@@ -21,7 +22,6 @@ from fleet.entrypoints.device_api.answers import device_view, problem_response
 from fleet.wiring import fleet_access, server
 
 MAX_REQUEST_BYTES: Final = 16_384
-DEVICE_ID_HEADER: Final = "X-Modelfleet-Device-Id"
 
 
 @device_view("GET", "HEAD")
@@ -67,7 +67,9 @@ def simple_enroll(request: HttpRequest) -> HttpResponse:
             attributes=enrolment.attributes,
             now=now,
         )
-    return _certificates(enrolment.device_id, enrolment.pkcs7_der)
+    answer = _certificates(enrolment.device_id, enrolment.pkcs7_der)
+    answer[HARDWARE_CLASS_HEADER] = enrolment.hardware_class
+    return answer
 
 
 @device_view("POST")

@@ -102,6 +102,7 @@ def test_enrolment__claim_redeemed__device_and_certificate_exist(released: Pipel
     answer = enroll(device, claim())
     assert answer.status_code == 200
     assert answer["X-Modelfleet-Device-Id"] == "cam-0001"
+    assert answer["X-Modelfleet-Hardware-Class"] == "edge-std"
     chain = pkcs7.load_der_pkcs7_certificates(base64.b64decode(answer.content))
     assert any(item.value == "cam-0001" for certificate in chain for item in certificate.subject)
     record = devices.device("cam-0001")
