@@ -17,8 +17,8 @@ from device_client.wire.tensor1.format import (
     Prologue,
     deflate,
     pack_header,
-    pack_prologue,
 )
+from device_client.wire.tensor1.prologue import pack_prologue
 from fleet.adapters.delta_tensor import Coding, EncodeStats, encode
 from fleet.domain.layouts import Layout, describe
 
@@ -70,12 +70,18 @@ def applied(old: bytes, patch: bytes) -> bytes:
 
 
 def forged(
-    header: Header, instructions: Sequence[Instruction], records: bytes = b"", *, literals: bytes = b"", **changes: Any
+    header: Header,
+    instructions: Sequence[Instruction],
+    records: bytes = b"",
+    *,
+    literals: bytes = b"",
+    packed: bytes | None = None,
+    **changes: Any,
 ) -> bytes:
     """A patch of these parts, whose checksums fit whatever it says."""
 
     raw = pack_prologue(Prologue(tuple(instructions), literals))
-    packed = deflate(raw)
+    packed = deflate(raw) if packed is None else packed
     fields: dict[str, Any] = {
         "prologue_bytes": len(packed),
         "prologue_raw_bytes": len(raw),

@@ -24,7 +24,7 @@ CEILINGS = {
     "int8": 0.11,
     "int8-requantised": 0.22,
     "cast": 0.02,
-    "fp32-to-int8": 0.10,
+    "fp32-to-int8": 0.02,
     "gguf-q8_0": 0.30,
     "gguf-q4_0": 0.30,
     "metadata": 0.002,

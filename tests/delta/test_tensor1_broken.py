@@ -18,15 +18,17 @@ from device_client.wire.tensor1.format import (
     HEADER_BYTES,
     MAX_INSTRUCTIONS,
     MAX_PARAMETER_BYTES,
+    MAX_PROLOGUE_BYTES,
+    Derivation,
     Field,
     Flag,
+    Formula,
     Header,
     Instruction,
     Kind,
     Predictor,
     deflate,
     pack_header,
-    pack_parameters,
     pack_varint,
 )
 from device_client.wire.tensor1.residuals import Mode, Plane
@@ -84,6 +86,31 @@ _BOMB = lzma.compress(
 )
 _COPY = Instruction(Kind.COPY, 4096, 0)
 
+_BOMB_PROLOGUE = lzma.compress(
+    bytes(1 << 26),
+    lzma.FORMAT_RAW,
+    filters=[{"id": lzma.FILTER_LZMA1, "dict_size": MAX_PROLOGUE_BYTES, "lc": 3, "lp": 0, "pb": 0}],
+)
+_DERIVATION = Derivation(Formula.SYMMETRIC, 0, Element.F32, 1, 1, 0x42FE0000, 0x3F800000, 0)
+
+
+def _scales(length: int, **changes: Any) -> Instruction:
+    count = length // 4
+    return Instruction(
+        Kind.DELTA,
+        length,
+        predictor=Predictor.SCALES,
+        fields=FLOATS,
+        scalars=(1, count),
+        parameter_bytes=length,
+        derivation=replace(_DERIVATION, **changes),
+    )
+
+
+def _with_scales(**changes: Any) -> bytes:
+    return forged(_header(64), [_scales(64, **changes)])
+
+
 BROKEN: dict[str, tuple[bytes, type[MalformedPatchError]]] = {
     "empty": (b"", errors.TruncatedPatchError),
     "header_cut": (pack_header(_header())[:50], errors.TruncatedPatchError),
@@ -131,10 +158,43 @@ BROKEN: dict[str, tuple[bytes, type[MalformedPatchError]]] = {
         forged(
             _header(),
             [_delta(predictor=Predictor.ROW_SCALE, old_element=Element.F32, scalars=(32, 32), parameter_bytes=128)],
-            _sized(pack_parameters(bytes(1 << 24))),
+            _sized(deflate(bytes(1 << 24))),
         ),
         errors.PatchPayloadError,
     ),
+    "prologue_not_lzma": (
+        forged(_header(flags=Flag.LZMA_PROLOGUE), [_COPY], prologue_raw_bytes=20),
+        errors.PatchTableError,
+    ),
+    "prologue_lzma_bomb": (
+        forged(_header(flags=Flag.LZMA_PROLOGUE), [_COPY], packed=_BOMB_PROLOGUE, prologue_raw_bytes=20),
+        errors.PatchTableError,
+    ),
+    "derived_from_behind_the_end": (_with_scales(old_offset=len(OLD) - 60), errors.PatchTableError),
+    "derived_from_before_the_start": (_with_scales(old_offset=-1), errors.PatchTableError),
+    "derived_from_too_much": (
+        forged(_header(), [_scales(4096, outer=4)] * 8 + [_scales(4096)], literals=b"", new_bytes=9 * 4096),
+        errors.PatchLimitError,
+    ),
+    "derived_from_nothing": (_with_scales(outer=0), errors.PatchTableError),
+    "derived_from_whole_numbers": (_with_scales(old_element=Element.I8), errors.PatchTableError),
+    "derived_base_too_large": (_with_scales(base=1 << 20), errors.PatchLimitError),
+    "derived_parameters_of_another_predictor": (
+        forged(
+            _header(),
+            [
+                _delta(
+                    predictor=Predictor.ROW_SCALE,
+                    old_element=Element.F32,
+                    scalars=(1024, 1),
+                    parameter_bytes=4,
+                    derivation=_DERIVATION,
+                )
+            ],
+        ),
+        errors.PatchTableError,
+    ),
+    "scales_of_another_count": (forged(_header(), [replace(_scales(4096), scalars=(1, 7))]), errors.PatchTableError),
     "stream_properties": (forged(_header(), [Instruction(Kind.STREAM, 4096, scalars=(255,))]), errors.PatchTableError),
     "stream_garbage": (
         forged(_header(), [Instruction(Kind.STREAM, 4096, scalars=(lzma_method(3, 0, 0),))], _record(b"\xff" * 40)),

@@ -44,6 +44,7 @@ def _cases() -> dict[str, tuple[bytes, bytes]]:
         "prune": (st({"w": square}), st({"w": pruned})),
         "cast": (st({"w": square}), st({"w": square.astype("f2")})),
         "quantise": (files.onnx_file({"w": square})[0], files.onnx_int8({"w": square})),
+        "quantise_margin": (files.onnx_file({"w": square})[0], files.onnx_int8({"w": square}, margin=1.07)),
         "requantise": (files.onnx_int8({"w": square}), files.onnx_int8({"w": square}, margin=1.1)),
         "blocks_q8_0": (files.gguf({"w": square}, "q8_0"), files.gguf({"w": square + product}, "q8_0")),
         "text": (b"nothing in common", b"".join(b"line %d of a text\n" % (index % 40) for index in range(700))),

@@ -66,7 +66,7 @@ def _runs(piece: Piece, item: Instruction, parameters: bytes, old: bytes) -> lis
     records = piece.length // item.record_bytes
     guesses: Sequence[Integers | None] = [None] * len(item.fields)
     if item.predictor is not Predictor.NOTHING:
-        guesses = predict(item, parameters, old, piece.start // item.record_bytes)
+        guesses = predict(item, parameters, old, piece.start // item.record_bytes, records)
     runs = []
     position = 0
     for field, guess in zip(item.fields, guesses, strict=True):

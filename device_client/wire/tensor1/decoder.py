@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from device_client.wire.tensor1.blocks import decode_block, old_range
+from device_client.wire.tensor1.derivations import corrected, derive
 from device_client.wire.tensor1.errors import (
     BlockMismatchError,
     OutputMismatchError,
@@ -37,11 +38,11 @@ from device_client.wire.tensor1.format import (
     Prologue,
     blocks,
     parse_header,
-    parse_prologue,
     unpack_parameters,
 )
 from device_client.wire.tensor1.io import BlockWriter, RandomAccess
 from device_client.wire.tensor1.predictors import check
+from device_client.wire.tensor1.prologue import parse_prologue
 from device_client.wire.tensor1.streams import STORED, StreamReader, lzma_filters
 
 _MAX_VARINT_BYTES: Final = 10
@@ -187,6 +188,9 @@ class _Decoding:
         if item.parameter_bytes:
             length = self._varint(MAX_PARAMETER_BYTES + PAYLOAD_SLACK)
             self._parameters = unpack_parameters(self._take(length), item.parameter_bytes)
+            if item.derivation is not None:
+                derived = derive(item.derivation, item.scalars[1], item.parameter_bytes, self._read_old)
+                self._parameters = corrected(derived, self._parameters)
 
     def _resume(self, start: Checkpoint, block: Block, item: Instruction) -> None:
         if block.offset != start.output_offset or not HEADER_BYTES <= start.patch_offset <= self._patch.size:

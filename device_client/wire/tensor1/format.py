@@ -1,11 +1,12 @@
 """The `tensor1` patch, version 1: its header, its instructions and the blocks that follow from them.
 
-    header (fixed) | prologue (deflated: instructions, literals) | records
+    header (fixed) | prologue (deflated or LZMA: instructions, literals) | records
 
 A record is a block's payload length (varint), its output's CRC-32 (4 bytes, little-endian) and its payload. Blocks follow from
 the instructions alone, in the order of the output, each of at most `block_bytes` of output. An instruction that needs
 parameters (or is a stream) is *heavy*: it shares no block with others, and its parameter record (varint length, then
-`pack_parameters`) comes before its first block. A *verbatim* patch has no prologue and no records: the header, then the new file.
+`pack_parameters`) comes before its first block. Parameters with a `Derivation` are computed from the old file; their record has the
+differences to that, or nothing when there are none. A *verbatim* patch has no prologue and no records: the header, then the new file.
 
 Parsing checks every length against a limit before anything is allocated, and the instructions against the announced lengths:
 what this module returns is safe to follow. It knows no model format. It reads nothing but the bytes that it is given.
@@ -42,9 +43,12 @@ MAX_FIELDS: Final = 8
 MAX_RECORD_BYTES: Final = 4096
 MAX_SCALARS: Final = 64
 MAX_RANK: Final = 64
+# Derived parameters read tensors more than once: this many times the old file in all.
+MAX_DERIVED_READS: Final = 8
 # Decay replays multiply every weight once a step.
 MAX_MULTIPLIES: Final = 4096
 MAX_FILE_BYTES: Final = 1 << 44
+MAX_BASE: Final = 1 << 16
 # A payload that is larger than this much more than its output is no honest one.
 PAYLOAD_SLACK: Final = 64 << 10
 
@@ -54,6 +58,10 @@ class Flag(IntFlag):
 
     VERBATIM = 1
     NEEDS_PCODEC = 2
+    LZMA_PROLOGUE = 4
+
+
+_KNOWN_FLAGS: Final = Flag.VERBATIM | Flag.NEEDS_PCODEC | Flag.LZMA_PROLOGUE
 
 
 class Kind(IntEnum):
@@ -77,6 +85,14 @@ class Predictor(IntEnum):
     LOW_RANK = 6
     QUANTISE = 7
     REQUANTISE = 8
+    SCALES = 9
+
+
+class Formula(IntEnum):
+    """How a quantiser makes scale and zero point of the least and the greatest number of a channel; see `derivations`."""
+
+    SYMMETRIC = 1
+    ASYMMETRIC = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +127,27 @@ class Field:
 
 
 @dataclass(frozen=True, slots=True)
+class Derivation:
+    """Scales (and zero points) as a function of the old floats at `old_offset`: `outer` times the channels of `inner` each.
+
+    `divisor` and `factor` are float32 as bits; `base` is the zero point of 0, or the lowest integer. See `derivations`.
+    """
+
+    formula: Formula
+    old_offset: int
+    old_element: Element
+    outer: int
+    inner: int
+    divisor: int
+    factor: int
+    base: int
+
+    def read_bytes(self, count: int) -> int:
+        """Bytes of the old file that `count` channels are made of."""
+        return self.outer * count * self.inner * self.old_element.width
+
+
+@dataclass(frozen=True, slots=True)
 class Instruction:
     """Makes the next `length` bytes of output.
 
@@ -126,6 +163,7 @@ class Instruction:
     old_element: Element | None = None
     scalars: tuple[int, ...] = ()
     parameter_bytes: int = 0
+    derivation: Derivation | None = None
 
     @property
     def is_heavy(self) -> bool:
@@ -142,7 +180,7 @@ class Instruction:
         """Bytes of the old file that predict one record."""
         if self.kind is Kind.COPY:
             return 1
-        if self.kind is not Kind.DELTA or self.predictor is Predictor.NOTHING:
+        if self.kind is not Kind.DELTA or self.predictor in {Predictor.NOTHING, Predictor.SCALES}:
             return 0
         return self.record_bytes if self.old_element is None else self.old_element.width
 
@@ -150,6 +188,11 @@ class Instruction:
     def old_length(self) -> int:
         """How many bytes of the old file it reads in all."""
         return self.length // self.record_bytes * self.old_record_bytes
+
+    @property
+    def derived_bytes(self) -> int:
+        """How many bytes of the old file its parameters are made of."""
+        return self.derivation.read_bytes(self.scalars[1]) if self.derivation is not None else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +258,7 @@ def parse_header(content: bytes) -> Header:
         raise PatchHeaderError("expected a header with its own checksum, got a damaged one")
     fields = _HEADER.unpack(content[:HEADER_BYTES])
     _, version, flags, block_bytes, old_bytes, old_sha256, new_bytes, new_sha256, reach_back, *prologue, _ = fields
-    if version != VERSION or flags & ~int(Flag.VERBATIM | Flag.NEEDS_PCODEC):
+    if version != VERSION or flags & ~int(_KNOWN_FLAGS):
         raise PatchHeaderError(f"expected version {VERSION} and known flags, got version {version}, flags {flags:#x}")
     if not MIN_BLOCK_BYTES <= block_bytes <= MAX_BLOCK_BYTES:
         raise PatchLimitError(f"expected blocks of {MIN_BLOCK_BYTES} to {MAX_BLOCK_BYTES} bytes, got {block_bytes}")
@@ -287,32 +330,7 @@ class Cursor:
         return taken
 
 
-# ---------------------------------------------------------------------------------------------- prologue
-
-
-def pack_prologue(prologue: Prologue) -> bytes:
-    """Instructions and literals, not yet deflated."""
-    out = bytearray(pack_varint(len(prologue.instructions)))
-    expected = 0
-    for item in prologue.instructions:
-        out.append(item.kind)
-        out += pack_varint(item.length)
-        if item.kind is Kind.COPY:
-            out += pack_signed(item.old_offset - expected)
-        if item.kind is Kind.STREAM:
-            out.append(item.scalars[0])
-        if item.kind is Kind.DELTA:
-            out += bytes((item.predictor, item.old_element or 0, len(item.fields), len(item.scalars)))
-            for field in item.fields:
-                out.append(field.element)
-                out += pack_varint(field.count)
-            if item.old_record_bytes:
-                out += pack_signed(item.old_offset - expected)
-            for scalar in item.scalars:
-                out += pack_varint(scalar)
-            out += pack_varint(item.parameter_bytes)
-        expected = item.old_offset + item.old_length if item.old_record_bytes else expected + item.length
-    return bytes(out) + prologue.literals
+# ---------------------------------------------------------------------------------------------- parameters
 
 
 def deflate(content: bytes) -> bytes:
@@ -334,89 +352,21 @@ def inflate(content: bytes | memoryview, length: int, error: type[Exception]) ->
 
 
 def pack_parameters(raw: bytes) -> bytes:
-    """A parameter record without its length: words of four bytes, first all lowest bytes, and deflated."""
+    """A parameter record without its length: words of four bytes, first all lowest bytes, and deflated. Zeros are nothing."""
+    if not any(raw):
+        return b""
     return deflate(b"".join(raw[index::4] for index in range(4)))
 
 
 def unpack_parameters(content: bytes | memoryview, length: int) -> bytes:
-    """`length` bytes of parameters out of their record."""
+    """`length` bytes of parameters out of their record; no bytes stand for zeros."""
+    if not content:
+        return bytes(length)
     planes = inflate(content, length, PatchPayloadError)
     raw = bytearray(length)
     for index in range(4):
         raw[index::4] = planes[index * length // 4 : (index + 1) * length // 4]
     return bytes(raw)
-
-
-def parse_prologue(header: Header, content: bytes) -> Prologue:
-    """The instructions of a patch, checked against the header; raises a `MalformedPatchError`."""
-    if len(content) != header.prologue_bytes:
-        raise TruncatedPatchError(f"expected a prologue of {header.prologue_bytes} bytes, got {len(content)}")
-    if zlib.crc32(content) != header.prologue_crc:
-        raise PatchTableError("expected a prologue with the header's checksum, got a damaged one")
-    cursor = Cursor(inflate(content, header.prologue_raw_bytes, PatchTableError))
-    count = cursor.varint()
-    if count > MAX_INSTRUCTIONS:
-        raise PatchLimitError(f"expected at most {MAX_INSTRUCTIONS} instructions, got {count}")
-    found: list[Instruction] = []
-    expected = made = literal_bytes = 0
-    for _ in range(count):
-        item = _parse_instruction(cursor, expected)
-        expected = item.old_offset + item.old_length if item.old_record_bytes else expected + item.length
-        made += item.length
-        literal_bytes += item.length if item.kind is Kind.LITERAL else 0
-        if item.old_record_bytes and not 0 <= item.old_offset <= header.old_bytes - item.old_length:
-            raise PatchTableError(
-                f"expected old bytes inside {header.old_bytes}, got {item.old_length} at {item.old_offset}"
-            )
-        if made > header.new_bytes:
-            break
-        found.append(item)
-    if made != header.new_bytes:
-        raise PatchTableError(f"expected instructions that make {header.new_bytes} bytes, got {made}")
-    if cursor.left != literal_bytes:
-        raise PatchTableError(f"expected {literal_bytes} literal bytes, got {cursor.left}")
-    return Prologue(tuple(found), bytes(cursor.take(literal_bytes)))
-
-
-def _parse_instruction(cursor: Cursor, expected: int) -> Instruction:
-    code = cursor.take(1)[0]
-    if code > max(Kind):
-        raise PatchTableError(f"expected a known instruction, got {code}")
-    kind, length = Kind(code), cursor.varint()
-    if not length:
-        raise PatchTableError("expected an instruction that makes something, got an empty one")
-    if kind is Kind.COPY:
-        return Instruction(kind, length, expected + cursor.signed())
-    if kind is Kind.STREAM:
-        return Instruction(kind, length, scalars=(cursor.take(1)[0],))
-    if kind is Kind.LITERAL:
-        return Instruction(kind, length)
-    predictor, old, field_count, scalar_count = cursor.take(4)
-    if predictor > max(Predictor) or old > max(Element):
-        raise PatchTableError(f"expected a known predictor and element, got {predictor} and {old}")
-    if not 1 <= field_count <= MAX_FIELDS or scalar_count > MAX_SCALARS:
-        raise PatchLimitError(f"expected at most {MAX_FIELDS} fields, got {field_count} with {scalar_count} scalars")
-    fields = tuple(_parse_field(cursor) for _ in range(field_count))
-    draft = Instruction(kind, length, 0, Predictor(predictor), fields, Element(old) if old else None)
-    if draft.record_bytes > MAX_RECORD_BYTES:
-        raise PatchLimitError(f"expected records of at most {MAX_RECORD_BYTES} bytes, got {draft.record_bytes}")
-    if length % draft.record_bytes:
-        raise PatchTableError(f"expected whole records of {draft.record_bytes} bytes, got {length} bytes")
-    old_offset = expected + cursor.signed() if draft.old_record_bytes else 0
-    scalars = tuple(cursor.varint((1 << 63) - 1) for _ in range(scalar_count))
-    parameter_bytes = cursor.varint()
-    if parameter_bytes > MAX_PARAMETER_BYTES or parameter_bytes % 4:
-        raise PatchLimitError(
-            f"expected words of parameters in at most {MAX_PARAMETER_BYTES} bytes, got {parameter_bytes}"
-        )
-    return Instruction(kind, length, old_offset, draft.predictor, fields, draft.old_element, scalars, parameter_bytes)
-
-
-def _parse_field(cursor: Cursor) -> Field:
-    code, count = cursor.take(1)[0], cursor.varint(MAX_RECORD_BYTES)
-    if not 1 <= code <= max(Element) or not count:
-        raise PatchTableError(f"expected a known element, got {code} x {count}")
-    return Field(Element(code), count)
 
 
 # ---------------------------------------------------------------------------------------------- blocks

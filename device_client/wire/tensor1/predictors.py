@@ -14,6 +14,7 @@ machine to the next. `w` is the old number as float32, `i` the index of the para
 | ROW_SCALE | inner, count | s: f32[count] | w * s[i] |
 | LOW_RANK | rank, columns | v: f32[rank, columns], u: f32[rows, rank] | w + (u[r,0] v[0,c] + u[r,1] v[1,c] + ...) |
 | QUANTISE | inner, count | s: f32[count], z: i32[count] | rint(w / s[i]) + z[i], clipped |
+| SCALES | 1, count | s: f32[count] | s[i] |
 | REQUANTISE | inner, count | s: f32[count], a: i32[count], z: i32[count] | rint((q - a[i]) * s[i]) + z[i], clipped |
 """
 
@@ -38,6 +39,7 @@ _WHOLE: Final = {
     Element.U8: (0, 255),
     Element.I16: (-32768, 32767),
     Element.U16: (0, 65535),
+    Element.I32: (-(1 << 31), (1 << 31) - 1),
 }
 _STEP: Final = 2.0**-24
 _MAX_DECAY: Final = 1 << 16
@@ -51,6 +53,12 @@ def check(item: Instruction) -> None:
         return
     new = item.fields[0].element
     old = item.old_element
+    if item.predictor is Predictor.SCALES:
+        if len(item.fields) != 1 or item.fields[0].count != 1 or not new.is_float or old is not None:
+            raise PatchTableError(f"expected SCALES to be plain floats of their own, got {item.fields}")
+        if item.length // new.width != _count_of_scales(item) or item.parameter_bytes != 4 * item.scalars[1]:
+            raise PatchTableError(f"expected parameters that fit {item.scalars}, got {item.parameter_bytes} bytes")
+        return
     if len(item.fields) != 1 or item.fields[0].count != 1 or old is None:
         raise PatchTableError(f"expected {item.predictor.name} on plain numbers from stated ones, got {item.fields}")
     if item.predictor in _FLOAT_TO_FLOAT:
@@ -85,18 +93,28 @@ def _parameter_bytes(item: Instruction, elements: int) -> int:
     return second * {Predictor.ROW_SCALE: 4, Predictor.QUANTISE: 8, Predictor.REQUANTISE: 12}[item.predictor]
 
 
+def _count_of_scales(item: Instruction) -> int:
+    _of(item.scalars, 2, 0)
+    inner, count = item.scalars
+    return count if inner == 1 else -1
+
+
 def _of(scalars: tuple[int, ...], count: int, result: int) -> int:
     if len(scalars) != count:
         raise PatchTableError(f"expected {count} scalars, got {len(scalars)}")
     return result
 
 
-def predict(item: Instruction, parameters: bytes, content: bytes, first: int) -> list[Integers]:
-    """The guesses for the records from number `first` on that the old bytes `content` stand for: ordered integers, by field."""
+def predict(item: Instruction, parameters: bytes, content: bytes, first: int, count: int) -> list[Integers]:
+    """The guesses for `count` records from number `first` on, whose old bytes are `content`: ordered integers, by field."""
     import numpy as np
 
     if item.predictor is Predictor.SAME:
         return _same(item, content)
+    if item.predictor is Predictor.SCALES:
+        with np.errstate(all="ignore"):
+            scales = np.frombuffer(parameters, dtype="<f4")[first : first + count]
+            return [ordered(bits_of(scales, item.fields[0].element), item.fields[0].element)]
     old = item.old_element
     if old is None:
         raise PatchTableError(f"expected {item.predictor.name} to say what it predicts from")
@@ -189,8 +207,10 @@ def _quantised(item: Instruction, parameters: bytes, raw: Integers, first: int) 
         guess = np.rint(numbers * _spread(scales, item, first, len(raw)))
         guess += _spread(zeros[count:], item, first, len(raw))
     low, high = _WHOLE[new]
-    # What is not a number is guessed to be the lowest one, whatever the machine's conversion would make of it.
-    clipped = np.clip(np.nan_to_num(guess, nan=low), low, high)
+    # What is not a number is guessed to be the lowest one, whatever the machine's conversion would make of it; a float32
+    # cannot hold the highest int32.
+    exact = guess.astype(np.float64) if new is Element.I32 else guess
+    clipped = np.clip(np.nan_to_num(exact, nan=low), low, high)
     return cast(Integers, clipped.astype(np.int32).astype(f"<i{new.width}"))
 
 

@@ -27,13 +27,11 @@ from device_client.wire.tensor1.format import (
     Kind,
     Prologue,
     blocks,
-    deflate,
     pack_header,
-    pack_parameters,
-    pack_prologue,
     pack_varint,
 )
 from device_client.wire.tensor1.io import RandomAccess
+from device_client.wire.tensor1.prologue import compress_prologue, pack_prologue
 from device_client.wire.tensor1.residuals import Mode
 from device_client.wire.tensor1.streams import lzma_method
 from fleet.adapters.delta_tensor import residual_coding
@@ -98,7 +96,7 @@ def _probable(new: RandomAccess) -> float:
 def _smaller_of(writing: "_Writing", plan: Plan, size: int, new: RandomAccess) -> int:
     """Write the new file as one stream, and go back to the first patch if that was smaller."""
     spent = writing.spent
-    whole = Plan((Instruction(Kind.STREAM, new.size, scalars=(lzma_method(3, 0, 0),)),), {}, {}, b"", 0)
+    whole = Plan((Instruction(Kind.STREAM, new.size, scalars=(lzma_method(3, 0, 0),)),))
     streamed = writing.write(whole)
     if streamed < size:
         return streamed
@@ -153,7 +151,7 @@ class _Writing:
         pool = ThreadPoolExecutor(1)
         self._digests = (pool.submit(_digest, old), pool.submit(_digest, new))
         pool.shutdown(wait=False)
-        self.plan = Plan((), {}, {}, b"", 0)
+        self.plan = Plan(())
         self.spent: dict[int, int] = {}
         self.needs_pcodec = False
 
@@ -161,7 +159,7 @@ class _Writing:
         """The patch that follows from a plan; returns its size."""
         self.plan, self.spent, self.needs_pcodec = plan, {}, False
         raw = pack_prologue(Prologue(plan.instructions, plan.literals))
-        prologue = deflate(raw)
+        prologue, prologue_flag = compress_prologue(raw)
         self._out.seek(HEADER_BYTES)
         self._out.write(prologue)
         stream: Iterator[bytes] = iter(())
@@ -182,7 +180,7 @@ class _Writing:
             self._record(made)
         size = self._out.tell()
         self._out.truncate(size)
-        flags = Flag.NEEDS_PCODEC if self.needs_pcodec else Flag(0)
+        flags = prologue_flag | (Flag.NEEDS_PCODEC if self.needs_pcodec else Flag(0))
         self._head(flags, plan.reach_back, len(prologue), len(raw), zlib.crc32(prologue))
         return size
 
@@ -214,9 +212,8 @@ class _Writing:
         self._out.seek(0, 2)
 
     def _enter(self, number: int) -> None:
-        parameters = self.plan.parameters.get(number, b"")
-        if parameters:
-            packed = pack_parameters(parameters)
+        packed = self.plan.records.get(number)
+        if packed is not None:
             self._out.write(pack_varint(len(packed)) + packed)
             self.spent[number] = self.spent.get(number, 0) + len(packed)
 

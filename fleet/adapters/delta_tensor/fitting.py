@@ -5,14 +5,15 @@ Whether a fit is used is decided by what it saves: a wrong one costs size, never
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from device_client.wire.tensor1.derivations import derive, differences
 from device_client.wire.tensor1.elements import Element, integers, reals
-from device_client.wire.tensor1.format import MAX_PARAMETER_BYTES, Predictor
+from device_client.wire.tensor1.format import MAX_PARAMETER_BYTES, Derivation, Predictor, pack_parameters
 from device_client.wire.tensor1.io import RandomAccess
 from fleet.adapters.delta_tensor.samples import Sample
 from fleet.domain.layouts import Quantisation, Segment
@@ -35,11 +36,18 @@ _MIN_POINTS: Final = 32
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """A predictor with what it needs."""
+    """A predictor with what it needs. Of derived parameters, `stored` is what is left to write."""
 
     predictor: Predictor
     scalars: tuple[int, ...] = ()
     parameters: bytes = b""
+    derivation: Derivation | None = None
+    stored: bytes | None = None
+
+    @property
+    def written(self) -> bytes:
+        """The parameter record."""
+        return pack_parameters(self.parameters if self.stored is None else self.stored)
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,6 +262,15 @@ def spread_of(segment: Segment, axis: int | None, count: int) -> tuple[int, int]
     return inner, count
 
 
+def spreads_of(segment: Segment, described: Quantisation) -> list[tuple[int, int]]:
+    """(inner, count) for the scales, along the axis that is described and others of that size: it may have been a guess."""
+    axes = [described.axis, *(axis for axis in range(len(segment.shape)) if axis != described.axis)]
+    if described.scale_count == 1:
+        axes = axes[:1]
+    found = (spread_of(segment, axis, described.scale_count) for axis in axes)
+    return [spread for spread in found if spread is not None]
+
+
 def scales_of(file: RandomAccess, quantisation: Quantisation) -> NDArray[np.float32]:
     """The scales as the file has them."""
     return np.frombuffer(file.read_at(quantisation.scale_offset, 4 * quantisation.scale_count), dtype="<f4")
@@ -267,20 +284,30 @@ def zeros_of(quantisation: Quantisation) -> NDArray[np.int32]:
     return np.array(points, dtype="<i4")
 
 
-def quantise(new: RandomAccess, segment: Segment, sample: Sample) -> Iterator[Fit]:
+def derived(fit: Fit, derivation: Derivation, old: RandomAccess) -> Fit:
+    """The fit with parameters that are derived and corrected."""
+    made = derive(derivation, fit.scalars[1], len(fit.parameters), old.read_at)
+    return replace(fit, derivation=derivation, stored=differences(made, fit.parameters))
+
+
+def quantise(
+    old: RandomAccess, new: RandomAccess, segment: Segment, sample: Sample, derivation: Derivation | None
+) -> Iterator[Fit]:
     """Floats that became whole numbers: with the new file's own scales, else with one that the sample tells."""
     described = segment.quantisation
     if described is not None and 8 * described.scale_count <= MAX_PARAMETER_BYTES:
-        spread = spread_of(segment, described.axis, described.scale_count)
         scales = scales_of(new, described)
-        if spread is not None and np.all(scales > 0):
-            yield Fit(Predictor.QUANTISE, spread, scales.tobytes() + zeros_of(described).tobytes())
+        spreads = spreads_of(segment, described) if np.all(scales > 0) else []
+        for spread in spreads:
+            fit = Fit(Predictor.QUANTISE, spread, scales.tobytes() + zeros_of(described).tobytes())
+            yield fit if derivation is None else derived(fit, derivation, old)
+        if spreads:
             return
-    old, made = sample.old_reals().astype(np.float64), sample.new_reals().astype(np.float64)
-    inside = (np.abs(made) < _SLOPE_RANGE[1]) & (np.abs(made) > _SLOPE_RANGE[0]) & np.isfinite(old)
+    before, made = sample.old_reals().astype(np.float64), sample.new_reals().astype(np.float64)
+    inside = (np.abs(made) < _SLOPE_RANGE[1]) & (np.abs(made) > _SLOPE_RANGE[0]) & np.isfinite(before)
     if np.count_nonzero(inside) < _MIN_POINTS:
         return
-    slope, offset = np.polyfit(old[inside], made[inside], 1)
+    slope, offset = np.polyfit(before[inside], made[inside], 1)
     if not slope > 0:
         return
     zero = round(float(offset))
@@ -288,7 +315,7 @@ def quantise(new: RandomAccess, segment: Segment, sample: Sample) -> Iterator[Fi
     outer = np.abs(shifted) > _FAR
     if not outer.any():
         return
-    edges = np.abs(old[outer])
+    edges = np.abs(before[outer])
     low = float((edges / (np.abs(shifted[outer]) + 0.5)).max())
     high = float((edges / (np.abs(shifted[outer]) - 0.5)).min())
     scale = np.array([(low + high) / 2 if low < high else 1 / slope], dtype="<f4")

@@ -4,12 +4,12 @@ Tensors first: equal ones are copied, others get the predictor that a sample say
 matched against the old file's, and what has no match is literal, or a stream when there is much of it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 from device_client.wire.tensor1.elements import Element
-from device_client.wire.tensor1.format import MAX_INSTRUCTIONS, Field, Instruction, Kind, Predictor, pack_parameters
+from device_client.wire.tensor1.format import MAX_INSTRUCTIONS, Field, Instruction, Kind, Predictor
 from device_client.wire.tensor1.io import RandomAccess
 from device_client.wire.tensor1.streams import STORED, lzma_method
 from fleet.adapters.delta_tensor import fitting, samples
@@ -17,6 +17,7 @@ from fleet.adapters.delta_tensor.byte_matching import ByteIndex
 from fleet.adapters.delta_tensor.fitting import Fit, Pair
 from fleet.adapters.delta_tensor.residual_coding import Coding
 from fleet.adapters.delta_tensor.samples import Sample
+from fleet.adapters.delta_tensor.scales import Derived, Scales
 from fleet.adapters.delta_tensor.streams import lzma_ratio
 from fleet.adapters.delta_tensor.tensors import Pairing, Tensor, tensor_of
 from fleet.domain.layouts import Layout, Segment
@@ -42,19 +43,20 @@ class Step:
     """An instruction in the making."""
 
     item: Instruction
-    parameters: bytes = b""
+    fit: Fit | None = None
     tensor: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Instructions in the order of the new file; parameters and tensor numbers by instruction."""
+    """Instructions in the order of the new file; parameters, their records and tensor numbers by instruction."""
 
     instructions: tuple[Instruction, ...]
-    parameters: dict[int, bytes]
-    tensors: dict[int, int]
-    literals: bytes
-    reach_back: int
+    parameters: Mapping[int, bytes] = field(default_factory=dict)
+    records: Mapping[int, bytes] = field(default_factory=dict)
+    tensors: Mapping[int, int] = field(default_factory=dict)
+    literals: bytes = b""
+    reach_back: int = 0
     # Tensors that did not change; copies of neighbours are one instruction.
     unchanged: frozenset[int] = frozenset()
 
@@ -71,13 +73,16 @@ class Planner:
     _steps: list[Step] = field(default_factory=list)
     _unmatched: int = 0
     _unchanged: set[int] = field(default_factory=set)
+    _scales: Scales = field(init=False)
 
     def plan(self) -> Plan:
         """Everything, in order."""
         pairing = Pairing(self.old, self.old_layout)
+        matched = [(segment, pairing.match(self.new, segment)) for segment in self.new_layout.segments]
+        self._scales = Scales(self.old, self.new, matched)
         position = 0
-        for number, segment in enumerate(self.new_layout.segments):
-            step = self._tensor(segment, pairing.match(self.new, segment))
+        for number, (segment, source) in enumerate(matched):
+            step = self._tensor(segment, source)
             if step is None:
                 continue
             self._open(position, segment.offset)
@@ -96,6 +101,9 @@ class Planner:
     def _tensor(self, segment: Segment, source: Segment | None) -> list[Step] | None:
         """How to make a tensor; None leaves its bytes to the search for equal bytes."""
         tensor = tensor_of(segment)
+        scales = self._scales.at(segment.offset)
+        if scales is not None and tensor.element is Element.F32 and tensor.count == scales.count:
+            return [self._derived(tensor, scales)]
         if source is None:
             return None if segment.length < _MIN_FITTED else self._alone(tensor, segment.offset, segment.length)
         before = tensor_of(source)
@@ -160,6 +168,13 @@ class Planner:
                 return [Step(Instruction(Kind.DELTA, length, fields=tensor.fields))]
         return [step]
 
+    def _derived(self, tensor: Tensor, scales: Derived) -> Step:
+        """A vector of scales, which is made of parameters alone."""
+        plain = Fit(Predictor.SCALES, (1, scales.count), scales.scales.tobytes())
+        fit = fitting.derived(plain, scales.derivation, self.old)
+        item = Instruction(Kind.DELTA, tensor.segment.length, fields=tensor.fields)
+        return Step(_with(item, fit, None), fit)
+
     def _converted(self, tensor: Tensor, before: Tensor) -> list[Step] | None:
         """A tensor from one of another type."""
         element, old_element = tensor.element, before.element
@@ -172,8 +187,11 @@ class Planner:
         )
         if element.is_float:
             fits = iter([Fit(Predictor.CAST)])
-        elif element in {Element.I8, Element.U8, Element.I16, Element.U16}:
-            fits = fitting.quantise(self.new, segment, sample)
+        elif element in {Element.I8, Element.U8, Element.I16, Element.U16, Element.I32}:
+            described = segment.quantisation
+            known = self._scales.at(described.scale_offset) if described is not None else None
+            derivation = known.derivation if known is not None else None
+            fits = fitting.quantise(self.old, self.new, segment, sample, derivation)
         else:
             return None
         alone = Step(Instruction(Kind.DELTA, segment.length, before.segment.offset, fields=tensor.fields))
@@ -186,16 +204,10 @@ class Planner:
     def _best(self, step: Step, cost: float, fits: Iterator[Fit], sample: Sample, count: int) -> tuple[Step, float]:
         """The cheapest of the instruction as it is and with each fit. Bits an element, parameters counted."""
         for fit in fits:
-            item = replace(
-                step.item,
-                predictor=fit.predictor,
-                old_element=sample.old_element,
-                scalars=fit.scalars,
-                parameter_bytes=len(fit.parameters),
-            )
-            price = sample.cost(item, fit.parameters, self.coding) + 8.0 * len(pack_parameters(fit.parameters)) / count
+            item = _with(step.item, fit, sample.old_element)
+            price = sample.cost(item, fit.parameters, self.coding) + 8.0 * len(fit.written) / count
             if price < 0.99 * cost:
-                step, cost = Step(item, fit.parameters), price
+                step, cost = Step(item, fit), price
         return step, cost
 
     # ------------------------------------------------------------------------------------ other bytes
@@ -285,10 +297,14 @@ class Planner:
         for step in steps:
             if step.item.old_record_bytes:
                 reach = max(reach, offset - step.item.old_offset, self._end_reach(step.item, offset))
+            if step.item.derivation is not None:
+                # Derived again whenever decoding resumes within it.
+                reach = max(reach, offset + step.item.length - step.item.derivation.old_offset)
             offset += step.item.length
         return Plan(
             tuple(step.item for step in steps),
-            {number: step.parameters for number, step in enumerate(steps) if step.parameters},
+            {number: step.fit.parameters for number, step in enumerate(steps) if step.fit and step.fit.parameters},
+            {number: step.fit.written for number, step in enumerate(steps) if step.fit and step.fit.parameters},
             {number: step.tensor for number, step in enumerate(steps) if step.tensor is not None},
             bytes(literals),
             reach,
@@ -308,6 +324,18 @@ class Planner:
             return Step(Instruction(Kind.LITERAL, length), tensor=step.tensor)
         method = STORED if lzma_ratio(self.new, offset, length, probes=16) > _INCOMPRESSIBLE else lzma_method(3, 0, 0)
         return Step(Instruction(Kind.STREAM, length, scalars=(method,)), tensor=step.tensor)
+
+
+def _with(item: Instruction, fit: Fit, old_element: Element | None) -> Instruction:
+    """The instruction with a predictor."""
+    return replace(
+        item,
+        predictor=fit.predictor,
+        old_element=old_element,
+        scalars=fit.scalars,
+        parameter_bytes=len(fit.parameters),
+        derivation=fit.derivation,
+    )
 
 
 def _end_of(steps: Sequence[Step]) -> int | None:

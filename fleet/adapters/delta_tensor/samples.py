@@ -46,8 +46,8 @@ class Sample:
     def cost(self, item: Instruction, parameters: bytes, coding: Coding) -> float:
         """Bits an element when `item` predicts; parameters not counted."""
         guesses = [
-            predict(item, parameters, content, first)[0]
-            for content, (first, _) in zip(self.old, self.ranges, strict=True)
+            predict(item, parameters, content, first, count)[0]
+            for content, (first, count) in zip(self.old, self.ranges, strict=True)
         ]
         return self.coded(np.concatenate(guesses), coding)
 

@@ -39,6 +39,8 @@ _QUANTISED_OPERANDS: Final[Mapping[str, tuple[tuple[int, int, int, int], ...]]] 
     "QLinearMatMul": ((3, 4, 5, 1), (0, 1, 2, 0)),
     "QGemm": ((3, 4, 5, 1),),
 }
+# Operators of dynamic quantisation multiply by scales that only their names connect to the weights.
+_QUANTISED_SUFFIX: Final = "_quantized"
 
 
 @dataclass(frozen=True)
@@ -233,8 +235,10 @@ def _placed(
 
 
 def _quantisation(source: ByteSource, walk: _Walk, own: Mapping[str, _Tensor], tensor: _Tensor) -> Quantisation | None:
-    """How the integers of `tensor` are read, if an operator of the graph says so."""
-    scale_name, zero_name, axis = walk.operands.get(tensor.name, ("", "", 0))
+    """How the integers of `tensor` are read, if an operator of the graph or its name says so."""
+    base = tensor.name.removesuffix(_QUANTISED_SUFFIX)
+    named = (f"{base}_scale", f"{base}_zero_point", -1) if base != tensor.name else ("", "", 0)
+    scale_name, zero_name, axis = walk.operands.get(tensor.name, named)
     scale = own.get(scale_name)
     if scale is None or scale.dtype is not Dtype.FLOAT32 or scale.offset < 0:
         return None
@@ -244,10 +248,12 @@ def _quantisation(source: ByteSource, walk: _Walk, own: Mapping[str, _Tensor], t
     zeros = own[zero_name].integers if zero_name in own else ()
     if zero_name and not zeros:
         return None
-    axis += len(tensor.shape) if axis < 0 else 0
-    if count > 1 and not (0 <= axis < len(tensor.shape) and tensor.shape[axis] == count):
+    # Operators whose weights may lie transposed, and names, do not say for certain which axis is meant.
+    likely = [axis + len(tensor.shape) if axis < 0 else axis, *reversed(range(len(tensor.shape)))]
+    fitting = [place for place in likely if 0 <= place < len(tensor.shape) and tensor.shape[place] == count]
+    if count > 1 and not fitting:
         return None
-    return Quantisation(scale.offset, count, zeros if any(zeros) else (), axis if count > 1 else None)
+    return Quantisation(scale.offset, count, zeros if any(zeros) else (), fitting[0] if count > 1 else None)
 
 
 def _entry(source: ByteSource, whole: Part) -> dict[str, str]:

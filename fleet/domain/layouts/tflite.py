@@ -28,8 +28,17 @@ def read(source: ByteSource) -> Layout:
         for tensor in graph.tables(0):
             segment = _segment(source, tensor, places)
             if segment is not None:
-                segments.append(segment)
+                segments += [segment, *_scales(segment)]
     return Layout.of(source.length, Format.TFLITE.value, segments)
+
+
+def _scales(segment: Segment) -> list[Segment]:
+    """The vector of a tensor's scales, which lies among the tables; one scale is too little to name."""
+    scales = segment.quantisation
+    if scales is None or scales.scale_count == 1:
+        return []
+    length = 4 * scales.scale_count
+    return [Segment(scales.scale_offset, length, Dtype.FLOAT32, (scales.scale_count,), f"{segment.name}_scale")]
 
 
 def _place(buffer: Table) -> tuple[int, int]:

@@ -1,0 +1,199 @@
+"""A patch's instructions and literal bytes: how they are written, and how they are read with every number checked.
+
+Deflated or LZMA, whichever is smaller. What `parse_prologue` returns makes exactly the announced output, reads nothing outside the
+old file, and stays within the limits of `format`; whether a predictor can be followed is for `predictors.check` to say.
+"""
+
+import lzma
+import struct
+import zlib
+from typing import Final
+
+from device_client.wire.tensor1.elements import Element
+from device_client.wire.tensor1.errors import PatchLimitError, PatchTableError, TruncatedPatchError
+from device_client.wire.tensor1.format import (
+    MAX_BASE,
+    MAX_DERIVED_READS,
+    MAX_FIELDS,
+    MAX_INSTRUCTIONS,
+    MAX_PARAMETER_BYTES,
+    MAX_PROLOGUE_BYTES,
+    MAX_RECORD_BYTES,
+    MAX_SCALARS,
+    Cursor,
+    Derivation,
+    Field,
+    Flag,
+    Formula,
+    Header,
+    Instruction,
+    Kind,
+    Predictor,
+    Prologue,
+    deflate,
+    inflate,
+    pack_signed,
+    pack_varint,
+)
+
+_WORDS: Final = struct.Struct("<II")
+_LZMA: Final = [{"id": lzma.FILTER_LZMA1, "dict_size": MAX_PROLOGUE_BYTES, "lc": 3, "lp": 0, "pb": 0}]
+_DERIVED: Final = frozenset({Predictor.QUANTISE, Predictor.SCALES})
+
+
+def pack_prologue(prologue: Prologue) -> bytes:
+    """Instructions and literals, not yet deflated."""
+    out = bytearray(pack_varint(len(prologue.instructions)))
+    expected = 0
+    for item in prologue.instructions:
+        out.append(item.kind)
+        out += pack_varint(item.length)
+        if item.kind is Kind.COPY:
+            out += pack_signed(item.old_offset - expected)
+        if item.kind is Kind.STREAM:
+            out.append(item.scalars[0])
+        if item.kind is Kind.DELTA:
+            out += bytes((item.predictor, item.old_element or 0, len(item.fields), len(item.scalars)))
+            for field in item.fields:
+                out.append(field.element)
+                out += pack_varint(field.count)
+            if item.old_record_bytes:
+                out += pack_signed(item.old_offset - expected)
+            for scalar in item.scalars:
+                out += pack_varint(scalar)
+            out += pack_varint(item.parameter_bytes)
+            if item.parameter_bytes:
+                out += _pack_derivation(item.derivation, item.old_offset)
+        expected = item.old_offset + item.old_length if item.old_record_bytes else expected + item.length
+    return bytes(out) + prologue.literals
+
+
+def _pack_derivation(item: Derivation | None, expected: int) -> bytes:
+    if item is None:
+        return bytes(1)
+    out = bytearray((item.formula, item.old_element))
+    out += pack_signed(item.old_offset - expected) + pack_varint(item.outer) + pack_varint(item.inner)
+    return bytes(out) + _WORDS.pack(item.divisor, item.factor) + pack_signed(item.base)
+
+
+def compress_prologue(raw: bytes) -> tuple[bytes, Flag]:
+    """The smaller of both codings, and the flag that says which it is."""
+    deflated = deflate(raw)
+    packed = lzma.compress(raw, lzma.FORMAT_RAW, filters=[{"preset": 9 | lzma.PRESET_EXTREME, **_LZMA[0]}])
+    return (packed, Flag.LZMA_PROLOGUE) if len(packed) < len(deflated) else (deflated, Flag(0))
+
+
+def _decompress_prologue(header: Header, content: bytes) -> bytes:
+    if Flag.LZMA_PROLOGUE not in header.flags:
+        return inflate(content, header.prologue_raw_bytes, PatchTableError)
+    unpacker = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=_LZMA)
+    try:
+        raw = unpacker.decompress(content, max_length=header.prologue_raw_bytes + 1)
+    except (lzma.LZMAError, EOFError) as problem:
+        raise PatchTableError(f"expected a prologue in LZMA, got {problem}") from problem
+    if len(raw) != header.prologue_raw_bytes:
+        raise PatchTableError(f"expected a prologue of {header.prologue_raw_bytes} bytes, got {len(raw)}")
+    return raw
+
+
+def parse_prologue(header: Header, content: bytes) -> Prologue:
+    """The instructions of a patch, checked against the header; raises a `MalformedPatchError`."""
+    if len(content) != header.prologue_bytes:
+        raise TruncatedPatchError(f"expected a prologue of {header.prologue_bytes} bytes, got {len(content)}")
+    if zlib.crc32(content) != header.prologue_crc:
+        raise PatchTableError("expected a prologue with the header's checksum, got a damaged one")
+    cursor = Cursor(_decompress_prologue(header, content))
+    count = cursor.varint()
+    if count > MAX_INSTRUCTIONS:
+        raise PatchLimitError(f"expected at most {MAX_INSTRUCTIONS} instructions, got {count}")
+    found: list[Instruction] = []
+    expected = made = literal_bytes = derived_bytes = 0
+    for _ in range(count):
+        item = _parse_instruction(cursor, expected)
+        expected = item.old_offset + item.old_length if item.old_record_bytes else expected + item.length
+        made += item.length
+        literal_bytes += item.length if item.kind is Kind.LITERAL else 0
+        if item.old_record_bytes and not 0 <= item.old_offset <= header.old_bytes - item.old_length:
+            raise PatchTableError(
+                f"expected old bytes inside {header.old_bytes}, got {item.old_length} at {item.old_offset}"
+            )
+        derived_bytes += item.derived_bytes
+        if derived_bytes > MAX_DERIVED_READS * header.old_bytes:
+            raise PatchLimitError(f"expected to read {MAX_DERIVED_READS} times the old file, got {derived_bytes} bytes")
+        source = item.derivation
+        if source is not None and not 0 <= source.old_offset <= header.old_bytes - item.derived_bytes:
+            raise PatchTableError(
+                f"expected old bytes inside {header.old_bytes}, got {item.derived_bytes} at {source.old_offset}"
+            )
+        if made > header.new_bytes:
+            break
+        found.append(item)
+    if made != header.new_bytes:
+        raise PatchTableError(f"expected instructions that make {header.new_bytes} bytes, got {made}")
+    if cursor.left != literal_bytes:
+        raise PatchTableError(f"expected {literal_bytes} literal bytes, got {cursor.left}")
+    return Prologue(tuple(found), bytes(cursor.take(literal_bytes)))
+
+
+def _parse_instruction(cursor: Cursor, expected: int) -> Instruction:
+    code = cursor.take(1)[0]
+    if code > max(Kind):
+        raise PatchTableError(f"expected a known instruction, got {code}")
+    kind, length = Kind(code), cursor.varint()
+    if not length:
+        raise PatchTableError("expected an instruction that makes something, got an empty one")
+    if kind is Kind.COPY:
+        return Instruction(kind, length, expected + cursor.signed())
+    if kind is Kind.STREAM:
+        return Instruction(kind, length, scalars=(cursor.take(1)[0],))
+    if kind is Kind.LITERAL:
+        return Instruction(kind, length)
+    predictor, old, field_count, scalar_count = cursor.take(4)
+    if predictor > max(Predictor) or old > max(Element):
+        raise PatchTableError(f"expected a known predictor and element, got {predictor} and {old}")
+    if not 1 <= field_count <= MAX_FIELDS or scalar_count > MAX_SCALARS:
+        raise PatchLimitError(f"expected at most {MAX_FIELDS} fields, got {field_count} with {scalar_count} scalars")
+    fields = tuple(_parse_field(cursor) for _ in range(field_count))
+    draft = Instruction(kind, length, 0, Predictor(predictor), fields, Element(old) if old else None)
+    if draft.record_bytes > MAX_RECORD_BYTES:
+        raise PatchLimitError(f"expected records of at most {MAX_RECORD_BYTES} bytes, got {draft.record_bytes}")
+    if length % draft.record_bytes:
+        raise PatchTableError(f"expected whole records of {draft.record_bytes} bytes, got {length} bytes")
+    old_offset = expected + cursor.signed() if draft.old_record_bytes else 0
+    scalars = tuple(cursor.varint((1 << 63) - 1) for _ in range(scalar_count))
+    parameter_bytes = cursor.varint()
+    if parameter_bytes > MAX_PARAMETER_BYTES or parameter_bytes % 4:
+        raise PatchLimitError(
+            f"expected words of parameters in at most {MAX_PARAMETER_BYTES} bytes, got {parameter_bytes}"
+        )
+    derivation = _parse_derivation(cursor, old_offset) if parameter_bytes else None
+    if derivation is not None and (draft.predictor not in _DERIVED or len(scalars) != 2):  # noqa: PLR2004 - inner, count
+        raise PatchTableError(f"expected parameters that can be derived, got {draft.predictor.name} with {scalars}")
+    return Instruction(
+        kind, length, old_offset, draft.predictor, fields, draft.old_element, scalars, parameter_bytes, derivation
+    )
+
+
+def _parse_derivation(cursor: Cursor, expected: int) -> Derivation | None:
+    formula = cursor.take(1)[0]
+    if not formula:
+        return None
+    element = cursor.take(1)[0]
+    if formula > max(Formula) or element > max(Element) or not element or not Element(element).is_float:
+        raise PatchTableError(f"expected a known formula on floats, got {formula} on {element}")
+    old_offset = expected + cursor.signed()
+    outer, inner = cursor.varint(), cursor.varint()
+    if not outer or not inner:
+        raise PatchTableError(f"expected channels with numbers, got {outer} x {inner}")
+    divisor, factor = _WORDS.unpack(cursor.take(_WORDS.size))
+    base = cursor.signed()
+    if not -MAX_BASE <= base <= MAX_BASE:
+        raise PatchLimitError(f"expected a zero point of at most {MAX_BASE}, got {base}")
+    return Derivation(Formula(formula), old_offset, Element(element), outer, inner, divisor, factor, base)
+
+
+def _parse_field(cursor: Cursor) -> Field:
+    code, count = cursor.take(1)[0], cursor.varint(MAX_RECORD_BYTES)
+    if not 1 <= code <= max(Element) or not count:
+        raise PatchTableError(f"expected a known element, got {code} x {count}")
+    return Field(Element(code), count)
