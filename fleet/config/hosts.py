@@ -33,7 +33,7 @@ class HostMiddleware:
 
 
 def _refusal(request: HttpRequest) -> HttpResponse:
-    host = request.META.get("HTTP_HOST", "")[:MAX_SHOWN_CHARS]
+    host = (request.META.get("HTTP_HOST") or request.META.get("SERVER_NAME", ""))[:MAX_SHOWN_CHARS]
     logger.warning("refused a request for the host %r: it is not in MODELFLEET_ALLOWED_HOSTS", host)
     problem = Problem(400, "host_unknown", f"expected a host that this server is known by, got {host!r}")
     headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}

@@ -140,6 +140,13 @@ def test_openvino__document_type__refused_before_entities_expand() -> None:
         inspect(bomb)
 
 
+def test_safetensors__metadata_that_no_database_takes__kept_without_it() -> None:
+    header: dict[str, object] = {"__metadata__": {"a\x00": "b\x00c", "half": "\ud800"}}
+    header["w"] = {"dtype": "F32", "shape": [10], "data_offsets": [0, 40]}
+    found = inspect(model_files.safetensors(header=header)).encode()
+    assert found["metadata"] == {"a": "bc", "half": "?"}
+
+
 @pytest.mark.parametrize(
     "header",
     [

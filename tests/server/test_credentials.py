@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import pkcs7
 from cryptography.x509.oid import NameOID
+from django.db import connection, transaction
 
 from fleet.adapters.pki_files import SecretFiles
 from fleet.apps.audit import selectors as audit
@@ -323,6 +326,38 @@ def test_token__used_often__written_once_a_minute() -> None:
     for second in (0, 10, 59, 61):
         services.authenticate_token(token=token, now=NOW + timedelta(seconds=second))
     assert ApiToken.objects.get().last_used_at == NOW + timedelta(seconds=61)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_token__used_while_somebody_writes__does_not_wait_and_is_noted_the_next_time() -> None:
+    token = issue("read")
+    writes, done = threading.Event(), threading.Event()
+
+    def write() -> None:
+        try:
+            with transaction.atomic():
+                ApiToken.objects.update(name="written")
+                writes.set()
+                # Were the reader to wait for this writer, both would wait until the database gives up.
+                done.wait(60)
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(1) as pool:
+        writer = pool.submit(write)
+        assert writes.wait(60)
+        try:
+            assert services.authenticate_token(token=token, now=NOW) is not None
+        finally:
+            done.set()
+        writer.result()
+    assert ApiToken.objects.get().last_used_at is None
+    services.authenticate_token(token=token, now=NOW)
+    assert ApiToken.objects.get().last_used_at == NOW
+    if connection.vendor == "sqlite":
+        with connection.cursor() as cursor:
+            cursor.execute("PRAGMA busy_timeout")
+            assert cursor.fetchone() == (20_000,)
 
 
 @pytest.mark.parametrize("granted", [(), ("root",), ("model:write:",), ("admin:vision",), ("read", "x")])

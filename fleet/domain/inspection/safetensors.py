@@ -5,7 +5,7 @@ import struct
 from typing import Final
 
 from fleet.domain.formats import Format
-from fleet.domain.inspection.files import ByteSource, Inspection, MalformedFileError, StoredTensor
+from fleet.domain.inspection.files import ByteSource, Inspection, MalformedFileError, StoredTensor, text_of
 
 MAX_HEADER_BYTES: Final = 16 << 20
 MAX_TENSORS: Final = 200_000
@@ -70,7 +70,12 @@ def read(source: ByteSource) -> tuple[list[StoredTensor], dict[str, str]]:
     )
     _require_filled(stored, start, source.length)
     metadata = raw_metadata if isinstance(raw_metadata, dict) else {}
-    return stored, {str(key)[:100]: str(value)[:200] for key, value in list(metadata.items())[:64]}
+    return stored, {_plain(key)[:100]: _plain(value)[:200] for key, value in list(metadata.items())[:64]}
+
+
+def _plain(value: object) -> str:
+    """Text that every database takes: escapes may hold NUL and halves of characters."""
+    return text_of(str(value).encode("utf-8", "replace"))
 
 
 def _tensor(name: str, entry: object, data_start: int) -> StoredTensor:

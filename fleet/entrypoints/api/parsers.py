@@ -30,8 +30,10 @@ class BoundedJsonParser(BaseParser):
         if len(body) > MAX_JSON_BYTES:
             raise TooLargeError("body_too_large", f"expected a body of at most {MAX_JSON_BYTES} bytes, got more")
         try:
-            value = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant, parse_float=_finite)
-            _require_storable(value)
+            text = body.decode("utf-8")
+            value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
+            if "\\u" in text:  # only an escape can bring in what no database takes
+                _require_storable(value)
         except RecursionError as error:
             raise ParseError("expected JSON of reasonable depth, got deeper nesting") from error
         except (ValueError, UnicodeError) as error:
@@ -67,7 +69,13 @@ def _finite(text: str) -> float:
 
 def _require_storable(value: object) -> None:
     """NUL and unpaired surrogates are JSON, but no database column takes them."""
-    text = json.dumps(value, ensure_ascii=False)
-    if "\\u0000" in text:
-        raise InvalidInputError("body_invalid", "expected text without NUL characters, got some")
-    text.encode("utf-8")
+    json.dumps(value, ensure_ascii=False).encode("utf-8")
+    rest = [value]
+    while rest:
+        item = rest.pop()
+        if isinstance(item, dict):
+            rest += [*item.keys(), *item.values()]
+        elif isinstance(item, list):
+            rest += item
+        elif isinstance(item, str) and "\x00" in item:
+            raise InvalidInputError("body_invalid", f"expected text without NUL characters, got {item!r:.60}")

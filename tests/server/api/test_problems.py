@@ -23,6 +23,8 @@ from tests.server.api.conftest import Caller
         (b'{"name": 1e400}', 400, "body_malformed"),
         (b'{"name": ' + b"9" * 5_000 + b"}", 400, "body_malformed"),
         (b'{"name": "vis\\u0000ion"}', 400, "body_invalid"),
+        (b'{"nam\\u0000e": "vision"}', 400, "body_invalid"),
+        (b'{"name": "vision", "x": [[{"y": "\\u0000"}]]}', 400, "body_invalid"),
         (b'{"name": "\\ud800"}', 400, "body_malformed"),
         (b'{"name": "UPPER"}', 400, "namespace_name"),
         (b'{"name": {}}', 400, "body_invalid"),
@@ -34,6 +36,11 @@ def test_body__malformed__problem_with_a_code(admin: Caller, body: bytes, status
     answer = admin.send("POST", "/namespaces", body)
     assert (answer.status_code, answer.json()["code"]) == (status, code)
     assert answer["Content-Type"] == "application/problem+json"
+
+
+def test_body__backslash_and_digits_that_are_no_escape__taken_as_they_are(admin: Caller) -> None:
+    body = b'{"name": "vision", "profile": "dev", "description": "\\\\u0000 \\u00e9"}'
+    assert admin.send("POST", "/namespaces", body).status_code == 201
 
 
 def test_body__other_media_type__415(admin: Caller) -> None:

@@ -3,10 +3,11 @@
 import hashlib
 import secrets
 from collections.abc import Collection
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Final
 
-from django.db import transaction
+from django.db import OperationalError, connection, transaction
 
 from fleet.apps.audit import services as audit
 from fleet.apps.trust import selectors
@@ -60,8 +61,27 @@ def authenticate_token(*, token: str, now: datetime) -> TokenRecord | None:
     if row is None:
         return None
     if row.last_used_at is None or row.last_used_at < now - LAST_USED_RESOLUTION:
-        ApiToken.objects.filter(pk=row.pk).update(last_used_at=now)
+        _note_use(row, now)
     return selectors.token_record(row)
+
+
+def _note_use(row: ApiToken, now: datetime) -> None:
+    """Store when a token was last used, if nobody else writes right now: no reader waits in a writer's queue for that."""
+    if connection.vendor != "sqlite":
+        with transaction.atomic():
+            if ApiToken.objects.select_for_update(skip_locked=True).filter(pk=row.pk).exists():
+                ApiToken.objects.filter(pk=row.pk).update(last_used_at=now)
+        return
+    # SQLite has one writer for the whole file, and a connection says how long it waits for its turn.
+    with connection.cursor() as cursor:
+        cursor.execute("PRAGMA busy_timeout")
+        (patience_ms,) = cursor.fetchone()
+        cursor.execute("PRAGMA busy_timeout = 0")
+        try:
+            with suppress(OperationalError):
+                ApiToken.objects.filter(pk=row.pk).update(last_used_at=now)
+        finally:
+            cursor.execute(f"PRAGMA busy_timeout = {int(patience_ms)}")
 
 
 def revoke_token(*, token_id: int, actor: str, now: datetime) -> None:
