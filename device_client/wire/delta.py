@@ -12,8 +12,6 @@ from enum import Enum
 from importlib.util import find_spec
 from typing import Final
 
-import bsdiff4
-
 from device_client.wire.errors import MalformedPatchError, OversizedError
 from device_client.wire.tensor1 import decoder
 from device_client.wire.tensor1.format import Flag
@@ -69,6 +67,9 @@ def apply(codec: Codec, old: bytes, patch: bytes, *, expected_bytes: int) -> byt
 
 
 def _patched(old: bytes, patch: bytes) -> bytes:
+    # Imported where it is used: most processes that name codecs apply no patch.
+    import bsdiff4
+
     try:
         return bytes(bsdiff4.patch(old, patch))
     except (ValueError, MemoryError, OSError, EOFError, TypeError, IndexError, OverflowError) as error:

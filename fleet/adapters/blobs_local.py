@@ -32,10 +32,10 @@ class LocalBlobStore:
 
     def put(self, sha256: str, reader: BinaryIO, length: int) -> None:
         """Store what `reader` gives, if it is what the name says."""
-        path = self._path(sha256)
+        path = self.path(sha256)
         if self.length(sha256) == length:
             return
-        with _told_when_full():
+        with told_when_full():
             _make_directory(path.parent)
             partial = path.with_name(f".{sha256}.{secrets.token_hex(4)}")
             try:
@@ -52,7 +52,7 @@ class LocalBlobStore:
     def open(self, sha256: str, offset: int = 0) -> BinaryIO:
         """The content from `offset` on."""
         try:
-            file = self._path(sha256).open("rb")
+            file = self.path(sha256).open("rb")
         except FileNotFoundError:
             raise BlobMissingError(f"expected a blob {sha256}, got none") from None
         file.seek(offset)
@@ -61,7 +61,7 @@ class LocalBlobStore:
     def length(self, sha256: str) -> int | None:
         """The blob's size, or None."""
         try:
-            return self._path(sha256).stat().st_size
+            return self.path(sha256).stat().st_size
         except FileNotFoundError:
             return None
 
@@ -72,9 +72,10 @@ class LocalBlobStore:
 
     def delete(self, sha256: str) -> None:
         """Remove the blob."""
-        self._path(sha256).unlink(missing_ok=True)
+        self.path(sha256).unlink(missing_ok=True)
 
-    def _path(self, sha256: str) -> Path:
+    def path(self, sha256: str) -> Path:
+        """Where the blob lies, if there is one."""
         return self._directory / parse_sha256(sha256)[:2] / sha256
 
 
@@ -87,7 +88,7 @@ class LocalUploadSpool:
     def append(self, sha256: str, offset: int, reader: BinaryIO, limit: int) -> int:
         """Write a chunk at `offset`."""
         path = self._path(sha256)
-        with _told_when_full():
+        with told_when_full():
             _make_directory(path.parent)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
             with os.fdopen(descriptor, "r+b") as file:
@@ -152,7 +153,8 @@ def _sync_directory(directory: Path) -> None:
 
 
 @contextmanager
-def _told_when_full() -> Iterator[None]:
+def told_when_full() -> Iterator[None]:
+    """Makes running out of room inside the block a StorageFullError."""
     try:
         yield
     except OSError as error:

@@ -21,10 +21,9 @@ from device_client.wire.errors import MalformedPatchError
 from device_client.wire.tensor1 import decoder
 from device_client.wire.tensor1.errors import OutputMismatchError, WrongBaseError
 from device_client.wire.tensor1.format import MAGIC
-from fleet.adapters.delta_bsdiff4 import MAX_BYTES, Bsdiff4Encoder
+from fleet.adapters.delta_bsdiff4 import diff
 from fleet.adapters.delta_tensor import Coding, TensorStats, encode
 from fleet.domain.layouts import Layout, describe
-from fleet.ports.delta_encoder import DeltaTooExpensiveError
 
 # Up to this size a second codec costs so little that it is tried too.
 BSDIFF4_CANDIDATE_BYTES: Final = 16 << 20
@@ -118,12 +117,9 @@ def create(old: Path, new: Path, patch: Path, codec: Codec | None, coding: Codin
 
 
 def _bsdiff4(old: Path, new: Path) -> bytes:
-    largest = max(old.stat().st_size, new.stat().st_size)
-    if largest > MAX_BYTES:
-        raise DeltaTooExpensiveError(f"expected files of at most {MAX_BYTES} bytes for bsdiff4, got {largest}")
-    before, after = old.read_bytes(), new.read_bytes()
-    digests = hashlib.sha256(before).digest() + hashlib.sha256(after).digest()
-    return Bsdiff4Encoder().encode(before, after) + _TRAILER_MAGIC + digests
+    patch = diff(old, new)
+    digests = hashlib.sha256(old.read_bytes()).digest() + hashlib.sha256(new.read_bytes()).digest()
+    return patch + _TRAILER_MAGIC + digests
 
 
 def apply(old: Path, patch: Path, new: Path) -> int:

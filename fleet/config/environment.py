@@ -5,6 +5,7 @@ network: whether the home directory can be written or the broker answers is for 
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,12 +67,22 @@ class S3Blobs:
 
 
 @dataclass(frozen=True)
+class DeltaLimits:
+    """What patches may take: CPU seconds and bytes of new files for one version, and days that an idle patch is kept."""
+
+    cpu_s: float = 3_600.0
+    new_bytes: int = 64 << 30
+    keep_days: float = 14.0
+
+
+@dataclass(frozen=True)
 class Environment:
     """Everything a process is told from outside. `settings.MODELFLEET` holds the one instance."""
 
     home: Path
     database: SqliteFile | PostgresServer
     blobs: LocalBlobs | S3Blobs
+    deltas: DeltaLimits
     broker: Address
     """Our own listener: processes of the server connect here."""
     device_broker: Address
@@ -117,6 +128,11 @@ def parse_environment(variables: Mapping[str, str], *, root: Path, process: str)
         home=home,
         database=_database(values["DATABASE_URL"]) if "DATABASE_URL" in values else SqliteFile(home / "db.sqlite3"),
         blobs=_blobs(values["BLOBS"]) if "BLOBS" in values else LocalBlobs(home / "blobs"),
+        deltas=DeltaLimits(
+            cpu_s=_number("DELTA_CPU_S", values, DeltaLimits.cpu_s, "CPU seconds for one version"),
+            new_bytes=int(_number("DELTA_BYTES", values, DeltaLimits.new_bytes, "bytes of one version's files")),
+            keep_days=_number("DELTA_KEEP_DAYS", values, DeltaLimits.keep_days, "days"),
+        ),
         broker=_address("BROKER", values.get("BROKER", "127.0.0.1:8884")),
         device_broker=_address("DEVICE_BROKER", values.get("DEVICE_BROKER", "127.0.0.1:8883")),
         public_url=public_url,
@@ -149,6 +165,19 @@ def variables_of_note(note: str) -> dict[str, str]:
         "BROKER": "internal_broker",
     }
     return {PREFIX + name: content[key] for name, key in keys.items() if isinstance(content.get(key), str)}
+
+
+def _number(variable: str, values: Mapping[str, str], default: float, of_what: str) -> float:
+    text = values.get(variable)
+    if text is None:
+        return default
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (0 <= value < math.inf):
+        raise EnvironmentInvalidError(variable, text, f"a number of {of_what}, 0 or more")
+    return value
 
 
 def _flag(variable: str, text: str) -> bool:

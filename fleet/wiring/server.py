@@ -1,24 +1,28 @@
 """Composes what the server's processes use of the outside. Adapters are made on first use and kept for the process's life."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from functools import cache
 
 from django.conf import settings
 
+from device_client.wire.delta import Codec
 from fleet.adapters.blobs_local import LocalBlobStore, LocalUploadSpool
-from fleet.adapters.blobs_s3 import S3BlobStore
 from fleet.adapters.clock_system import SystemClock
-from fleet.adapters.delta_bsdiff4 import Bsdiff4Encoder
+from fleet.adapters.local_files import FetchedFiles, StoredFiles
 from fleet.adapters.metadata_files_local import LocalMetadataFiles
 from fleet.adapters.signer_file import signer_from_pem
+from fleet.apps.devices import selectors as devices
 from fleet.apps.registry import services as registry
 from fleet.apps.trust import services as trust
 from fleet.apps.trust.records import OnlineKeys
+from fleet.domain.delta_plan import Budget, Group
 from fleet.domain.tickets import ticket_key
 from fleet.ports.blobs import BlobStore, UploadSpool
 from fleet.ports.certificates import DeviceAuthority
 from fleet.ports.clock import Clock
 from fleet.ports.delta_encoder import DeltaEncoder
+from fleet.ports.local_files import LocalFiles
 from fleet.ports.metadata_files import MetadataFiles
 from fleet.ports.signer import MetadataSigner
 from fleet.wiring import installation
@@ -40,6 +44,8 @@ def blob_store() -> BlobStore:
     # The settings' classes belong to the layer above, so they are told apart by what they hold.
     if hasattr(blobs, "directory"):
         return LocalBlobStore(blobs.directory, blob_ticket_key(), clock().now)
+    from fleet.adapters.blobs_s3 import S3BlobStore
+
     return S3BlobStore(blobs.bucket, blobs.prefix, blobs.endpoint_url)
 
 
@@ -82,9 +88,26 @@ def certificate_authority() -> DeviceAuthority:
 
 
 @cache
-def delta_encoders() -> tuple[DeltaEncoder, ...]:
-    """The codecs in which this server makes patches."""
-    return (Bsdiff4Encoder(),)
+def delta_encoders() -> Mapping[Codec, DeltaEncoder]:
+    """Who makes patches in each codec. The libraries for it are imported here, by workers only."""
+    from fleet.adapters.delta_encoders import Bsdiff4Encoder, Tensor1Encoder
+
+    tensor1, portable = Tensor1Encoder(Codec.TENSOR1), Tensor1Encoder(Codec.TENSOR1_PORTABLE)
+    return {Codec.TENSOR1: tensor1, Codec.TENSOR1_PORTABLE: portable, Codec.BSDIFF4: Bsdiff4Encoder()}
+
+
+@cache
+def local_files() -> LocalFiles:
+    """Blobs as files on this machine, and room to work in."""
+    store, directory = blob_store(), settings.MODELFLEET.home / "scratch"
+    return StoredFiles(store, directory) if isinstance(store, LocalBlobStore) else FetchedFiles(store, directory)
+
+
+def delta_workshop() -> registry.Workshop:
+    """What a worker makes patches with."""
+    from fleet.adapters.delta_encoders import DeviceDecoder
+
+    return registry.Workshop(store=blob_store(), files=local_files(), proof=DeviceDecoder())
 
 
 def publish_image(now: datetime) -> int:
@@ -98,8 +121,24 @@ def publish_image(now: datetime) -> int:
 
 def build_delta(payload: dict[str, str], now: datetime) -> None:
     """The work of a `delta` job; `payload` is what `registry.services.request_deltas` queued."""
-    encoder = next(item for item in delta_encoders() if item.codec.value == payload["codec"])
-    registry.build_delta(old=payload["old"], new=payload["new"], encoder=encoder, store=blob_store(), now=now)
+    encoder = delta_encoders()[Codec(payload["codec"])]
+    registry.build_delta(old=payload["old"], new=payload["new"], encoder=encoder, workshop=delta_workshop(), now=now)
+
+
+def plan_deltas(payload: Mapping[str, object], now: datetime) -> None:
+    """The work of a `delta-plan` job: what devices run, put to the plan, within the installation's budget for one version."""
+    deltas = settings.MODELFLEET.deltas
+    groups = (
+        Group(found.weights_sha256, found.capabilities, found.count, found.contract)
+        for found in devices.weights_groups(str(payload["model"]))
+    )
+    budget = Budget(deltas.cpu_s, deltas.new_bytes)
+    registry.request_deltas(version_id=int(str(payload["version_id"])), groups=groups, budget=budget, now=now)
+
+
+def settle_deltas(now: datetime) -> None:
+    """Deltas whose jobs were given up have failed."""
+    registry.settle_abandoned(now=now)
 
 
 def sweep_blobs(now: datetime) -> None:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from fleet.config.environment import (
     Address,
+    DeltaLimits,
     Environment,
     EnvironmentInvalidError,
     LocalBlobs,
@@ -32,6 +33,7 @@ def test_environment__empty__the_embedded_defaults() -> None:
         home=ROOT / "var/server",
         database=SqliteFile(ROOT / "var/server/db.sqlite3"),
         blobs=LocalBlobs(ROOT / "var/server/blobs"),
+        deltas=DeltaLimits(cpu_s=3_600.0, new_bytes=64 << 30, keep_days=14.0),
         broker=Address("127.0.0.1", 8884),
         device_broker=Address("127.0.0.1", 8883),
         public_url="http://127.0.0.1:8000",
@@ -42,6 +44,18 @@ def test_environment__empty__the_embedded_defaults() -> None:
         devices_only=False,
         process="web",
     )
+
+
+def test_environment__delta_limits__as_given() -> None:
+    found = parse(DELTA_CPU_S="120", DELTA_BYTES="0", DELTA_KEEP_DAYS="0.5").deltas
+    assert found == DeltaLimits(cpu_s=120.0, new_bytes=0, keep_days=0.5)
+
+
+@pytest.mark.parametrize("variable", ["DELTA_CPU_S", "DELTA_BYTES", "DELTA_KEEP_DAYS"])
+@pytest.mark.parametrize("text", ["-1", "many", "nan", "inf"])
+def test_environment__delta_limit_that_is_none__says_what_was_expected(variable: str, text: str) -> None:
+    with pytest.raises(EnvironmentInvalidError, match=f"MODELFLEET_{variable}: got '{text}', expected a number of"):
+        parse(**{variable: text})
 
 
 def test_environment__other_programs_variables__ignored() -> None:

@@ -7,7 +7,9 @@ from datetime import UTC, datetime, timedelta
 
 from device_client.wire.bundles import BundleFile, FileRole, Manifest
 from device_client.wire.names import VariantName
+from fleet.apps.jobs import services as jobs
 from fleet.apps.registry.models import Blob, Delta, Model, Namespace, Variant, Version
+from fleet.apps.registry.selectors import build_job_key
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 MODEL = "vision.digits"
@@ -97,13 +99,15 @@ def make_blob(content: str, length: int) -> str:
     return sha256
 
 
-def make_delta(old: str, new: str, *, ready: bool) -> str | None:
-    """A delta's row, ready or still being built; returns the patch's name."""
-    patch = make_blob(f"patch {old} {new}", 100) if ready else None
+def make_delta(old: str, new: str, *, ready: bool, codec: str = "bsdiff4", length: int = 100) -> str | None:
+    """A delta's row, ready or still to be built by an open job; returns the patch's name."""
+    patch = make_blob(f"patch {old} {new} {codec}", length) if ready else None
     Delta.objects.update_or_create(
         old_id=old,
         new_id=new,
-        codec="bsdiff4",
+        codec=codec,
         defaults={"state": "ready" if ready else "queued", "patch_id": patch, "created_at": NOW},
     )
+    if not ready:
+        jobs.enqueue(kind="delta", key=build_job_key(old, new, codec), payload={}, now=NOW)
     return patch

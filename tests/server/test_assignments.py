@@ -17,7 +17,9 @@ from fleet.apps.assignments.models import Rule
 from fleet.apps.assignments.plans import KEPT_S
 from fleet.apps.assignments.records import ArmRecord, CheckAnswer
 from fleet.apps.devices import services as devices
+from fleet.apps.jobs import services as jobs
 from fleet.apps.outbox import services as outbox
+from fleet.apps.registry import services as registry
 from fleet.domain.errors import ForbiddenError, InvalidInputError, NotFoundError
 from fleet.domain.facts import RuleState
 from tests.fakes.fleet_simulator import CAPABILITIES, FleetSimulator, SimulatedDevice, shuffled
@@ -334,6 +336,67 @@ def test_answer__patch_is_being_built__waits_a_while_and_then_takes_the_whole_fi
     assert ask(device, 28).binding.answers[MODEL].until == int(later(30).timestamp())
     assert decision(ask(device, 30)) is Decision.NOW
     assert len(selectors.offer_records(rule_id=rule_id)) == 1
+
+
+def test_answer__several_patches_ready__offers_those_that_the_device_can_apply_the_smallest_first() -> None:
+    old, new = make_version("1"), make_version("2")
+    pair = old.weights["onnx-fp32-any"], new.weights["onnx-fp32-any"]
+    large = make_delta(*pair, ready=True, length=300)
+    small = make_delta(*pair, ready=True, codec="tensor1", length=100)
+    portable = make_delta(*pair, ready=True, codec="tensor1-portable", length=200)
+    run_rule(new)
+    device = updating_device(old)
+    for codecs, expected in (
+        (("tensor1", "tensor1-portable", "bsdiff4"), [small, portable, large]),
+        (("tensor1-portable", "bsdiff4"), [portable, large]),
+        (("bsdiff4",), [large]),
+        (("zstd",), []),
+    ):
+        device.capabilities = replace(CAPABILITIES, codecs=codecs)
+        assert [target.sha256 for target in ask(device).targets[1:]] == expected
+
+
+def test_answer__second_candidate_is_still_being_built__waits_for_it_and_then_takes_what_is_there() -> None:
+    old, new = make_version("1"), make_version("2")
+    pair = old.weights["onnx-fp32-any"], new.weights["onnx-fp32-any"]
+    ready = make_delta(*pair, ready=True, codec="tensor1")
+    make_delta(*pair, ready=False)
+    run_rule(new, delta_wait_s=30.0)
+    device = updating_device(old)
+    device.capabilities = replace(CAPABILITIES, codecs=("tensor1", "bsdiff4"))
+    assert decision(ask(device, 10)) is Decision.LATER
+    assert [target.sha256 for target in ask(device, 30).targets[1:]] == [ready]
+
+
+def test_answer__only_what_others_need_is_being_built__does_not_wait() -> None:
+    old, new = make_version("1"), make_version("2")
+    pair = old.weights["onnx-fp32-any"], new.weights["onnx-fp32-any"]
+    make_delta(*pair, ready=False, codec="tensor1-portable")
+    run_rule(new, delta_wait_s=30.0)
+    device = updating_device(old)
+    device.capabilities = replace(CAPABILITIES, codecs=("tensor1", "tensor1-portable", "bsdiff4"))
+    assert decision(ask(device, 10)) is Decision.NOW
+
+
+def test_answer__row_is_queued_but_its_job_was_given_up__does_not_wait() -> None:
+    old, new = make_version("1"), make_version("2")
+    make_delta(old.weights["onnx-fp32-any"], new.weights["onnx-fp32-any"], ready=False)
+    run_rule(new, delta_wait_s=30.0)
+    job = jobs.claim(kinds=["delta"], owner="w", lease_s=60, now=NOW)
+    assert job is not None
+    jobs.fail(job=job, error="no", now=NOW, permanent=True)
+    assert decision(ask(updating_device(old), 10)) is Decision.NOW
+
+
+def test_answer__patches_are_being_planned__waits() -> None:
+    old, new = make_version("1"), make_version("2")
+    run_rule(new, delta_wait_s=30.0)
+    registry.request_plan(model=MODEL, version_id=new.id, now=NOW)
+    assert decision(ask(updating_device(old), 10)) is Decision.LATER
+    job = jobs.claim(kinds=["delta-plan"], owner="w", lease_s=60, now=NOW)
+    assert job is not None
+    jobs.finish(job=job, now=NOW)
+    assert decision(ask(updating_device(old), 11)) is Decision.NOW
 
 
 # ---------------------------------------------------------------- outcomes

@@ -4,17 +4,19 @@ from dataclasses import replace
 
 import pytest
 
+from device_client.wire.bundles import Contract, Tensor
 from device_client.wire.messages import MessageKey, RunningModel, StateReport
 from device_client.wire.states import UpdateState
 from fleet.apps.devices import selectors, services
 from fleet.apps.devices.records import DeviceChoice
 from fleet.domain.errors import ForbiddenError, NotFoundError
-from tests.fakes.fleet_simulator import FleetSimulator, SimulatedDevice, shuffled
+from tests.fakes.fleet_simulator import CAPABILITIES, FleetSimulator, SimulatedDevice, shuffled
 from tests.server.catalogue import MODEL, NOW, later
 
 pytestmark = pytest.mark.django_db
 
 DIGEST_1, DIGEST_2 = "1" * 64, "2" * 64
+CONTRACT = Contract({"image": Tensor("float32", (1, 64))}, {"scores": Tensor("float32", (1, 10))})
 
 
 def enrolled(size: int = 1, classes: tuple[str, ...] = ("edge-std",)) -> list[SimulatedDevice]:
@@ -170,3 +172,21 @@ def test_set_group__unknown_device__changes_nothing() -> None:
     with pytest.raises(NotFoundError):
         services.set_group(name="g", device_ids=["nobody-here"], now=NOW)
     assert selectors.group_members("g") == (fleet[0].device_id,)
+
+
+def test_weights_groups__alike_devices__are_one_group_whatever_their_memory() -> None:
+    first, second, tiny, idle = enrolled(4)
+    for device, precisions, ram in ((first, (), 1), (second, (), 2), (tiny, ("int8",), 1), (idle, (), 1)):
+        device.capabilities = replace(
+            CAPABILITIES, codecs=("tensor1", "bsdiff4"), precisions=precisions, ram_bytes=ram, disk_bytes=ram
+        )
+        weights = "" if device is idle else "3" * 64
+        device.running = RunningModel(MODEL, "1", DIGEST_1, weights, 4, UpdateState.COMMITTED, contract=CONTRACT)
+        services.record_check(device_id=device.device_id, check=device.check(later(5)), now=later(5))
+    groups = sorted(selectors.weights_groups(MODEL), key=lambda group: group.count)
+    assert [(group.weights_sha256, group.count) for group in groups] == [("3" * 64, 1), ("3" * 64, 2)]
+    expected = replace(first.capabilities, ram_bytes=0, disk_bytes=0, arch="", client_version="")
+    assert groups[1].capabilities == expected
+    assert groups[0].capabilities == replace(expected, precisions=("int8",))
+    assert groups[0].contract == groups[1].contract == CONTRACT
+    assert list(selectors.weights_groups("vision.other")) == []

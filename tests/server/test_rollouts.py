@@ -23,6 +23,7 @@ from fleet.domain.plan import Level
 from fleet.domain.policy import RolloutPolicy
 from fleet.domain.rollout_states import RolloutState
 from fleet.domain.verdicts import Verdict
+from fleet.wiring import server
 from tests.server.catalogue import MODEL, Release, later, make_model, make_version
 from tests.server.story import HOLDER, Story
 
@@ -247,6 +248,9 @@ def test_start__against_another_version_than_the_baseline__conflicts(fleet_on_1:
 def test_start__devices_run_other_weights__asks_for_deltas_from_them(fleet_on_1: Story) -> None:
     fleet_on_1.push("2")
     fleet_on_1.start("2", {**RAMP, "allow_delta": True})
+    planned = jobs.claim(kinds=["delta-plan"], owner="w", lease_s=60, now=fleet_on_1.now)
+    assert planned is not None
+    server.plan_deltas(planned.payload, fleet_on_1.now)
     claimed = [jobs.claim(kinds=["delta"], owner="w", lease_s=60, now=fleet_on_1.now) for _ in range(3)]
     assert [job is not None for job in claimed] == [True, True, False]
 
@@ -254,7 +258,7 @@ def test_start__devices_run_other_weights__asks_for_deltas_from_them(fleet_on_1:
 def test_start__deltas_not_allowed__asks_for_none(fleet_on_1: Story) -> None:
     fleet_on_1.push("2")
     fleet_on_1.start("2", RAMP)
-    assert jobs.claim(kinds=["delta"], owner="w", lease_s=60, now=fleet_on_1.now) is None
+    assert jobs.claim(kinds=["delta", "delta-plan"], owner="w", lease_s=60, now=fleet_on_1.now) is None
 
 
 def test_start__no_seed_on_a_small_fleet__draws_one_that_the_gates_can_work_with(fleet_on_1: Story) -> None:

@@ -163,9 +163,11 @@ class Story:
 
     def build_deltas(self) -> None:
         """What a worker does."""
-        while (job := jobs.claim(kinds=["delta"], owner="worker-1", lease_s=60, now=self.now)) is not None:
+        while (
+            job := jobs.claim(kinds=["delta", "delta-plan"], owner="worker-1", lease_s=60, now=self.now)
+        ) is not None:
             payload: Any = job.payload
-            server.build_delta(payload, self.now)
+            {"delta": server.build_delta, "delta-plan": server.plan_deltas}[job.kind](payload, self.now)
             jobs.finish(job=job, now=self.now)
 
     # ---------------------------------------------------------------- rollouts

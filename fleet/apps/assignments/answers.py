@@ -23,6 +23,7 @@ from fleet.apps.registry import selectors as registry
 from fleet.apps.registry.records import DeltaRecord
 from fleet.apps.trust.records import DirectorTarget
 from fleet.domain import assign as domain
+from fleet.domain import delta_plan
 from fleet.domain.errors import ForbiddenError, NotFoundError
 from fleet.domain.facts import DeviceFacts
 
@@ -100,7 +101,10 @@ def _facts(device_id: str, check: Check) -> DeviceFacts:
 def _patches(
     decided: domain.Assignment, running: RunningModel, check: Check, plan: RulesOfModel, now: datetime
 ) -> tuple[Sequence[DeltaRecord], datetime | None]:
-    """The patches that this device can use, and until when it should wait for one that is being built."""
+    """The patches that this device can use, the smallest first, and until when it should wait for one that is being made.
+
+    It waits for a second candidate, too: the smallest one is known only then.
+    """
     rule, build = decided.rule, decided.build
     if rule is None or build is None or not rule.allow_delta or running.digest == build.digest:
         return (), None
@@ -108,13 +112,13 @@ def _patches(
     if not old or old == new or not check.capabilities.codecs:
         return (), None
     ready = [delta for delta in registry.ready_deltas(old, new) if delta.codec in check.capabilities.codecs]
-    if ready:
-        return ready, None
     deadline = plan.patch_deadline(rule)
     if decided.arm is not Arm.TREATED or deadline is None or now >= deadline:
-        return (), None
-    if not registry.queued_codecs(old, new) & set(check.capabilities.codecs):
-        return (), None
+        return ready, None
+    is_small = build.manifest.weights.length <= delta_plan.SMALL_BYTES
+    usable = delta_plan.worthwhile(delta_plan.applicable(check.capabilities.codecs), is_small=is_small)
+    if not registry.awaited_codecs(old, new, version_id=rule.version_id) & {codec.value for codec in usable}:
+        return ready, None
     poll_s = max(MIN_DELTA_POLL_S, DELTA_POLL_SHARE * plan.patch_wait_s(rule))
     return (), min(deadline, now + timedelta(seconds=poll_s))
 

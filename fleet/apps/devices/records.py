@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from device_client.wire.bundles import Contract
 from device_client.wire.errors import WireError
 from device_client.wire.fields import Fields
 from device_client.wire.messages import Capabilities
@@ -127,6 +128,16 @@ class PopulationMember:
     device_id: str
     hardware_class: str
     last_seen_at: datetime | None
+
+
+@dataclass(frozen=True)
+class WeightsGroup:
+    """Devices that run one weights file and are alike in what decides which variant and which patch they get."""
+
+    weights_sha256: str
+    capabilities: Capabilities
+    contract: Contract | None
+    count: int
 
 
 @dataclass(frozen=True)

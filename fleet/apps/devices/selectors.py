@@ -1,11 +1,17 @@
 """Reads devices. Every function costs a constant number of queries."""
 
+import json
 from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime
 from typing import Final
 
 from django.db.models import Case, Count, IntegerField, Q, QuerySet, Sum, Value, When
+from django.db.models.fields.json import KeyTextTransform
 
+from device_client.wire.bundles import parse_contract
+from device_client.wire.errors import WireError
+from device_client.wire.fields import Fields
+from device_client.wire.messages import Capabilities
 from fleet.apps.devices.filtering import Matches
 from fleet.apps.devices.models import Device, DeviceEvent, DeviceModel, Group
 from fleet.apps.devices.records import (
@@ -17,10 +23,12 @@ from fleet.apps.devices.records import (
     PopulationMember,
     RunningCount,
     Transfer,
+    WeightsGroup,
 )
 from fleet.domain.errors import NotFoundError
 
 EVERY_DEVICE: Final = DeviceChoice()
+_GROUPED_BY: Final = ("runtimes", "precisions", "accelerators", "codecs", "max_opset", "max_ir_version")
 
 
 def device(device_id: str) -> DeviceRecord:
@@ -110,6 +118,26 @@ def weights_counts(model: str) -> Mapping[str, int]:
     return dict(rows)
 
 
+def weights_groups(model: str) -> Iterator[WeightsGroup]:
+    """Active devices that run a weights file of `model`, grouped by that file and by what decides what they would get next.
+
+    Memory and disk are not told apart: there would be as many groups as devices. One statement; devices that described
+    themselves in no way that can be read can apply nothing.
+    """
+    told = {name: KeyTextTransform(name, "device__capabilities") for name in _GROUPED_BY}
+    rows = (
+        DeviceModel.objects.filter(model=model, device__state=Device.State.ACTIVE)
+        .exclude(weights_sha256="")
+        .annotate(**told)
+        .values_list("weights_sha256", "contract", *_GROUPED_BY)
+        .annotate(n=Count("id"))
+        .order_by("weights_sha256")
+    )
+    for weights_sha256, contract, *values, count in rows.iterator(chunk_size=2_000):
+        capabilities = _read_capabilities(dict(zip(_GROUPED_BY, values, strict=True)))
+        yield WeightsGroup(weights_sha256, capabilities, contract and parse_contract(contract), count)
+
+
 def digest_counts(model: str) -> Mapping[str, int]:
     """How many active devices attest each digest of `model`. The empty digest counts those that run nothing of ours."""
     rows = (
@@ -190,6 +218,15 @@ def _chosen(choice: DeviceChoice) -> QuerySet[Device]:
     if choice.filter is not None:
         rows = rows.filter(Matches(choice.filter))
     return rows
+
+
+def _read_capabilities(told: Mapping[str, object]) -> Capabilities:
+    """What the database gave as text for each of these keys; a key without a value was never told."""
+    try:
+        fields = {name: json.loads(str(value)) for name, value in told.items() if value is not None}
+        return Capabilities.parse(Fields(fields, "capabilities"))
+    except (WireError, ValueError):
+        return Capabilities()
 
 
 def _silent(column: str, since: datetime) -> Q:

@@ -14,6 +14,13 @@ def open_keys(*, kind: str, keys: Collection[str]) -> frozenset[str]:
     return frozenset(rows.values_list("key", flat=True))
 
 
+def given_up(*, kind: str, keys: Collection[str]) -> Mapping[str, str]:
+    """Those of `keys` for which no work of this kind is open, each with the last error or an empty string."""
+    closed = set(keys) - open_keys(kind=kind, keys=keys)
+    rows = Job.objects.filter(kind=kind, key__in=closed).order_by("pk").values_list("key", "error")
+    return {**dict.fromkeys(sorted(closed), ""), **dict(rows)}
+
+
 def counts() -> Mapping[tuple[str, str], int]:
     """How many rows there are by (kind, state)."""
     rows = Job.objects.values_list("kind", "state").annotate(n=Count("id"))

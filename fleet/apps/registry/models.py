@@ -3,6 +3,8 @@
 from django.db import models
 from django.db.models import Q
 
+from fleet.domain.delta_states import DeltaState
+
 
 class Namespace(models.Model):
     """A team's area. `dev` namespaces need one signature and get one-year roles."""
@@ -151,25 +153,27 @@ class Alias(models.Model):
 
 
 class Delta(models.Model):
-    """A patch between two weights blobs. `ready` means: decoded with the device's decoder and found equal."""
+    """A patch between two weights blobs. `ready` means: decoded with the device's decoder and found equal.
 
-    class State(models.TextChoices):
-        """Where a delta stands. `useless`: built, but no smaller than the full file."""
-
-        QUEUED = "queued"
-        READY = "ready"
-        USELESS = "useless"
-        FAILED = "failed"
+    `devices` could use it when it was asked for. `made_bytes` is the size that came out, kept when the patch is not. `build_s`
+    is wall time, `cpu_s` the process's, in seconds. Since `idle_since_at` nobody could use it.
+    """
 
     old = models.ForeignKey(Blob, on_delete=models.PROTECT, related_name="+")
     new = models.ForeignKey(Blob, on_delete=models.PROTECT, related_name="+")
     codec = models.CharField(max_length=16)
-    state = models.CharField(max_length=16, choices=State.choices, default=State.QUEUED)
+    state = models.CharField(
+        max_length=16, choices=[(item.value, item.value) for item in DeltaState], default=DeltaState.QUEUED.value
+    )
     patch = models.ForeignKey(Blob, on_delete=models.PROTECT, null=True, related_name="+")
+    devices = models.PositiveIntegerField(default=0)
+    made_bytes = models.PositiveBigIntegerField(null=True)
     build_s = models.FloatField(null=True)
+    cpu_s = models.FloatField(null=True)
     detail = models.CharField(max_length=512, blank=True)
     created_at = models.DateTimeField()
     built_at = models.DateTimeField(null=True)
+    idle_since_at = models.DateTimeField(null=True)
 
     class Meta:
         constraints = [

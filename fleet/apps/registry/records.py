@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from device_client.wire.bundles import Manifest
 from device_client.wire.names import VariantName
+from fleet.domain.delta_states import DeltaState
 
 
 class VersionState(StrEnum):
@@ -15,15 +16,6 @@ class VersionState(StrEnum):
     PUBLISHING = "publishing"
     PUBLISHED = "published"
     REVOKED = "revoked"
-
-
-class DeltaState(StrEnum):
-    """Where a delta stands. `useless`: built, but no smaller than the full file."""
-
-    QUEUED = "queued"
-    READY = "ready"
-    USELESS = "useless"
-    FAILED = "failed"
 
 
 @dataclass(frozen=True)
@@ -111,7 +103,10 @@ class UploadRecord:
 
 @dataclass(frozen=True)
 class DeltaRecord:
-    """A patch between two weights files. `patch_*` are set once it is ready."""
+    """A patch between two weights files. `patch_*` are set while it is ready, `made_bytes` once one was made.
+
+    `devices` could use it when it was asked for.
+    """
 
     old_sha256: str
     new_sha256: str
@@ -119,8 +114,11 @@ class DeltaRecord:
     state: DeltaState
     patch_sha256: str | None
     patch_bytes: int | None
+    made_bytes: int | None
     new_bytes: int
+    devices: int
     build_s: float | None
+    cpu_s: float | None
     detail: str
 
 

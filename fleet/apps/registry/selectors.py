@@ -1,23 +1,26 @@
 """Reads of the registry: models, versions with their variants, aliases, deltas, blobs."""
 
 from collections.abc import Iterable
+from typing import Final
 
 from django.db.models import Count, QuerySet, Sum
 
 from device_client.wire.bundles import Manifest
+from device_client.wire.delta import Codec
 from device_client.wire.names import VariantName
+from fleet.apps.jobs import selectors as jobs
 from fleet.apps.registry.models import Alias, Blob, Delta, Model, Namespace, Variant, Version
 from fleet.apps.registry.records import (
     AliasRecord,
     DeltaRecord,
     DeltaSavings,
-    DeltaState,
     ModelRecord,
     NamespaceRecord,
     VariantRecord,
     VersionRecord,
     VersionState,
 )
+from fleet.domain.delta_states import DeltaState
 from fleet.domain.errors import NotFoundError
 
 
@@ -180,6 +183,15 @@ def blob_length(sha256: str) -> int | None:
 # ------------------------------------------------------------------------------------------------ deltas
 
 
+BUILD_JOB_KIND: Final = "delta"
+PLAN_JOB_KIND: Final = "delta-plan"
+
+
+def build_job_key(old_sha256: str, new_sha256: str, codec: str) -> str:
+    """What the job that makes a delta is known by."""
+    return f"{old_sha256}-{new_sha256}-{codec}"
+
+
 def delta_record(row: Delta) -> DeltaRecord:
     """The row as a value; `new` and `patch` must be selected with it."""
     return DeltaRecord(
@@ -189,22 +201,31 @@ def delta_record(row: Delta) -> DeltaRecord:
         state=DeltaState(row.state),
         patch_sha256=row.patch_id,
         patch_bytes=None if row.patch is None else row.patch.length,
+        made_bytes=row.made_bytes,
         new_bytes=row.new.length,
+        devices=row.devices,
         build_s=row.build_s,
+        cpu_s=row.cpu_s,
         detail=row.detail,
     )
 
 
 def ready_deltas(old_sha256: str, new_sha256: str) -> list[DeltaRecord]:
     """Verified patches from one weights file to another, the smallest first."""
-    rows = Delta.objects.filter(old_id=old_sha256, new_id=new_sha256, state=Delta.State.READY)
+    rows = Delta.objects.filter(old_id=old_sha256, new_id=new_sha256, state=DeltaState.READY.value)
     return [delta_record(row) for row in rows.select_related("new", "patch").order_by("patch__length")]
 
 
-def queued_codecs(old_sha256: str, new_sha256: str) -> set[str]:
-    """The codecs in which a patch from one weights file to another is still being made."""
-    rows = Delta.objects.filter(old_id=old_sha256, new_id=new_sha256, state=Delta.State.QUEUED)
-    return set(rows.values_list("codec", flat=True))
+def awaited_codecs(old_sha256: str, new_sha256: str, *, version_id: int) -> frozenset[str]:
+    """The codecs in which a patch is still being made, or may yet be asked for while the version's plan is being made.
+
+    Only work that a worker has or will have counts, whatever the rows of deltas say.
+    """
+    if jobs.open_keys(kind=PLAN_JOB_KIND, keys=[str(version_id)]):
+        return frozenset(codec.value for codec in Codec)
+    rows = Delta.objects.filter(old_id=old_sha256, new_id=new_sha256, state=DeltaState.QUEUED.value)
+    keys = {build_job_key(old_sha256, new_sha256, codec): codec for codec in rows.values_list("codec", flat=True)}
+    return frozenset(keys[key] for key in jobs.open_keys(kind=BUILD_JOB_KIND, keys=keys)) if keys else frozenset()
 
 
 def deltas(model: str, *, to_label: str | None = None, limit: int = 200) -> list[DeltaRecord]:
@@ -221,12 +242,12 @@ def delta_savings(model: str) -> DeltaSavings:
     weights = Variant.objects.filter(version__model_id=model).values("weights_id")
     rows = Delta.objects.filter(new_id__in=weights)
     counts = dict(rows.values_list("state").annotate(count=Count("pk")))
-    sums = rows.filter(state=Delta.State.READY).aggregate(patch=Sum("patch__length"), full=Sum("new__length"))
+    sums = rows.filter(state=DeltaState.READY.value).aggregate(patch=Sum("patch__length"), full=Sum("new__length"))
     return DeltaSavings(
-        ready=counts.get(Delta.State.READY.value, 0),
-        queued=counts.get(Delta.State.QUEUED.value, 0),
-        useless=counts.get(Delta.State.USELESS.value, 0),
-        failed=counts.get(Delta.State.FAILED.value, 0),
+        ready=counts.get(DeltaState.READY.value, 0),
+        queued=counts.get(DeltaState.QUEUED.value, 0),
+        useless=counts.get(DeltaState.USELESS.value, 0),
+        failed=counts.get(DeltaState.FAILED.value, 0),
         patch_bytes=sums["patch"] or 0,
         full_bytes=sums["full"] or 0,
     )

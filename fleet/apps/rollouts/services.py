@@ -12,9 +12,7 @@ from typing import Final
 from django.db import IntegrityError, transaction
 
 from fleet.apps.assignments import services as assignments
-from fleet.apps.devices import selectors as devices
 from fleet.apps.registry import selectors as registry
-from fleet.apps.registry import services as registry_services
 from fleet.apps.registry.records import VersionRecord, VersionState
 from fleet.apps.rollouts import leadership, moves
 from fleet.apps.rollouts.models import Decision, Rollout
@@ -128,12 +126,6 @@ def _create(
         priority=policy.priority,
         now=now,
     )
-    if policy.allow_delta:
-        registry_services.request_deltas(
-            new_digests=[variant.digest for variant in version.variants],
-            from_counts=devices.weights_counts(version.model),
-            now=now,
-        )
     row = Rollout.objects.create(
         id=rollout_id,
         model_id=version.model,

@@ -6,6 +6,7 @@ has the job: whatever the thread still does, its result is not recorded.
 """
 
 import logging
+import math
 import threading
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -25,20 +26,35 @@ LEASE_S: Final = 60.0
 POLL_S: Final = 0.5
 FINISH_S: Final = 5.0
 
+TIDY_S: Final = 15.0
+
 Work = Callable[[Mapping[str, object], datetime], None]
 
 
 class Worker:
-    """One worker for the kinds of work in `kinds`. `owner` must be unique among the workers that run."""
+    """One worker for the kinds of work in `kinds`. `owner` must be unique among the workers that run.
+
+    `tidy` is called at the start and every `TIDY_S` between two jobs: whoever wanted work that was given up learns of it so,
+    because a job can end with its worker and without a word.
+    """
 
     def __init__(
-        self, kinds: Mapping[str, Work], owner: str, clock: Clock, stop: threading.Event, *, lease_s: float = LEASE_S
+        self,
+        kinds: Mapping[str, Work],
+        owner: str,
+        clock: Clock,
+        stop: threading.Event,
+        *,
+        lease_s: float = LEASE_S,
+        tidy: Callable[[datetime], None] | None = None,
     ) -> None:
         self._kinds = kinds
         self._owner = owner
         self._clock = clock
         self._stop = stop
         self._lease_s = lease_s
+        self._tidy = tidy
+        self._tidied_s = -math.inf
 
     def run(self) -> None:
         """Work until told to stop."""
@@ -54,6 +70,7 @@ class Worker:
 
     def turn(self) -> bool:
         """Do one piece of work, if there is one; returns whether there was."""
+        self._tidy_up()
         job = with_database(
             lambda: jobs.claim(
                 kinds=list(self._kinds), owner=self._owner, lease_s=self._lease_s, now=self._clock.now()
@@ -77,6 +94,13 @@ class Worker:
             self._clock.monotonic_s() - began_s,
         )
         return True
+
+    def _tidy_up(self) -> None:
+        tidy, now_s = self._tidy, self._clock.monotonic_s()
+        if tidy is None or now_s < self._tidied_s + TIDY_S:
+            return
+        self._tidied_s = now_s
+        with_database(lambda: tidy(self._clock.now()), self._stop)
 
     def _attend(self, task: "_Task", job: JobRecord) -> bool:
         """Keep the lease until the task ends; False when the job is no longer ours to settle."""

@@ -4,8 +4,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from fleet.apps.devices.records import RunningCount
-from fleet.apps.registry.records import AliasRecord, DeltaRecord, DeltaSavings, DeltaState, VersionRecord
+from fleet.apps.registry.records import AliasRecord, DeltaRecord, DeltaSavings, VersionRecord
 from fleet.apps.telemetry.records import VersionSummary
+from fleet.domain.delta_states import DeltaState
 
 
 @dataclass(frozen=True)

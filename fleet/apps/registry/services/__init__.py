@@ -1,12 +1,14 @@
 """Everything that changes what the registry stores. One module a subject; callers import from here."""
 
 from fleet.apps.registry.services.catalogue import create_model, create_namespace, delete_alias, set_alias
-from fleet.apps.registry.services.deltas import build_delta, request_deltas
+from fleet.apps.registry.services.delta_builds import Workshop, build_delta
+from fleet.apps.registry.services.deltas import request_deltas, request_plan, settle_abandoned
 from fleet.apps.registry.services.finalisation import finalise_version
 from fleet.apps.registry.services.roles import mark_published, revoke_version, settle_published, stage_model_role
 from fleet.apps.registry.services.uploads import append_upload, begin_upload, sweep_blobs, upload_state
 
 __all__ = [
+    "Workshop",
     "append_upload",
     "begin_upload",
     "build_delta",
@@ -16,8 +18,10 @@ __all__ = [
     "finalise_version",
     "mark_published",
     "request_deltas",
+    "request_plan",
     "revoke_version",
     "set_alias",
+    "settle_abandoned",
     "settle_published",
     "stage_model_role",
     "sweep_blobs",

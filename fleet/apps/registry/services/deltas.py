@@ -1,125 +1,140 @@
-"""Deltas between weights files: which are worth making, and making one. Knows counts, never devices.
+"""Deltas between weights files: which are asked for, and what becomes of those that nobody makes. Knows groups, never devices.
 
-A delta becomes `ready` only after the device's own decoder has turned the old file into the new one with it. A patch that
-is no smaller than the file is kept as a fact (`useless`), not as bytes.
+What is worth making is `fleet.domain.delta_plan`'s to say. A row that is queued has an open job, always: both are written
+together, and a row whose job was given up is settled here.
 """
 
-import hashlib
-import io
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable
 from datetime import datetime
+from typing import Final
 
 from django.db import transaction
 
-from device_client.wire import delta as decoder
+from device_client.wire.bundles import Manifest
 from device_client.wire.delta import Codec
-from device_client.wire.errors import WireError
+from fleet.apps.jobs import selectors as job_selectors
 from fleet.apps.jobs import services as jobs
-from fleet.apps.registry.models import Blob, Delta, Variant
-from fleet.apps.registry.records import DeltaState
-from fleet.domain.errors import NotFoundError, UnavailableError
-from fleet.ports.blobs import BlobMissingError, BlobStore
-from fleet.ports.delta_encoder import DeltaEncoder, DeltaTooExpensiveError
+from fleet.apps.registry.models import Delta, Variant
+from fleet.apps.registry.selectors import BUILD_JOB_KIND, PLAN_JOB_KIND, build_job_key
+from fleet.domain import delta_plan
+from fleet.domain.delta_plan import Budget, Group, LeftOut, Wanted
+from fleet.domain.delta_states import SETTLED, DeltaEvent, DeltaState, next_state
+from fleet.domain.facts import Build
 
-JOB_KIND = "delta"
-PATCHED_BY = "_worker"
-
-
-def request_deltas(
-    *,
-    new_digests: Sequence[str],
-    from_counts: Mapping[str, int],
-    now: datetime,
-    codecs: Sequence[Codec] = (Codec.BSDIFF4,),
-) -> int:
-    """Queue builds from the weights that devices run (`from_counts`: sha256 -> devices) to these variants.
-
-    Only pairs of one model, runtime and precision: others share no bytes that a byte-wise codec could find. The more
-    devices run the old file, the sooner its delta is built. Returns how many were queued; known pairs are not again.
-    """
-    queued = 0
-    running = [sha256 for sha256, count in from_counts.items() if count > 0]
-    for target in Variant.objects.filter(digest__in=new_digests).select_related("version"):
-        olds = Variant.objects.filter(
-            version__model_id=target.version.model_id, weights_id__in=running, slug=target.slug
-        ).exclude(weights_id=target.weights_id)
-        for old in set(olds.values_list("weights_id", flat=True)):
-            for codec in codecs:
-                queued += _queue(old, target.weights_id, codec, from_counts[old], now)
-    return queued
+# Planning is short and decides what the worker does next; builds are ordered by the devices that depend on them.
+PLAN_PRIORITY: Final = 2_000_000
+MAX_PRIORITY: Final = 1_000_000
+# With the pauses between them, a worker's full disk has four minutes to find room.
+BUILD_ATTEMPTS: Final = 8
+MAX_DETAIL_CHARS: Final = 512
 
 
-def _queue(old: str, new: str, codec: Codec, devices: int, now: datetime) -> int:
-    with transaction.atomic():
-        row, created = Delta.objects.get_or_create(
-            old_id=old, new_id=new, codec=codec.value, defaults={"created_at": now}
-        )
-        if not created and row.state != Delta.State.FAILED:
-            return 0
-        if not created:
-            Delta.objects.filter(pk=row.pk).update(state=Delta.State.QUEUED, detail="")
-        jobs.enqueue(
-            kind=JOB_KIND,
-            key=f"{old}-{new}-{codec.value}",
-            payload={"old": old, "new": new, "codec": codec.value},
-            now=now,
-            priority=min(devices, 1_000_000),
-        )
-    return 1
-
-
-def build_delta(*, old: str, new: str, encoder: DeltaEncoder, store: BlobStore, now: datetime) -> DeltaState:
-    """Build, prove and store one delta: the work of a job. Safe to do twice."""
-    row = Delta.objects.filter(old_id=old, new_id=new, codec=encoder.codec.value).first()
-    if row is None:
-        raise NotFoundError("delta_not_found", f"expected a requested delta {old[:16]}-{new[:16]}, got none")
-    if row.state == Delta.State.READY:
-        return DeltaState.READY
-    try:
-        old_bytes, new_bytes = _read(store, old), _read(store, new)
-        started = time.monotonic()
-        patch = encoder.encode(old_bytes, new_bytes)
-        rebuilt = decoder.apply(encoder.codec, old_bytes, patch, expected_bytes=len(new_bytes))
-        build_s = time.monotonic() - started
-    except DeltaTooExpensiveError as error:
-        return _finish(row, DeltaState.USELESS, now, detail=str(error))
-    except WireError as error:
-        return _finish(row, DeltaState.FAILED, now, detail=str(error))
-    if hashlib.sha256(rebuilt).hexdigest() != new:
-        return _finish(row, DeltaState.FAILED, now, detail="the decoded patch is not the new file")
-    if len(patch) >= len(new_bytes):
-        return _finish(row, DeltaState.USELESS, now, build_s=build_s, detail=f"{len(patch)} bytes, no smaller")
-    sha256 = hashlib.sha256(patch).hexdigest()
-    store.put(sha256, io.BytesIO(patch), len(patch))
-    with transaction.atomic():
-        Blob.objects.get_or_create(
-            sha256=sha256, defaults={"length": len(patch), "uploaded_by": PATCHED_BY, "created_at": now}
-        )
-        return _finish(row, DeltaState.READY, now, build_s=build_s, patch=sha256)
-
-
-def _read(store: BlobStore, sha256: str) -> bytes:
-    try:
-        with store.open(sha256) as reader:
-            content = reader.read()
-    except BlobMissingError as error:
-        raise UnavailableError("blob_vanished", str(error)) from error
-    if hashlib.sha256(content).hexdigest() != sha256:
-        raise UnavailableError("blob_damaged", f"expected the content of {sha256}, got other bytes from the store")
-    return content
-
-
-def _finish(
-    row: Delta,
-    state: DeltaState,
-    now: datetime,
-    *,
-    build_s: float | None = None,
-    patch: str | None = None,
-    detail: str = "",
-) -> DeltaState:
-    Delta.objects.filter(pk=row.pk).update(
-        state=state.value, patch_id=patch, build_s=build_s, detail=detail[:512], built_at=now
+def request_plan(*, model: str, version_id: int, now: datetime) -> None:
+    """Have a worker count the devices and ask for the patches that are worth it, before this version is offered."""
+    jobs.enqueue(
+        kind=PLAN_JOB_KIND,
+        key=str(version_id),
+        payload={"model": model, "version_id": version_id},
+        now=now,
+        priority=PLAN_PRIORITY,
     )
-    return state
+
+
+def request_deltas(*, version_id: int, groups: Iterable[Group], budget: Budget, now: datetime) -> int:
+    """Queue the patches to this version that are worth making; returns how many. What is left out is recorded with its reason.
+
+    Old files are those of the same model, of any version and variant. Asking again asks only for what is new, has failed
+    or has expired.
+    """
+    rows = list(Variant.objects.filter(version_id=version_id).select_related("version"))
+    if not rows:
+        return 0
+    builds = [Build(row.digest, Manifest.parse(bytes(row.manifest))) for row in rows]
+    of_model = Variant.objects.filter(version__model_id=rows[0].version.model_id)
+    sizes = dict(of_model.values_list("weights_id", "weights__length"))
+    known = {
+        (old, new, Codec(codec))
+        for old, new, codec in Delta.objects.filter(
+            new_id__in={row.weights_id for row in rows}, state__in=[state.value for state in SETTLED]
+        ).values_list("old_id", "new_id", "codec")
+    }
+    plan = delta_plan.plan(delta_plan.demands(groups, builds), sizes, budget, known)
+    for item in plan.left_out:
+        _leave_out(item, now)
+    return sum(_queue(item, len(plan.builds) - place, now) for place, item in enumerate(plan.builds))
+
+
+def settle_abandoned(*, now: datetime) -> int:
+    """Deltas that are queued although no job will make them have failed; returns how many. Safe at any time.
+
+    A job can end without a word: its worker died with the last attempt, or the work raised what nobody foresaw.
+    """
+    queued = Delta.objects.filter(state=DeltaState.QUEUED.value)
+    keys = {build_job_key(row.old_id, row.new_id, row.codec): row.pk for row in queued}
+    if not keys:
+        return 0
+    reasons = job_selectors.given_up(kind=BUILD_JOB_KIND, keys=keys)
+    return sum(
+        settle(keys[key], DeltaEvent.FAIL, now, detail=reason or "its job ended without a result")
+        for key, reason in reasons.items()
+    )
+
+
+def settle(
+    pk: int,
+    event: DeltaEvent,
+    now: datetime,
+    *,
+    detail: str = "",
+    patch: str | None = None,
+    made_bytes: int | None = None,
+    build_s: float | None = None,
+    cpu_s: float | None = None,
+) -> bool:
+    """End a build, if it is still awaited; False, and nothing changed, if it is not."""
+    with transaction.atomic():
+        row = Delta.objects.select_for_update().get(pk=pk)
+        if row.state != DeltaState.QUEUED.value:
+            return False
+        row.state = next_state(DeltaState(row.state), event).value
+        row.detail, row.patch_id, row.made_bytes = detail[:MAX_DETAIL_CHARS], patch, made_bytes
+        row.build_s, row.cpu_s, row.built_at, row.idle_since_at = build_s, cpu_s, now, None
+        row.save()
+    return True
+
+
+def _queue(item: Wanted, place: int, now: datetime) -> bool:
+    """Queue a build, `place` places before the last one; False where another request came first."""
+    with transaction.atomic():
+        row = _row(item, now)
+        if DeltaState(row.state) in SETTLED:
+            return False
+        row.state = next_state(DeltaState(row.state), DeltaEvent.QUEUE).value
+        row.devices, row.detail = item.devices, ""
+        row.save()
+        jobs.enqueue(
+            kind=BUILD_JOB_KIND,
+            key=build_job_key(item.old_sha256, item.new_sha256, item.codec.value),
+            payload={"old": item.old_sha256, "new": item.new_sha256, "codec": item.codec.value},
+            now=now,
+            priority=min(place, MAX_PRIORITY),
+            max_attempts=BUILD_ATTEMPTS,
+        )
+    return True
+
+
+def _leave_out(item: LeftOut, now: datetime) -> None:
+    with transaction.atomic():
+        row = _row(item.wanted, now)
+        if DeltaState(row.state) in SETTLED:
+            return
+        row.state = next_state(DeltaState(row.state), DeltaEvent.LEAVE_OUT).value
+        row.devices, row.detail = item.wanted.devices, item.reason[:MAX_DETAIL_CHARS]
+        row.save()
+
+
+def _row(item: Wanted, now: datetime) -> Delta:
+    """The pair's row, locked; one that is new here starts as one that was left out, and is not stored yet."""
+    key = {"old_id": item.old_sha256, "new_id": item.new_sha256, "codec": item.codec.value}
+    found = Delta.objects.select_for_update().filter(**key).first()
+    return found or Delta(**key, created_at=now, state=DeltaState.LEFT_OUT.value)

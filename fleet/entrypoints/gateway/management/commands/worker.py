@@ -23,7 +23,8 @@ class Command(BaseCommand):
         """Work until told to stop."""
         owner = f"{socket.gethostname()[:40]}:{os.getpid()}"
         with stop_on_signals() as stop:
-            Worker({"delta": _build_delta, "sweep": _sweep}, owner, server.clock(), stop).run()
+            kinds = {"delta": _build_delta, "delta-plan": server.plan_deltas, "sweep": _sweep}
+            Worker(kinds, owner, server.clock(), stop, tidy=server.settle_deltas).run()
 
 
 def _build_delta(payload: Mapping[str, object], now: datetime) -> None:
