@@ -40,6 +40,7 @@ class Group:
     """Devices that run one weights file and are alike in what decides which variant and which patch they get."""
 
     weights_sha256: str
+    hardware_class: str
     capabilities: Capabilities
     devices: int
     contract: Contract | None = None
@@ -103,7 +104,7 @@ def demands(groups: Iterable[Group], builds: Sequence[Build]) -> tuple[Demand, .
         codecs = applicable(group.capabilities.codecs)
         if not group.weights_sha256 or group.devices <= 0 or not codecs:
             continue
-        build = match(builds, group.capabilities, group.contract).build
+        build = match(builds, group.hardware_class, group.capabilities, group.contract).build
         if build is None or build.manifest.weights.sha256 == group.weights_sha256:
             continue
         key = (group.weights_sha256, build.manifest.weights.sha256, codecs)

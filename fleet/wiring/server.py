@@ -129,7 +129,7 @@ def plan_deltas(payload: Mapping[str, object], now: datetime) -> None:
     """The work of a `delta-plan` job: what devices run, put to the plan, within the installation's budget for one version."""
     deltas = settings.MODELFLEET.deltas
     groups = (
-        Group(found.weights_sha256, found.capabilities, found.count, found.contract)
+        Group(found.weights_sha256, found.hardware_class, found.capabilities, found.count, found.contract)
         for found in devices.weights_groups(str(payload["model"]))
     )
     budget = Budget(deltas.cpu_s, deltas.new_bytes)

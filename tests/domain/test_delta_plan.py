@@ -45,7 +45,9 @@ def test_demands__devices_that_take_other_variants__each_go_to_what_they_would_g
     fp32, int8 = build("2", "onnx-fp32-any"), build("2", "onnx-int8-any")
     any_device = replace(CAPABLE, codecs=("tensor1", "bsdiff4"))
     tiny = replace(any_device, precisions=("int8",))
-    asked = demands([Group(A, any_device, 3), Group(A, tiny, 2), Group(B, tiny, 1)], [fp32, int8])
+    asked = demands(
+        [Group(A, "edge", any_device, 3), Group(A, "edge", tiny, 2), Group(B, "edge", tiny, 1)], [fp32, int8]
+    )
     to32, to8 = fp32.manifest.weights.sha256, int8.manifest.weights.sha256
     assert {(item.old_sha256, item.new_sha256): item.devices for item in asked} == {
         (A, to32): 3,
@@ -55,8 +57,8 @@ def test_demands__devices_that_take_other_variants__each_go_to_what_they_would_g
 
 
 def test_demands__same_pair_and_codecs__are_counted_together_whatever_else_differs() -> None:
-    group = Group(A, replace(CAPABLE, codecs=("bsdiff4", "tensor1")), 3)
-    other = Group(A, replace(CAPABLE, codecs=("tensor1", "bsdiff4"), runtimes={"onnx": "1.17"}), 4)
+    group = Group(A, "edge", replace(CAPABLE, codecs=("bsdiff4", "tensor1")), 3)
+    other = Group(A, "edge", replace(CAPABLE, codecs=("tensor1", "bsdiff4"), runtimes={"onnx": "1.17"}), 4)
     (asked,) = demands([group, other], [build("2")])
     assert asked.devices == 7
     assert asked.codecs == frozenset({Codec.TENSOR1, Codec.BSDIFF4})
@@ -65,14 +67,18 @@ def test_demands__same_pair_and_codecs__are_counted_together_whatever_else_diffe
 @pytest.mark.parametrize(
     "group",
     [
-        Group("", replace(CAPABLE, codecs=("tensor1",)), 3),
-        Group(A, replace(CAPABLE, codecs=("tensor1",)), 0),
-        Group(A, replace(CAPABLE, codecs=()), 3),
-        Group(A, replace(CAPABLE, codecs=("zstd", "tensor9")), 3),
-        Group(A, replace(CAPABLE, codecs=("tensor1",), runtimes={}), 3),
-        Group(build("2").manifest.weights.sha256, replace(CAPABLE, codecs=("tensor1",)), 3),
+        Group("", "edge", replace(CAPABLE, codecs=("tensor1",)), 3),
+        Group(A, "edge", replace(CAPABLE, codecs=("tensor1",)), 0),
+        Group(A, "edge", replace(CAPABLE, codecs=()), 3),
+        Group(A, "edge", replace(CAPABLE, codecs=("zstd", "tensor9")), 3),
+        Group(A, "edge", replace(CAPABLE, codecs=("tensor1",), runtimes={}), 3),
+        Group(build("2").manifest.weights.sha256, "edge", replace(CAPABLE, codecs=("tensor1",)), 3),
         Group(
-            A, replace(CAPABLE, codecs=("tensor1",)), 3, contract=Contract(inputs={"image": Tensor("float32", (1,))})
+            A,
+            "edge",
+            replace(CAPABLE, codecs=("tensor1",)),
+            3,
+            contract=Contract(inputs={"image": Tensor("float32", (1,))}),
         ),
     ],
     ids=["runs nothing", "no devices", "no codec", "unknown codecs", "no variant fits", "has it", "other contract"],

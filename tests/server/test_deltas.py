@@ -92,7 +92,7 @@ def awaited(old: str, new: str, version: str = "2") -> frozenset[str]:
 
 def test_request__what_devices_run__queued_once_and_the_urgent_ones_first(pipeline: Pipeline) -> None:
     (fp32, new32), (int8, new8) = pair(0), pair(1)
-    groups = (Group(fp32, CAN, 10), Group(int8, TINY, 3), Group("0" * 64, CAN, 5))
+    groups = (Group(fp32, "edge", CAN, 10), Group(int8, "edge", TINY, 3), Group("0" * 64, "edge", CAN, 5))
     assert request(*groups) == 4
     assert request(*groups) == 0
     queued = jobs.jobs(kind="delta")
@@ -105,23 +105,23 @@ def test_request__what_devices_run__queued_once_and_the_urgent_ones_first(pipeli
 
 
 def test_request__device_that_changes_its_variant__a_pair_across_variants(pipeline: Pipeline) -> None:
-    assert request(Group(weights("1", 0), TINY, 3)) == 2
+    assert request(Group(weights("1", 0), "edge", TINY, 3)) == 2
     assert awaited(weights("1", 0), weights("2", 1)) == {"tensor1", "bsdiff4"}
 
 
 @pytest.mark.parametrize("devices", [0, 4])
 def test_request__nobody_to_patch__not_queued(pipeline: Pipeline, devices: int) -> None:
     old = pair()[0] if devices == 0 else pair()[1]
-    assert request(Group(old, CAN, devices)) == 0
+    assert request(Group(old, "edge", CAN, devices)) == 0
 
 
 def test_request__beyond_the_budget__recorded_with_the_reason_and_asked_for_again_later(pipeline: Pipeline) -> None:
     old, new = pair()
-    assert request(Group(old, CAN, 3), budget=Budget(cpu_s=0, new_bytes=10**15)) == 0
+    assert request(Group(old, "edge", CAN, 3), budget=Budget(cpu_s=0, new_bytes=10**15)) == 0
     left = record(old, new, Codec.TENSOR1)
     assert (left.state, left.devices) == (DeltaState.LEFT_OUT, 3)
     assert "s of CPU, 0 s of the budget are left" in left.detail
-    assert request(Group(old, CAN, 3)) == 2
+    assert request(Group(old, "edge", CAN, 3)) == 2
     assert record(old, new, Codec.TENSOR1).state is DeltaState.QUEUED
 
 
@@ -136,7 +136,7 @@ def test_settle_abandoned__job_ran_out_of_attempts__delta_has_failed_and_is_awai
     pipeline: Pipeline,
 ) -> None:
     old, new = pair()
-    request(Group(old, CAN, 1))
+    request(Group(old, "edge", CAN, 1))
     for _ in range(2):
         job = job_services.claim(kinds=["delta"], owner="w", lease_s=60, now=NOW)
         assert job is not None
@@ -147,7 +147,7 @@ def test_settle_abandoned__job_ran_out_of_attempts__delta_has_failed_and_is_awai
     assert (failed.state, failed.detail) == (DeltaState.FAILED, "OSError: a broken disk")
     assert record(old, new).state is DeltaState.QUEUED
     assert services.settle_abandoned(now=NOW) == 0
-    assert request(Group(old, CAN, 1)) == 1
+    assert request(Group(old, "edge", CAN, 1)) == 1
 
 
 # ---------------------------------------------------------------- building
@@ -157,7 +157,7 @@ def test_settle_abandoned__job_ran_out_of_attempts__delta_has_failed_and_is_awai
 def test_build__similar_files__ready_and_smaller(pipeline: Pipeline, workshop: Workshop, encoder: DeltaEncoder) -> None:
     old, new = pair()
     codecs = CODECS[1:] if encoder.codec is Codec.TENSOR1_PORTABLE else CODECS
-    request(Group(old, replace(CAN, codecs=codecs), 1))
+    request(Group(old, "edge", replace(CAN, codecs=codecs), 1))
     assert selectors.ready_deltas(old, new) == []
     assert build(workshop, encoder, old, new) is DeltaState.READY
     (ready,) = selectors.ready_deltas(old, new)
@@ -173,7 +173,7 @@ def test_build__similar_files__ready_and_smaller(pipeline: Pipeline, workshop: W
 
 def test_build__several_candidates__the_smallest_comes_first(pipeline: Pipeline, workshop: Workshop) -> None:
     old, new = pair()
-    request(Group(old, CAN, 1))
+    request(Group(old, "edge", CAN, 1))
     for encoder in (Bsdiff4Encoder(), TENSOR1):
         build(workshop, encoder, old, new)
     sizes = [item.patch_bytes for item in selectors.ready_deltas(old, new)]
@@ -185,7 +185,7 @@ def test_build__done__nothing_is_left_in_the_scratch_directory(
     pipeline: Pipeline, workshop: Workshop, tmp_path: Path
 ) -> None:
     old, new = pair()
-    request(Group(old, CAN, 1))
+    request(Group(old, "edge", CAN, 1))
     build(workshop, TENSOR1, old, new)
     assert list((tmp_path / "scratch").iterdir()) == []
 
@@ -196,14 +196,14 @@ def test_build__patch_that_the_device_cannot_apply__failed_and_never_offered(
     pipeline: Pipeline, workshop: Workshop, made: bytes, codec: Codec
 ) -> None:
     old, new = pair()
-    request(Group(old, CAN, 1))
+    request(Group(old, "edge", CAN, 1))
     assert build(workshop, Scripted(made, codec), old, new) is DeltaState.FAILED
     assert selectors.ready_deltas(old, new) == []
 
 
 def test_build__patch_for_another_file__failed(pipeline: Pipeline, workshop: Workshop, tmp_path: Path) -> None:
     old, new = pair()
-    request(Group(old, CAN, 1))
+    request(Group(old, "edge", CAN, 1))
     before, other, wrong = (tmp_path / name for name in ("old", "other", "patch"))
     before.write_bytes(pipeline.store.blobs[old])
     other.write_bytes(pipeline.store.blobs[new][:-1] + b"\x00")
@@ -219,7 +219,7 @@ def test_build__portable_patch_that_needs_pcodec__failed(
 ) -> None:
     rows = np.random.default_rng(1).normal(size=(2, 40_000)).astype(np.float32)
     old, new = pair()
-    request(Group(old, replace(CAN, codecs=CODECS[1:]), 1))
+    request(Group(old, "edge", replace(CAN, codecs=CODECS[1:]), 1))
     files = []
     for name, content in (("a", rows[0]), ("b", rows[0] + rows[1] * np.float32(1e-4))):
         files.append(tmp_path / name)
@@ -231,7 +231,7 @@ def test_build__portable_patch_that_needs_pcodec__failed(
 
 def test_build__too_expensive__useless_with_the_reason(pipeline: Pipeline, workshop: Workshop) -> None:
     old, new = pair()
-    request(Group(old, CAN, 1))
+    request(Group(old, "edge", CAN, 1))
     encoder = Scripted(DeltaTooExpensiveError("expected less"))
     assert build(workshop, encoder, old, new) is DeltaState.USELESS
     assert record(old, new).detail == "expected less"
@@ -241,7 +241,7 @@ def test_build__no_smaller_than_the_file__useless_and_no_blob(
     pipeline: Pipeline, workshop: Workshop, tmp_path: Path
 ) -> None:
     old, new = pair()
-    request(Group(old, CAN, 1))
+    request(Group(old, "edge", CAN, 1))
     before = set(pipeline.store.blobs)
     Bsdiff4Encoder().encode(_file(tmp_path, pipeline, old), _file(tmp_path, pipeline, new), tmp_path / "real")
     padded = (tmp_path / "real").read_bytes() + bytes(len(pipeline.store.blobs[new]))
@@ -258,7 +258,7 @@ def _file(directory: Path, pipeline: Pipeline, sha256: str) -> WeightsFile:
 
 def test_build__store_was_tampered_with__nothing_built(pipeline: Pipeline, workshop: Workshop) -> None:
     old, new = pair()
-    request(Group(old, CAN, 1))
+    request(Group(old, "edge", CAN, 1))
     for sha256 in (new, old):
         pipeline.store.blobs[sha256] = b"other bytes"
         with pytest.raises(UnavailableError) as refused:
@@ -276,7 +276,7 @@ class _NoRoom(FetchedFiles):
 
 def test_build__no_room__told_in_one_line_and_still_queued(pipeline: Pipeline, tmp_path: Path) -> None:
     old, new = pair()
-    request(Group(old, CAN, 1))
+    request(Group(old, "edge", CAN, 1))
     full = Workshop(pipeline.store, _NoRoom(pipeline.store, tmp_path), DeviceDecoder())
     with pytest.raises(UnavailableError, match="No space left on device") as refused:
         build(full, TENSOR1, old, new)
@@ -287,7 +287,7 @@ def test_build__no_room__told_in_one_line_and_still_queued(pipeline: Pipeline, t
 
 def test_build__its_job_was_given_up_meanwhile__result_does_not_count(pipeline: Pipeline, workshop: Workshop) -> None:
     old, new = pair()
-    request(Group(old, CAN, 1))
+    request(Group(old, "edge", CAN, 1))
 
     class Slow(Bsdiff4Encoder):
         def encode(self, old: WeightsFile, new: WeightsFile, patch: Path) -> None:

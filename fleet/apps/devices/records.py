@@ -135,6 +135,7 @@ class WeightsGroup:
     """Devices that run one weights file and are alike in what decides which variant and which patch they get."""
 
     weights_sha256: str
+    hardware_class: str
     capabilities: Capabilities
     contract: Contract | None
     count: int

@@ -129,13 +129,13 @@ def weights_groups(model: str) -> Iterator[WeightsGroup]:
         DeviceModel.objects.filter(model=model, device__state=Device.State.ACTIVE)
         .exclude(weights_sha256="")
         .annotate(**told)
-        .values_list("weights_sha256", "contract", *_GROUPED_BY)
+        .values_list("weights_sha256", "device__hardware_class", "contract", *_GROUPED_BY)
         .annotate(n=Count("id"))
         .order_by("weights_sha256")
     )
-    for weights_sha256, contract, *values, count in rows.iterator(chunk_size=2_000):
+    for weights_sha256, hardware_class, contract, *values, count in rows.iterator(chunk_size=2_000):
         capabilities = _read_capabilities(dict(zip(_GROUPED_BY, values, strict=True)))
-        yield WeightsGroup(weights_sha256, capabilities, contract and parse_contract(contract), count)
+        yield WeightsGroup(weights_sha256, hardware_class, capabilities, contract and parse_contract(contract), count)
 
 
 def digest_counts(model: str) -> Mapping[str, int]:
