@@ -13,6 +13,7 @@ from typing import Final
 
 from device_client import __version__, assembly
 from device_client.adapters import durable
+from device_client.adapters.patching.journal import patch_bytes_taken
 from device_client.adapters.slots import STAGING_PREFIX
 from device_client.config import Config, StatePaths
 from device_client.core.deployment import Deployment
@@ -24,6 +25,7 @@ from device_client.core.keys import (
     PART,
     REFUSED_KEY,
     RENEWAL_TROUBLE_KEY,
+    STREAM,
     answer_key,
     progress_key,
     serving_key,
@@ -120,11 +122,14 @@ def _progress(paths: StatePaths, journal: Journal, model: str, digest: str) -> t
     if noted.get("digest") != digest or not isinstance(parts, dict):
         return 0, 0, Transport.NONE.value
     staging = paths.models / model / f"{STAGING_PREFIX}{digest}"
-    done = sum(
-        min(int(length), _size(staging / name) or _size(staging / name.removeprefix(PART)))
-        for name, length in parts.items()
-    )
+    done = sum(min(int(length), _bytes_here(staging, name)) for name, length in parts.items())
     return done, sum(int(length) for length in parts.values()), str(noted.get("transport"))
+
+
+def _bytes_here(staging: Path, name: str) -> int:
+    if name.startswith(STREAM):
+        return patch_bytes_taken(staging / name)
+    return _size(staging / name) or _size(staging / name.removeprefix(PART))
 
 
 def _size(path: Path) -> int:

@@ -4,7 +4,7 @@ Every method that can fail raises an error of `core.errors`; adapters translate.
 the disk when they return: a power cut afterwards does not take them back.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -77,12 +77,11 @@ class Trust(Protocol):
 
 @dataclass(frozen=True)
 class Transfer:
-    """One file to fetch: `length` and `sha256` are signed. `part` may hold a beginning of it."""
+    """One file to fetch: `length` and `sha256` are signed."""
 
     url: str
     sha256: str
     length: int
-    part: Path
     bytes_per_s: int = 0
     deadline_s: float = 86_400.0
 
@@ -98,15 +97,55 @@ class Transferred:
 class Downloads(Protocol):
     """Bytes by HTTP."""
 
-    def fetch(self, transfer: Transfer, cancelled: Callable[[], bool]) -> Transferred:
-        """Complete `part` and check its hash (*durable*); raises `TransferError` or `DigestMismatchError`."""
+    def fetch(self, transfer: Transfer, part: Path, cancelled: Callable[[], bool]) -> Transferred:
+        """Complete `part`, which may hold a beginning, and check its hash (*durable*).
+
+        Raises `TransferError` or `DigestMismatchError`.
+        """
+
+    def stream(self, transfer: Transfer, start: int, cancelled: Callable[[], bool]) -> Iterator[bytes]:
+        """The bytes from `start` on as they come. Exactly as many as announced come, but their hash is not checked.
+
+        Raises `TransferError` or `DigestMismatchError` (another length was announced).
+        """
+
+
+@dataclass(frozen=True)
+class PatchJob:
+    """A patch between two weights files, as signed: `old` should have the content `old_sha256`.
+
+    `work` is a directory for whatever the application needs over restarts; the new file is `work/output` in the end.
+    """
+
+    codec: Codec
+    patch_sha256: str
+    patch_bytes: int
+    old: Path
+    old_sha256: str
+    new_sha256: str
+    new_bytes: int
+    work: Path
+
+    @property
+    def output(self) -> Path:
+        """The new file. Whoever asked for it checks its hash."""
+        return self.work / "output"
 
 
 class Patcher(Protocol):
-    """Deltas, applied where a hostile patch can do no harm."""
+    """Deltas, applied where a hostile patch can do no harm. All raise `PatchError`, or `NoSpaceError` on a full disk."""
 
-    def apply(self, codec: Codec, old: Path, patch: Path, output: Path, expected_bytes: int) -> None:
-        """Write `output`; raises `PatchError`."""
+    def apply(self, job: PatchJob, patch: Path) -> None:
+        """Apply a patch that is here as a whole."""
+
+    def stream(self, job: PatchJob, feed: Callable[[int], Iterator[bytes]], cancelled: Callable[[], bool]) -> int:
+        """Apply a `tensor1` patch while it comes, from where an earlier call stopped; returns the bytes that came.
+
+        `feed(start)` gives the patch from that byte on; what it raises is raised here, and what was made is kept.
+        """
+
+    def taken(self, work: Path) -> int:
+        """How many bytes of a streamed patch earlier calls have used up."""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import hashlib
 import os
 import ssl
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -69,6 +70,19 @@ def connect(authority_pem: str | None = None) -> urllib3.PoolManager:
     )
 
 
+@contextmanager
+def _translated(transfer: Transfer) -> Iterator[None]:
+    """What the network and the disk raise, as errors of ours."""
+    try:
+        yield
+    except HTTPError as error:
+        raise TransferError(f"expected {transfer.length} bytes, got {type(error).__name__}: {error}"[:300]) from error
+    except OSError as error:
+        if error.errno in NO_SPACE:
+            raise NoSpaceError(f"expected room for {transfer.length} bytes, got {error}") from error
+        raise TransferError(f"expected {transfer.length} bytes, got {error}"[:300]) from error
+
+
 class TokenBucket:
     """Spends `bytes_per_s`; at most a tenth of a second's worth is saved up. Zero means unlimited."""
 
@@ -101,30 +115,43 @@ class HttpDownloads:
         self._base_url = base_url.rstrip("/") + "/"
         self._pace = pace or Pace()
 
-    def fetch(self, transfer: Transfer, cancelled: Callable[[], bool]) -> Transferred:
+    def fetch(self, transfer: Transfer, part: Path, cancelled: Callable[[], bool]) -> Transferred:
+        url = self._address(transfer)
+        with _translated(transfer):
+            return self._fetch(url, transfer, part, cancelled)
+
+    def stream(self, transfer: Transfer, start: int, cancelled: Callable[[], bool]) -> Iterator[bytes]:
+        if start == transfer.length:
+            return
+        with _translated(transfer):
+            response, begins = self._request(self._address(transfer), transfer, start)
+            came = begins
+            try:
+                for chunk in self._chunks(response, transfer, transfer.length - begins, cancelled):
+                    fresh = chunk[max(0, start - came) :]
+                    came += len(chunk)
+                    if fresh:
+                        yield fresh
+            finally:
+                response.close()
+        if came != transfer.length:
+            raise TransferError(f"expected {transfer.length} bytes, got {came} before the connection ended")
+
+    def _address(self, transfer: Transfer) -> str:
         url = urljoin(self._base_url, transfer.url)
         if urlsplit(url).scheme not in {"http", "https"}:
             raise TicketError(f"expected an HTTP address in a ticket, got {url[:80]!r}")
-        try:
-            return self._fetch(url, transfer, cancelled)
-        except HTTPError as error:
-            raise TransferError(
-                f"expected {transfer.length} bytes, got {type(error).__name__}: {error}"[:300]
-            ) from error
-        except OSError as error:
-            if error.errno in NO_SPACE:
-                raise NoSpaceError(f"expected room for {transfer.length} bytes, got {error}") from error
-            raise TransferError(f"expected {transfer.length} bytes, got {error}"[:300]) from error
+        return url
 
-    def _fetch(self, url: str, transfer: Transfer, cancelled: Callable[[], bool]) -> Transferred:
+    def _fetch(self, url: str, transfer: Transfer, part: Path, cancelled: Callable[[], bool]) -> Transferred:
         hasher = hashlib.sha256()
-        held = _rehash(transfer.part, transfer.length, hasher)
+        held = _rehash(part, transfer.length, hasher)
         received = 0
         if held < transfer.length:
             response, start = self._request(url, transfer, held)
             if start == 0 and held:
                 hasher, held = hashlib.sha256(), 0
-            with transfer.part.open("r+b" if held else "wb") as file:
+            with part.open("r+b" if held else "wb") as file:
                 file.seek(held)
                 try:
                     for chunk in self._chunks(response, transfer, transfer.length - held, cancelled):
@@ -139,15 +166,15 @@ class HttpDownloads:
         if held + received != transfer.length:
             raise TransferError(f"expected {transfer.length} bytes, got {held + received} before the connection ended")
         if hasher.hexdigest() != transfer.sha256:
-            transfer.part.unlink(missing_ok=True)
+            part.unlink(missing_ok=True)
             if held:
                 # What a power cut left of the first part may have been torn: once more, from nothing.
-                again = self._fetch(url, transfer, cancelled)
+                again = self._fetch(url, transfer, part, cancelled)
                 return Transferred(received + again.received, 0)
             raise DigestMismatchError(
                 f"expected sha256 {transfer.sha256[:16]} of {transfer.length} bytes, got {hasher.hexdigest()[:16]}"
             )
-        durable.sync_directory(transfer.part.parent)
+        durable.sync_directory(part.parent)
         return Transferred(received, held)
 
     def _request(self, url: str, transfer: Transfer, held: int) -> tuple[urllib3.BaseHTTPResponse, int]:

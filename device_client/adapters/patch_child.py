@@ -1,41 +1,131 @@
-"""The child process that applies one patch: reads its job as JSON from stdin, limits itself, writes the output, exits.
+"""The child process that applies one patch: limits itself, does what its one argument (JSON) says, exits.
 
-Run as `python -m device_client.adapters.patch_child`. Exit status 0 means that the output has the expected length.
+Run as `python -m device_client.adapters.patch_child JOB`. A patch that is streamed comes on stdin; before that, one line on
+stdout says from which byte on it is wanted. The exit status says whose fault a failure is (`Exit`), the last line on
+stderr what it was. A streamed patch whose stream ends early leaves everything in order for the next child.
 """
 
+import fcntl
 import json
 import os
 import resource
+import select
 import sys
+import time
+from collections.abc import Callable, Mapping
+from enum import IntEnum
 from pathlib import Path
+from typing import Any, Final
 
-from device_client.wire import delta
 from device_client.wire.errors import WireError
+
+LOCK_WAIT_S: Final = 10.0
+POLL_S: Final = 0.25
+NO_SPACE: Final = frozenset({28, 122})  # ENOSPC, EDQUOT
+STDIN: Final = 0
+
+
+class Exit(IntEnum):
+    """Why the child ended."""
+
+    DONE = 0
+    BAD_PATCH = 3
+    ENDED_EARLY = 4
+    NO_SPACE = 5
+    BUSY = 6
+
+
+class BusyError(Exception):
+    """An earlier child still has the files."""
 
 
 def main() -> int:
-    """Do the job on stdin."""
-    job = json.load(sys.stdin)
-    expected_bytes = int(job["expected_bytes"])
-    resource.setrlimit(resource.RLIMIT_AS, (int(job["memory_bytes"]),) * 2)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (expected_bytes,) * 2)
-    resource.setrlimit(resource.RLIMIT_CPU, (int(job["cpu_s"]),) * 2)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    """Do the job."""
+    from device_client.adapters.patching.stream import PatchEndedError
+
+    job = json.loads(sys.argv[1])
+    for limit, value in (
+        (resource.RLIMIT_AS, int(job["memory_bytes"])),
+        (resource.RLIMIT_FSIZE, int(job["file_bytes"])),
+        (resource.RLIMIT_CPU, int(job["cpu_s"])),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        resource.setrlimit(limit, (value, value))
     try:
-        output = delta.apply(
-            delta.Codec(job["codec"]),
-            Path(job["old"]).read_bytes(),
-            Path(job["patch"]).read_bytes(),
-            expected_bytes=expected_bytes,
-        )
-        with Path(job["output"]).open("wb") as file:
-            file.write(output)
-            file.flush()
-            os.fsync(file.fileno())
-    except (WireError, OSError, MemoryError) as error:
-        sys.stderr.write(f"{type(error).__name__}: {error}\n")
-        return 1
-    return 0
+        WAYS[job["way"]](job)
+    except (WireError, MemoryError) as error:
+        return _failed(Exit.BAD_PATCH, error)
+    except PatchEndedError as error:
+        return _failed(Exit.ENDED_EARLY, error)
+    except BusyError as error:
+        return _failed(Exit.BUSY, error)
+    except OSError as error:
+        return _failed(Exit.NO_SPACE if error.errno in NO_SPACE else Exit.BAD_PATCH, error)
+    return Exit.DONE
+
+
+def _failed(status: Exit, error: BaseException) -> int:
+    sys.stderr.write(f"{type(error).__name__}: {error}\n")
+    return status
+
+
+def _whole(job: Mapping[str, Any]) -> None:
+    """Apply a patch that is here as a file, in memory."""
+    from device_client.wire import delta
+
+    output = delta.apply(
+        delta.Codec(job["codec"]),
+        Path(job["old"]).read_bytes(),
+        Path(job["patch"]).read_bytes(),
+        expected_bytes=int(job["new_bytes"]),
+    )
+    with Path(job["output"]).open("wb") as file:
+        file.write(output)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _streamed(job: Mapping[str, Any]) -> None:
+    """Apply a patch that comes on stdin."""
+    from device_client.adapters.patching.files import DiskFolder, read_only
+    from device_client.adapters.patching.staged import Expected, StagedApply
+
+    folder = DiskFolder(Path(job["work"]))
+    lock = _locked(folder)
+    apply = StagedApply(folder, Expected.of(job), time.monotonic)
+    sys.stdout.write(f"{apply.start.patch_offset} {apply.start.block}\n")
+    sys.stdout.flush()
+    apply.run(_taker(apply.sync_if_due), read_only(Path(job["old"])))
+    del lock
+
+
+def _locked(folder: Any) -> Any:
+    """Wait for an earlier child whose parent has died: it ends as soon as its stdin does."""
+    file = folder.open("lock")
+    until = time.monotonic() + LOCK_WAIT_S
+    while True:
+        try:
+            fcntl.flock(file.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > until:
+                raise BusyError(f"expected the files of an earlier child within {LOCK_WAIT_S:g} s") from None
+            time.sleep(POLL_S)
+        else:
+            return file
+
+
+def _taker(idle: Callable[[], None]) -> Callable[[int], bytes]:
+    """Reads stdin; calls `idle` now and then while there is nothing to read."""
+
+    def take(length: int) -> bytes:
+        while not select.select([STDIN], [], [], POLL_S)[0]:
+            idle()
+        return os.read(STDIN, length)
+
+    return take
+
+
+WAYS: Final[Mapping[str, Callable[[Mapping[str, Any]], None]]] = {"whole": _whole, "streamed": _streamed}
 
 
 if __name__ == "__main__":

@@ -92,7 +92,11 @@ class FileSlots:
         durable.write_file(staged / MANIFEST, manifest.encode())
         listed = {MANIFEST, *(file.name for file in manifest.files)}
         for path in staged.iterdir():
-            if path.name not in listed:
+            if path.name in listed:
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
                 path.unlink()
         for name in listed:
             (staged / name).chmod(READ_ONLY)

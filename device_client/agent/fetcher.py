@@ -6,6 +6,7 @@ next one or the full file follows. What is staged is kept until the deployment e
 
 import json
 import logging
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -26,9 +27,9 @@ from device_client.core.errors import (
     TicketError,
     TransferError,
 )
-from device_client.core.keys import PART, progress_key
+from device_client.core.keys import PART, STREAM, progress_key
 from device_client.core.profile import Profile
-from device_client.ports import Clock, Downloads, Journal, Patcher, Slots, Transfer
+from device_client.ports import Clock, Downloads, Journal, Patcher, PatchJob, Slots, Transfer
 from device_client.wire.bundles import BundleFile, FileRole, Manifest
 from device_client.wire.delta import Codec
 from device_client.wire.errors import WireError
@@ -39,16 +40,26 @@ log = logging.getLogger(__name__)
 SPARE_BYTES: Final = 16 * 2**20  # left free for everything else on the device
 RETRIES: Final = Backoff(least_s=0.2, first_s=1.0, most_s=60.0)
 PATCH: Final = ".patch."
+WORK: Final = ".work."
+STREAMED: Final = frozenset({Codec.TENSOR1.value, Codec.TENSOR1_PORTABLE.value})
+STREAM_BESIDE_BYTES: Final = 16 * 2**20  # what a streamed patch keeps on disk for interruptions
 MANIFEST_PART: Final = ".manifest"  # no file of a bundle can be called so: their names begin with a letter or digit
 
 
 @dataclass(frozen=True)
 class _Piece:
-    """One file of the bundle that must come over the network: `patch` says whether as a delta."""
+    """One file of the bundle that must come over the network: `patch` says whether as a delta.
+
+    `part` is the file that grows while it comes, or the directory in which a patch is applied while it comes.
+    """
 
     file: BundleFile
     patch: Patch | None
     part: Path
+
+    @property
+    def streams(self) -> bool:
+        return self.patch is not None and self.patch.codec in STREAMED
 
     @property
     def length(self) -> int:
@@ -189,7 +200,7 @@ class _Fetch:
         pieces = self._plan(manifest)
         self._require_space(pieces, manifest)
         total = self._aim.length + manifest.content_bytes
-        begun = sum(size(piece.part) for piece in pieces if piece.part.name in before)
+        begun = sum(self._held(piece) for piece in pieces if piece.part.name in before)
         progress.parts = {MANIFEST_PART: self._aim.length, **progress.parts}
         if pieces:
             progress.transport = _transport(pieces)
@@ -202,15 +213,19 @@ class _Fetch:
         """One piece by whichever way works; returns the bytes that came."""
         received, piece = 0, wanted
         while True:
+            held = self._held(piece)
             try:
                 return received + self._get(piece)
             except (PatchError, DigestMismatchError, GoneError) as error:
                 if piece.patch is None:
                     raise
                 log.warning("a %s patch for %s %s failed: %s", piece.patch.codec, self._model, self._aim.version, error)
+                received += max(0, self._held(piece) - held)
+                _remove(piece.part)
+                if piece.streams and held and isinstance(error, PatchError):
+                    # What was there may have been torn, or of another patch: once more, from nothing.
+                    continue
                 self._progress.failed[piece.patch.sha256] = piece.patch.codec
-                received += size(piece.part)
-                piece.part.unlink(missing_ok=True)
             piece = self._piece(piece.file)
             self._progress.transport = _transport([piece])
             self._note([piece], total, begun)
@@ -229,6 +244,8 @@ class _Fetch:
         self._announce(FetchPlanned(progress.transport, total, begun, progress.codec, self._fallbacks))
 
     def _staged_bytes(self, name: str) -> int:
+        if name.startswith(STREAM):
+            return self._patcher.taken(self._staging / name)
         return size(self._staging / name) or size(self._staging / name.removeprefix(PART))
 
     def _manifest(self) -> tuple[Manifest, int]:
@@ -236,8 +253,7 @@ class _Fetch:
         aim, part = self._aim, self._staging / MANIFEST_PART
         received = 0
         if not has(part, aim.length, aim.digest):
-            transfer = self._transfer(aim.digest, aim.length, part)
-            received = self._downloads.fetch(transfer, self._cancelled).received
+            received = self._downloads.fetch(self._transfer(aim.digest, aim.length), part, self._cancelled).received
         try:
             return Manifest.parse(part.read_bytes()), received
         except WireError as error:
@@ -257,7 +273,8 @@ class _Fetch:
     def _piece(self, file: BundleFile) -> _Piece:
         """The cheapest way to a file that has not failed yet."""
         patch = next(iter(self._patches(file)), None)
-        return _Piece(file, patch, self._staging / f"{PART if patch is None else PATCH}{file.name}")
+        kind = PART if patch is None else STREAM if patch.codec in STREAMED else PATCH
+        return _Piece(file, patch, self._staging / f"{kind}{file.name}")
 
     def _patches(self, file: BundleFile) -> list[Patch]:
         if file.role is not FileRole.WEIGHTS:
@@ -277,32 +294,61 @@ class _Fetch:
         ]
 
     def _require_space(self, pieces: list[_Piece], manifest: Manifest) -> None:
-        """Room for the files and for what patches need beside them."""
-        needed = sum(piece.length + (piece.file.length if piece.patch else 0) - size(piece.part) for piece in pieces)
+        """Room for the files and for what patches need beside them: a streamed one is never on disk as a whole."""
+        needed = 0
+        for piece in pieces:
+            if piece.streams:
+                beside = min(piece.length, STREAM_BESIDE_BYTES)
+                needed += beside + piece.file.length - size(piece.part / "output")
+            else:
+                needed += piece.length + (piece.file.length if piece.patch else 0) - size(piece.part)
         needed = max(needed, manifest.requirements.disk_bytes) + SPARE_BYTES
         free = self._slots.free_bytes()
         if free < needed:
             raise NoSpaceError(f"expected {needed} free bytes, got {free}")
 
+    def _held(self, piece: _Piece) -> int:
+        """The bytes of a piece that are here, or have been used up, already."""
+        return self._patcher.taken(piece.part) if piece.streams else size(piece.part)
+
     def _get(self, piece: _Piece) -> int:
         """One piece: fetched, and if it is a patch, applied. Returns the bytes that came."""
-        file = piece.file
-        done = self._downloads.fetch(self._transfer(piece.sha256, piece.length, piece.part), self._cancelled)
-        if piece.patch is None:
+        file, patch = piece.file, piece.patch
+        transfer = self._transfer(piece.sha256, piece.length)
+        if patch is None:
+            received = self._downloads.fetch(transfer, piece.part, self._cancelled).received
             piece.part.replace(self._staging / file.name)
-            return done.received
-        old = self._slots.blob(self._model, piece.patch.old_sha256)
-        if old is None:
-            raise PatchError(f"expected the blob {piece.patch.old_sha256[:16]} on this device, got none")
-        output = self._staging / f".output.{file.name}"
-        self._patcher.apply(Codec(piece.patch.codec), old, piece.part, output, file.length)
-        if not has(output, file.length, file.sha256):
-            output.unlink(missing_ok=True)
+            return received
+        job = self._job(piece, patch)
+        if piece.streams:
+            received = self._patcher.stream(
+                job, lambda start: self._downloads.stream(transfer, start, self._cancelled), self._cancelled
+            )
+        else:
+            received = self._downloads.fetch(transfer, piece.part, self._cancelled).received
+            self._patcher.apply(job, piece.part)
+        if not has(job.output, file.length, file.sha256):
+            job.output.unlink(missing_ok=True)
             raise PatchError(f"expected the patch to make {file.sha256[:16]}, got other bytes")
-        output.replace(self._staging / file.name)
-        return done.received
+        job.output.replace(self._staging / file.name)
+        return received
 
-    def _transfer(self, digest: str, length: int, part: Path) -> Transfer:
+    def _job(self, piece: _Piece, patch: Patch) -> PatchJob:
+        old = self._slots.blob(self._model, patch.old_sha256)
+        if old is None:
+            raise PatchError(f"expected the blob {patch.old_sha256[:16]} on this device, got none")
+        return PatchJob(
+            codec=Codec(patch.codec),
+            patch_sha256=patch.sha256,
+            patch_bytes=patch.length,
+            old=old,
+            old_sha256=patch.old_sha256,
+            new_sha256=piece.file.sha256,
+            new_bytes=piece.file.length,
+            work=piece.part if piece.streams else self._staging / f"{WORK}{piece.file.name}",
+        )
+
+    def _transfer(self, digest: str, length: int) -> Transfer:
         policy = self._aim.policy
         limits = (self._profile.bandwidth_bytes_per_s, policy.download_bytes_per_s)
         left = self._fetcher.left_s(self._deployment)
@@ -312,7 +358,6 @@ class _Fetch:
             url=_ticket(self._aim, digest),
             sha256=digest,
             length=length,
-            part=part,
             bytes_per_s=min((limit for limit in limits if limit > 0), default=0),
             deadline_s=left,
         )
@@ -359,6 +404,13 @@ def _copy(source: Path, output: Path, file: BundleFile) -> bool:
         return True
     output.unlink(missing_ok=True)
     return False
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _transport(pieces: list[_Piece]) -> Transport:

@@ -12,6 +12,7 @@ LAST_CHECK_KEY: Final = "last_check_at"
 RENEWED_KEY: Final = "certificate_received_at"
 RENEWAL_TROUBLE_KEY: Final = "renewal_trouble"
 PART: Final = ".part."  # before the name of a file whose bytes are not all there yet
+STREAM: Final = ".stream."  # before the name of a file that a patch is making while it comes: a directory
 
 
 def answer_key(model: str) -> str:

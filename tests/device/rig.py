@@ -6,7 +6,8 @@ made and not answered. `restart` is what a reboot does: all memory is gone, the 
 
 import json
 import random
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
@@ -21,6 +22,10 @@ from device_client.adapters.http import HttpDownloads, MetadataFetcher, Pace, co
 from device_client.adapters.identity import IdentityPaths, StoredIdentity, make_key, make_request
 from device_client.adapters.journal import SqliteJournal
 from device_client.adapters.outbox import SqliteOutbox, life_of
+from device_client.adapters.patching.files import DiskFolder, read_only
+from device_client.adapters.patching.journal import patch_bytes_taken
+from device_client.adapters.patching.staged import Expected, StagedApply
+from device_client.adapters.patching.stream import PatchEndedError
 from device_client.adapters.slots import FileSlots
 from device_client.adapters.trust import TufTrust
 from device_client.agent.installer import Installer
@@ -28,7 +33,7 @@ from device_client.agent.jobs import Continuation, Job
 from device_client.agent.loop import Agent
 from device_client.core.errors import LoadError, PatchError
 from device_client.core.profile import Profile
-from device_client.ports import Probe
+from device_client.ports import PatchJob, Probe
 from device_client.sdk.host import ModelHost
 from device_client.sdk.model import ServedModel
 from device_client.wire import delta
@@ -53,6 +58,13 @@ def connection_pool() -> urllib3.PoolManager:
 def weights(bias: float, *, kind: str = "good", size: int = len(PADDING)) -> bytes:
     """A file of the fake runtime: answers `x + bias`, or does something bad."""
     return json.dumps({"bias": bias, "kind": kind}).encode().ljust(64) + PADDING[:size]
+
+
+def retrained(bias: float) -> bytes:
+    """A file of the fake runtime whose numbers have all moved a little, so that a patch to it has many blocks."""
+    numbers = np.random.default_rng(7).standard_normal(16_384, dtype=np.float32)
+    moved = np.random.default_rng(int(bias)).standard_normal(16_384, dtype=np.float32)
+    return weights(bias, size=0) + (numbers + np.float32(1e-3) * moved).tobytes()
 
 
 def golden(bias: float) -> tuple[FileRole, bytes]:
@@ -141,11 +153,35 @@ class InlineJobs:
 class InlinePatcher:
     """`ports.Patcher` without a child process: the patches of these tests are not hostile."""
 
-    def apply(self, codec: Codec, old: Path, patch: Path, output: Path, expected_bytes: int) -> None:
+    def apply(self, job: PatchJob, patch: Path) -> None:
+        job.work.mkdir(exist_ok=True)
         try:
-            output.write_bytes(delta.apply(codec, old.read_bytes(), patch.read_bytes(), expected_bytes=expected_bytes))
+            output = delta.apply(job.codec, job.old.read_bytes(), patch.read_bytes(), expected_bytes=job.new_bytes)
         except WireError as error:
             raise PatchError(str(error)) from error
+        job.output.write_bytes(output)
+
+    def stream(self, job: PatchJob, feed: Callable[[int], Iterator[bytes]], cancelled: Callable[[], bool]) -> int:
+        old, new, made = (bytes.fromhex(digest) for digest in (job.old_sha256, job.new_sha256, job.patch_sha256))
+        expected = Expected(made, job.patch_bytes, old, new, job.new_bytes)
+        apply = StagedApply(DiskFolder(job.work), expected, time.monotonic)
+        chunks = feed(apply.start.patch_offset)
+        taken = 0
+
+        def take(_length: int) -> bytes:
+            nonlocal taken
+            chunk = next(chunks, b"")
+            taken += len(chunk)
+            return chunk
+
+        try:
+            apply.run(take, read_only(job.old))
+        except (WireError, PatchEndedError) as error:
+            raise PatchError(str(error)) from error
+        return taken
+
+    def taken(self, work: Path) -> int:
+        return patch_bytes_taken(work)
 
 
 class PowerCutError(BaseException):
@@ -271,7 +307,7 @@ class Rig:
             profile=self.profile,
             slots=slots,
             downloads=Wired(self.downloads, mains, "downloads", ("fetch",)),
-            patcher=Wired(patcher, mains, "patcher", ("apply",)),
+            patcher=Wired(patcher, mains, "patcher", ("apply", "stream")),
             host=host,
             journal=journal,
             clock=self.clock,

@@ -7,7 +7,8 @@ import pytest
 from device_client.wire.bundles import Manifest
 from device_client.wire.delta import Codec
 from device_client.wire.states import Transport, UpdateState
-from tests.device.rig import DEVICE, MODEL, PowerCutError, Rig, weights
+from device_client.wire.tensor1.format import MIN_BLOCK_BYTES
+from tests.device.rig import DEVICE, MODEL, PowerCutError, Rig, retrained
 from tests.fakes.update_server import UpdateServerSimulator, sha256
 
 Versions = tuple[Manifest, Manifest]
@@ -16,7 +17,7 @@ Versions = tuple[Manifest, Manifest]
 @pytest.fixture
 def versions(rig: Rig, server: UpdateServerSimulator) -> Versions:
     """The first is installed, the second pushed."""
-    first, second = (server.push(MODEL, label, weights(float(label))) for label in ("1", "2"))
+    first, second = (server.push(MODEL, label, retrained(float(label))) for label in ("1", "2"))
     server.assign(DEVICE, first)
     rig.start()
     rig.run_to(UpdateState.COMMITTED, first)
@@ -101,3 +102,76 @@ def test_patch__ticket_has_expired__the_director_is_asked_and_the_patch_is_taken
     assert rig.deployment.state is UpdateState.DOWNLOADING
     server.faults.status = None
     assert update(rig, server, versions) == (Transport.DELTA, "bsdiff4", ())
+
+
+# ---------------------------------------------------------------- patches that are applied while they come
+
+
+def test_streamed_patch__connection_cut_twice__applied_and_no_block_is_fetched_twice(
+    rig: Rig, server: UpdateServerSimulator, versions: Versions
+) -> None:
+    take_both(rig)
+    patch = server.build_delta(*versions, codec=Codec.TENSOR1)
+    server.faults.cut_after_bytes, server.faults.cuts_left = len(patch) // 4, 2
+    assert update(rig, server, versions) == (Transport.DELTA, "tensor1", ())
+    ranges = [wanted for path, wanted in server.requests if path.endswith(sha256(patch))]
+    assert ranges[0] is None
+    assert len(ranges) == 3
+    last = server.reports(DEVICE)[-1]
+    assert len(patch) <= last.bytes_received - len(versions[1].encode()) <= len(patch) + 2 * MIN_BLOCK_BYTES
+    assert not list((rig.state / "models" / MODEL / versions[1].digest).glob(".stream*"))
+
+
+def test_streamed_patch__altered_between_two_ranges__once_more_from_nothing(
+    rig: Rig, server: UpdateServerSimulator, versions: Versions
+) -> None:
+    take_both(rig)
+    patch = server.build_delta(*versions, codec=Codec.TENSOR1)
+    server.faults.cut_after_bytes, server.faults.cuts_left = len(patch) // 2, 1
+
+    def alter(seconds: float) -> None:
+        """It waits for the network: meanwhile the store is altered, and mended once it was asked again."""
+        half = len(patch) // 2
+        server.faults.altered[sha256(patch)] = patch[:half] + bytes(len(patch) - half)
+        rig.clock.asleep = rig.clock.advance
+
+    rig.clock.asleep = alter
+    assert update(rig, server, versions) == (Transport.FULL, "", ("tensor1",))
+    ranges = [wanted for path, wanted in server.requests if path.endswith(sha256(patch))]
+    assert [wanted is None for wanted in ranges] == [True, False, True]
+
+
+@pytest.mark.parametrize("lie", ["longer", "shorter", "for other files"])
+def test_streamed_patch__not_what_was_told__full_file(
+    rig: Rig, server: UpdateServerSimulator, versions: Versions, lie: str
+) -> None:
+    take_both(rig)
+    patch = server.build_delta(*versions, codec=Codec.TENSOR1)
+    third = server.push(MODEL, "3", retrained(3.0))
+    other = server.build_delta(versions[0], third, Codec.TENSOR1).ljust(len(patch), b"x")[: len(patch)]
+    server.faults.altered[sha256(patch)] = {
+        "longer": patch + b"x",
+        "shorter": patch[:-1],
+        "for other files": other,
+    }[lie]
+    assert update(rig, server, versions) == (Transport.FULL, "", ("tensor1",))
+
+
+def test_streamed_patch__base_has_rotted__full_file(
+    rig: Rig, server: UpdateServerSimulator, versions: Versions
+) -> None:
+    take_both(rig)
+    server.build_delta(*versions, codec=Codec.TENSOR1)
+    file = rig.state / "models" / MODEL / versions[0].digest / "model.bin"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.chmod(0o600)
+    file.write_bytes(content)
+    assert update(rig, server, versions) == (Transport.FULL, "", ("tensor1",))
+
+
+def test_streamed_patch__in_a_child__the_same_end(rig: Rig, server: UpdateServerSimulator, versions: Versions) -> None:
+    rig.real_patcher = True
+    take_both(rig)
+    server.build_delta(*versions, codec=Codec.TENSOR1)
+    assert update(rig, server, versions) == (Transport.DELTA, "tensor1", ())

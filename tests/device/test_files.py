@@ -5,28 +5,24 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import bsdiff4
 import pytest
 
 from device_client.adapters import durable
 from device_client.adapters.clock import SystemClock
 from device_client.adapters.http import HttpDownloads, TokenBucket
-from device_client.adapters.patch import ChildPatcher
 from device_client.adapters.slots import FileSlots
 from device_client.core.errors import (
     CancelledError,
     DigestMismatchError,
     GoneError,
-    PatchError,
     SlotDamagedError,
     TicketError,
     TransferError,
 )
-from device_client.ports import Links, Patcher, Transfer, Transferred
+from device_client.ports import Links, Transfer, Transferred
 from device_client.wire.bundles import BundleFile, FileRole, Manifest
-from device_client.wire.delta import Codec
 from device_client.wire.names import VariantName
-from tests.device.rig import MODEL, HandClock, InlinePatcher, connection_pool
+from tests.device.rig import MODEL, HandClock, connection_pool
 from tests.fakes.update_server import UpdateServerSimulator, sha256
 
 BODY = os.urandom(300_000)
@@ -136,9 +132,9 @@ def server() -> Iterator[UpdateServerSimulator]:
         yield simulator
 
 
-def transfer(part: Path, **changes: object) -> Transfer:
+def transfer(**changes: object) -> Transfer:
     url = f"/device/v1/blobs/{sha256(BODY)}?ticket=good"
-    return Transfer(**{"url": url, "sha256": sha256(BODY), "length": len(BODY), "part": part, **changes})  # type: ignore[arg-type]
+    return Transfer(**{"url": url, "sha256": sha256(BODY), "length": len(BODY), **changes})  # type: ignore[arg-type]
 
 
 def downloads(server: UpdateServerSimulator) -> HttpDownloads:
@@ -147,15 +143,15 @@ def downloads(server: UpdateServerSimulator) -> HttpDownloads:
 
 def test_fetch__nothing_there__whole_file(server: UpdateServerSimulator, tmp_path: Path) -> None:
     part = tmp_path / "part"
-    assert downloads(server).fetch(transfer(part), lambda: False) == Transferred(len(BODY), 0)
+    assert downloads(server).fetch(transfer(), part, lambda: False) == Transferred(len(BODY), 0)
     assert part.read_bytes() == BODY
-    assert downloads(server).fetch(transfer(part), lambda: False) == Transferred(0, len(BODY))
+    assert downloads(server).fetch(transfer(), part, lambda: False) == Transferred(0, len(BODY))
 
 
 def test_fetch__beginning_there__only_the_rest(server: UpdateServerSimulator, tmp_path: Path) -> None:
     part = tmp_path / "part"
     part.write_bytes(BODY[:100_000])
-    assert downloads(server).fetch(transfer(part), lambda: False) == Transferred(200_000, 100_000)
+    assert downloads(server).fetch(transfer(), part, lambda: False) == Transferred(200_000, 100_000)
     assert part.read_bytes() == BODY
     assert server.requests[-1][1] == "bytes=100000-"
 
@@ -165,7 +161,7 @@ def test_fetch__beginning_torn_by_a_power_cut__once_more_from_nothing(
 ) -> None:
     part = tmp_path / "part"
     part.write_bytes(b"\0" * 100_000)
-    done = downloads(server).fetch(transfer(part), lambda: False)
+    done = downloads(server).fetch(transfer(), part, lambda: False)
     assert done == Transferred(200_000 + len(BODY), 0)
     assert part.read_bytes() == BODY
 
@@ -173,13 +169,13 @@ def test_fetch__beginning_torn_by_a_power_cut__once_more_from_nothing(
 def test_fetch__part_longer_than_the_file__thrown_away(server: UpdateServerSimulator, tmp_path: Path) -> None:
     part = tmp_path / "part"
     part.write_bytes(BODY + b"more")
-    assert downloads(server).fetch(transfer(part), lambda: False) == Transferred(len(BODY), 0)
+    assert downloads(server).fetch(transfer(), part, lambda: False) == Transferred(len(BODY), 0)
 
 
 def test_fetch__other_bytes__refused_and_removed(server: UpdateServerSimulator, tmp_path: Path) -> None:
     server.faults.altered[sha256(BODY)] = BODY[:-1] + b"?"
     with pytest.raises(DigestMismatchError):
-        downloads(server).fetch(transfer(tmp_path / "part"), lambda: False)
+        downloads(server).fetch(transfer(), tmp_path / "part", lambda: False)
     assert not (tmp_path / "part").exists()
 
 
@@ -188,7 +184,7 @@ def test_fetch__other_length_announced__refused_before_the_first_byte(
 ) -> None:
     server.faults.altered[sha256(BODY)] = BODY + b"x"
     with pytest.raises(DigestMismatchError, match="announced"):
-        downloads(server).fetch(transfer(tmp_path / "part"), lambda: False)
+        downloads(server).fetch(transfer(), tmp_path / "part", lambda: False)
     assert not (tmp_path / "part").exists()
 
 
@@ -198,15 +194,15 @@ def test_fetch__refused__kind_of_error_says_what_to_do(
 ) -> None:
     server.faults.status = status
     with pytest.raises(error) as refusal:
-        downloads(server).fetch(transfer(tmp_path / "part"), lambda: False)
+        downloads(server).fetch(transfer(), tmp_path / "part", lambda: False)
     assert type(refusal.value) is error
 
 
 def test_fetch__nobody_answers__transfer_error(server: UpdateServerSimulator, tmp_path: Path) -> None:
     with pytest.raises(TransferError):
-        downloads(server).fetch(transfer(tmp_path / "part", url="http://127.0.0.1:1/x"), lambda: False)
+        downloads(server).fetch(transfer(url="http://127.0.0.1:1/x"), tmp_path / "part", lambda: False)
     with pytest.raises(TicketError):
-        downloads(server).fetch(transfer(tmp_path / "part", url="file:///etc/passwd"), lambda: False)
+        downloads(server).fetch(transfer(url="file:///etc/passwd"), tmp_path / "part", lambda: False)
 
 
 def test_fetch__cancelled__part_is_kept(server: UpdateServerSimulator, tmp_path: Path) -> None:
@@ -214,7 +210,7 @@ def test_fetch__cancelled__part_is_kept(server: UpdateServerSimulator, tmp_path:
     stop = threading.Event()
     threading.Timer(0.1, stop.set).start()
     with pytest.raises(CancelledError):
-        downloads(server).fetch(transfer(tmp_path / "part"), stop.is_set)
+        downloads(server).fetch(transfer(), tmp_path / "part", stop.is_set)
     held = (tmp_path / "part").read_bytes()
     assert 0 < len(held) < len(BODY)
     assert BODY.startswith(held)
@@ -228,21 +224,3 @@ def test_token_bucket__limit__spends_no_faster() -> None:
         bucket.spend(100, clock.sleep)
     assert clock.monotonic() - began == pytest.approx(5.0, abs=0.2)
     assert bucket.chunk_bytes == 1_024
-
-
-# ---------------------------------------------------------------- patches
-
-
-@pytest.mark.parametrize("patcher", [ChildPatcher(), InlinePatcher()], ids=["child", "inline"])
-def test_patcher__good_and_bad_patches__same_word(patcher: Patcher, tmp_path: Path) -> None:
-    old, new = BODY, BODY[:1_000] + b"changed" + BODY[1_000:]
-    (tmp_path / "old").write_bytes(old)
-    (tmp_path / "patch").write_bytes(bsdiff4.diff(old, new))
-    output = tmp_path / "output"
-    patcher.apply(Codec.BSDIFF4, tmp_path / "old", tmp_path / "patch", output, len(new))
-    assert output.read_bytes() == new
-    with pytest.raises(PatchError):
-        patcher.apply(Codec.BSDIFF4, tmp_path / "old", tmp_path / "patch", output, len(new) + 1)
-    (tmp_path / "patch").write_bytes(b"BSDIFF40")
-    with pytest.raises(PatchError):
-        patcher.apply(Codec.BSDIFF4, tmp_path / "old", tmp_path / "patch", output, len(new))

@@ -14,8 +14,9 @@ import pytest
 
 from device_client.core.errors import NotReadyError
 from device_client.wire.bundles import Manifest
+from device_client.wire.delta import Codec
 from device_client.wire.states import UpdateState
-from tests.device.rig import DEVICE, MODEL, Mains, PowerCutError, Rig, golden, weights
+from tests.device.rig import DEVICE, MODEL, Mains, PowerCutError, Rig, golden, retrained, weights
 from tests.fakes.update_server import UpdateServerSimulator
 
 ANSWERS = {"": None, "1": 2.0, "2": 3.0}  # what `infer(1.0)` gives under each version
@@ -30,6 +31,7 @@ class Scenario:
     ends_in: UpdateState
     ends_with: str
     installed: str = "1"
+    codec: str = ""
 
 
 def _first_install(server: UpdateServerSimulator, one: Manifest, two: Manifest, bad: Manifest) -> None:
@@ -38,6 +40,12 @@ def _first_install(server: UpdateServerSimulator, one: Manifest, two: Manifest, 
 
 def _delta(server: UpdateServerSimulator, one: Manifest, two: Manifest, bad: Manifest) -> None:
     server.build_delta(one, two)
+    server.assign(DEVICE, two, rollout="r-000000000002")
+
+
+def _stream(server: UpdateServerSimulator, one: Manifest, two: Manifest, bad: Manifest) -> None:
+    server.build_delta(one, two, Codec.TENSOR1)
+    server.faults.cut_after_bytes, server.faults.cuts_left = 20_000, 1
     server.assign(DEVICE, two, rollout="r-000000000002")
 
 
@@ -56,7 +64,8 @@ def _revert(server: UpdateServerSimulator, one: Manifest, two: Manifest, bad: Ma
 
 SCENARIOS = (
     Scenario("first-install", _first_install, UpdateState.COMMITTED, "1", installed=""),
-    Scenario("delta", _delta, UpdateState.COMMITTED, "2"),
+    Scenario("delta", _delta, UpdateState.COMMITTED, "2", codec="bsdiff4"),
+    Scenario("patch-while-it-comes-over-a-bad-network", _stream, UpdateState.COMMITTED, "2", codec="tensor1"),
     Scenario("full-over-a-bad-network", _full, UpdateState.COMMITTED, "2"),
     Scenario("fails-its-self-test", _bad, UpdateState.ROLLED_BACK, "1"),
     Scenario("revert-to-a-retained-slot", _revert, UpdateState.COMMITTED, "1", installed="2"),
@@ -69,8 +78,8 @@ class Theatre:
     def __init__(self, server: UpdateServerSimulator, directory: Path) -> None:
         self.server = server
         self.directory = directory
-        self.one = server.push(MODEL, "1", weights(1.0), extra={"golden.json": golden(1.0)})
-        self.two = server.push(MODEL, "2", weights(2.0), extra={"golden.json": golden(2.0)})
+        self.one = server.push(MODEL, "1", retrained(1.0), extra={"golden.json": golden(1.0)})
+        self.two = server.push(MODEL, "2", retrained(2.0), extra={"golden.json": golden(2.0)})
         self.bad = server.push(MODEL, "3", weights(3.0), extra={"golden.json": golden(9.0)})
         self.versions = {"1": self.one, "2": self.two}
         self._prepared: dict[str, Path] = {}
@@ -80,7 +89,7 @@ class Theatre:
         state = self.directory / name
         if installed:
             shutil.copytree(self._prepare(installed), state, symlinks=True)
-        rig = Rig(self.server, state, mains=mains)
+        rig = Rig(self.server, state, mains=mains, codecs=(Codec.TENSOR1, Codec.BSDIFF4))
         rig.skip_nonces(int(name.rsplit("-", 1)[1]) * 1_000)
         return rig
 
@@ -127,6 +136,7 @@ def test_power_cut__at_every_boundary__old_or_new_and_views_agree(theatre: Theat
     rig.start()
     rig.run_to(scenario.ends_in)
     rig.unplug()
+    assert theatre.server.reports(DEVICE)[-1].codec == scenario.codec
     boundaries = mains.crossed
     assert len(boundaries) > 40, "the wiring has come loose"
     for number, boundary in enumerate(boundaries, start=1):

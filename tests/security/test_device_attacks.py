@@ -327,9 +327,9 @@ def test_a24__peer_that_drips__given_up(tmp_path: Path) -> None:
         pace = Pace(min_bytes=1_000, window_s=0.4)
         downloads = HttpDownloads(connection_pool(), SystemClock(), server.url, pace)
         ticket = server.tickets([manifest.weights.sha256])[manifest.weights.sha256]
-        transfer = Transfer(ticket, manifest.weights.sha256, manifest.weights.length, tmp_path / "part")
+        transfer = Transfer(ticket, manifest.weights.sha256, manifest.weights.length)
         with pytest.raises(StalledError, match="expected at least"):
-            downloads.fetch(transfer, lambda: False)
+            downloads.fetch(transfer, tmp_path / "part", lambda: False)
         assert 0 < (tmp_path / "part").stat().st_size < manifest.weights.length
 
 
