@@ -3,25 +3,17 @@
 Errors refuse the plan; warnings and notes are shown. `fit` leaves out phases of a preset that would reach nobody new.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import pairwise
-from typing import Final
 
 from device_client.wire.bucketing import BUCKETS, control_range, share_range
-from fleet.domain.gate_policy import POINTS, MeasuredGate, Metric
+from fleet.domain.detectable import Detectable, detectable
+from fleet.domain.gate_policy import Metric
 from fleet.domain.policy import Phase, RolloutPolicy
-from fleet.domain.stats.sequences import radius
-from fleet.domain.strata import MIN_CONTROL, MIN_TREATED, comparative_alpha, comparison
+from fleet.domain.strata import MIN_CONTROL, MIN_TREATED, comparison
 from fleet.domain.verdicts import ClassCount, PhaseCounts
-
-# Assumptions of the planned power, shown with it: how much devices differ, and how much each has to say.
-DEVICE_SD: Final = 0.05
-UNITS_PER_DEVICE: Final = 50
-ASSUMED_ACCURACY: Final = 0.9
-POWER_Z: Final = 0.8416  # 80% power
 
 
 class Level(StrEnum):
@@ -39,21 +31,6 @@ class Finding:
     level: Level
     code: str
     sentence: str
-
-
-@dataclass(frozen=True)
-class Detectable:
-    """The smallest true change that a comparison in this phase catches in four of five rollouts, in points.
-
-    `drop_points` is what a FAIL needs beyond zero, `None` where even a total collapse would not be certain.
-    """
-
-    gate: str
-    phase: int
-    stratum: str
-    treated: int
-    control: int
-    drop_points: float | None
 
 
 @dataclass(frozen=True)
@@ -135,7 +112,7 @@ def validate(policy: RolloutPolicy, devices: Sequence[PlacedDevice], *, has_base
         *_reach(policy, phases),
         *_comparisons(policy, phases, has_baseline),
     ]
-    return Plan(policy, phases, tuple(findings), _detectable(policy, phases, has_baseline))
+    return Plan(policy, phases, tuple(findings), detectable(policy, phases, has_baseline=has_baseline))
 
 
 def _contradictions(policy: RolloutPolicy, has_baseline: bool) -> list[Finding]:  # noqa: FBT001
@@ -218,34 +195,3 @@ def _comparisons(policy: RolloutPolicy, phases: Sequence[PhaseCounts], has_basel
         for index, item in enumerate(compared)
         if not item.strata
     ]
-
-
-def _detectable(policy: RolloutPolicy, phases: Sequence[PhaseCounts], has_baseline: bool) -> tuple[Detectable, ...]:  # noqa: FBT001
-    """Minimum detectable effects under the stated assumptions."""
-    found: list[Detectable] = []
-    for index, counts in enumerate(phases):
-        strata = comparison(counts, has_baseline=has_baseline).strata
-        alpha = comparative_alpha(policy, len(strata))
-        for gate in policy.gates.comparative:
-            found += [
-                Detectable(
-                    gate.name,
-                    index,
-                    item.name,
-                    item.treated,
-                    item.control,
-                    _drop(gate, item.treated, item.control, alpha),
-                )
-                for item in strata
-            ]
-    return tuple(found)
-
-
-def _drop(gate: MeasuredGate, treated: int, control: int, alpha: float) -> float | None:
-    share = ASSUMED_ACCURACY if gate.higher_is_better else 1 - ASSUMED_ACCURACY
-    per_device = DEVICE_SD**2 + share * (1 - share) / max(UNITS_PER_DEVICE, gate.min_per_device)
-    error = math.sqrt(per_device * (1 / treated + 1 / control))
-    size, df = treated * control / (treated + control), treated + control - 2
-    reach = (radius(alpha, df=df, size=size, planned=size, planned_df=df) + POWER_Z) * error
-    drop = (gate.margin or 0.0) + reach
-    return round(POINTS * drop, 1) if drop < 1 else None

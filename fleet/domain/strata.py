@@ -1,4 +1,4 @@
-"""Which hardware classes are compared on their own, which together, and how the error budget is shared out.
+"""Which hardware classes are compared on their own and which together.
 
 Fixed by the counts at the start of a phase, never by which devices happen to report: groups that followed the data
 would be chosen by it.
@@ -7,15 +7,14 @@ would be chosen by it.
 from dataclasses import dataclass
 from typing import Final
 
-from fleet.domain.policy import RolloutPolicy
 from fleet.domain.verdicts import ClassCount, PhaseCounts
 
 ALL_CLASSES: Final = "all classes"
 MIN_TREATED: Final = 4
 MIN_CONTROL: Final = 8
 MIN_CONTROL_SHARE: Final = 0.1
-# Of a rollout's alpha, what goes to comparisons with the control; the rest goes to limits and failure counts.
-COMPARATIVE_BUDGET: Final = 0.8
+# A class with fewer devices on a side, beside others, can fail a phase but is not asked to pass it by itself.
+MIN_ALONE: Final = 20
 
 
 @dataclass(frozen=True)
@@ -26,6 +25,12 @@ class Stratum:
     classes: frozenset[str]
     treated: int
     control: int
+    population: int
+
+    @property
+    def is_small(self) -> bool:
+        """Whether it has too few devices to prove by itself that nothing is wrong."""
+        return min(self.treated, self.control) < MIN_ALONE
 
 
 @dataclass(frozen=True)
@@ -72,16 +77,21 @@ def comparison(counts: PhaseCounts, *, has_baseline: bool) -> Comparison:
     return Comparison(tuple(strata), tuple(notes))
 
 
-def comparative_alpha(policy: RolloutPolicy, strata: int) -> float:
-    """The error of one comparison: the budget over phases with a control, gates and strata."""
-    phases = sum(1 for phase in policy.phases if has_control(phase.share, policy.control_share)) or 1
-    return policy.alpha * COMPARATIVE_BUDGET / (phases * max(1, len(policy.gates.comparative)) * max(1, strata))
+@dataclass(frozen=True)
+class Part:
+    """Classes that limits are read for by themselves, with the devices that the phase treats of them."""
+
+    name: str
+    classes: frozenset[str]
+    treated: int
 
 
-def absolute_alpha(policy: RolloutPolicy, classes: int) -> float:
-    """The error of one limit or failure bound: the rest of the budget over all phases and what is judged in each."""
-    limits = sum(1 for gate in policy.gates.measured if gate.limit is not None)
-    return policy.alpha * (1 - COMPARATIVE_BUDGET) / (len(policy.phases) * (1 + classes + limits))
+def parts(counts: PhaseCounts, compared: Comparison) -> tuple[Part, ...]:
+    """As they are compared or, where nothing is, every class; none where there is but one."""
+    found = [Part(item.name, item.classes, item.treated) for item in compared.strata] or [
+        Part(item.hardware_class, frozenset({item.hardware_class}), item.treated) for item in counts.classes
+    ]
+    return tuple(found) if len(found) > 1 else ()
 
 
 def has_control(share: float, control_share: float) -> bool:
@@ -100,4 +110,5 @@ def _stratum(items: list[ClassCount], present: int) -> Stratum:
         classes=frozenset(item.hardware_class for item in items),
         treated=sum(item.treated for item in items),
         control=sum(item.control for item in items),
+        population=sum(item.population for item in items),
     )

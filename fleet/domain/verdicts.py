@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from fleet.domain.budget import Allotment, Spent
+from fleet.domain.measurements import Measures, WatchCount
+
 
 class Verdict(StrEnum):
     """FAIL beyond the margin for sure, PASS within it for sure; WAIT before the deadline, INCONCLUSIVE at it."""
@@ -24,13 +27,8 @@ class Kind(StrEnum):
     LIMIT = "limit"  # the treated devices alone
     CONTROL = "control"  # treated against control
     CARRIED = "carried"  # the verdict of the last phase that had a control
-
-
-class Side(StrEnum):
-    """Which arm a device's totals belong to."""
-
-    TREATED = "treated"
-    CONTROL = "control"
+    OWN_PAST = "own_past"  # treated against their own time under the earlier version
+    ARMS = "arms"  # whether devices are shared out over the arms as they were meant to be
 
 
 @dataclass(frozen=True)
@@ -83,18 +81,6 @@ class OfferCount:
 
 
 @dataclass(frozen=True)
-class Row:
-    """One device's total of one metric in this phase."""
-
-    device_id: str
-    hardware_class: str
-    side: Side
-    metric: str
-    numerator: float
-    denominator: float
-
-
-@dataclass(frozen=True)
 class Carried:
     """What a comparative gate said at the end of the last phase that it was judged in (counted from zero)."""
 
@@ -105,20 +91,29 @@ class Carried:
 
 @dataclass(frozen=True)
 class PhaseFacts:
-    """All that the gates of one phase are judged from. `carried` is keyed by the gate's name."""
+    """All that the gates of one phase are judged from. `carried` is keyed by the gate's name.
+
+    `watched` are the devices that were there before the phase began, on both sides; `spent` is the error that earlier
+    phases have used.
+    """
 
     phase: int
     counts: PhaseCounts
     offers: tuple[OfferCount, ...] = ()
-    rows: tuple[Row, ...] = ()
+    measures: Measures = field(default_factory=Measures)
+    watched: tuple[WatchCount, ...] = ()
     carried: Mapping[str, Carried] = field(default_factory=dict)
+    spent: Spent = field(default_factory=Spent)
     has_baseline: bool = True
     at_deadline: bool = False
 
 
 @dataclass(frozen=True)
 class GateResult:
-    """One gate's word. `sentence` is for operators; `evidence` is JSON and is frozen with the decision."""
+    """One gate's word. `sentence` is for operators; `evidence` is JSON and is frozen with the decision.
+
+    One that is `advisory` can fail a phase, but nobody waits for it to pass.
+    """
 
     gate: str
     kind: Kind
@@ -126,6 +121,12 @@ class GateResult:
     verdict: Verdict
     sentence: str
     evidence: Mapping[str, object]
+    advisory: bool = False
+
+    @property
+    def counts(self) -> bool:
+        """Whether the phase's verdict depends on it."""
+        return self.verdict is Verdict.FAIL or not self.advisory
 
     def encode(self) -> dict[str, object]:
         """The JSON form, as decisions keep it and the API shows it."""
@@ -135,29 +136,31 @@ class GateResult:
             "stratum": self.stratum,
             "verdict": self.verdict.value,
             "sentence": self.sentence,
+            "advisory": self.advisory,
             "evidence": dict(self.evidence),
         }
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """The word of all gates of a phase. `notes` say what was not judged, and why."""
+    """The word of all gates of a phase. `notes` say what was not judged, and why; `allotment` is its error budget."""
 
     results: tuple[GateResult, ...]
     notes: tuple[str, ...] = ()
+    allotment: Allotment | None = None
 
     @property
     def verdict(self) -> Verdict:
         """FAIL if any gate fails; otherwise the least sure of them. No gates at all is no pass."""
-        found = {result.verdict for result in self.results}
+        found = {result.verdict for result in self.results if result.counts}
         for verdict in (Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.WAIT):
             if verdict in found:
                 return verdict
         return Verdict.PASS if found else Verdict.WAIT
 
     def having(self, verdict: Verdict) -> tuple[GateResult, ...]:
-        """The results with this verdict."""
-        return tuple(result for result in self.results if result.verdict is verdict)
+        """The results with this verdict that count."""
+        return tuple(result for result in self.results if result.verdict is verdict and result.counts)
 
     def encode(self) -> dict[str, object]:
         """The JSON form."""
@@ -165,4 +168,5 @@ class Judgement:
             "verdict": self.verdict.value,
             "gates": [result.encode() for result in self.results],
             "notes": list(self.notes),
+            "budget": None if self.allotment is None else self.allotment.encode(),
         }

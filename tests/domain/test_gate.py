@@ -1,22 +1,25 @@
 """The verdict table: what each gate says of which facts, and that no evidence is never a pass."""
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 
-from fleet.domain.gate import judge
+from fleet.domain.gate import judge as judge_facts
+from fleet.domain.measure import measure
+from fleet.domain.measurements import DeviceRow, Side, Total
 from fleet.domain.policy import RolloutPolicy
+from fleet.domain.strata import comparison
 from fleet.domain.verdicts import (
     Carried,
     ClassCount,
     GateResult,
+    Judgement,
     Kind,
     OfferCount,
     PhaseCounts,
     PhaseFacts,
-    Row,
-    Side,
     Verdict,
 )
 
@@ -36,22 +39,49 @@ def counts(treated: int = 4, control: int = 8, population: int = 16, name: str =
     return ClassCount(name, treated, control, population)
 
 
-def rows(side: Side, devices: int, share: float, each: int = 200, metric: str = "accuracy", **more: Any) -> list[Row]:
+def rows(
+    side: Side, devices: int, share: float, each: int = 200, metric: str = "accuracy", **more: Any
+) -> list[DeviceRow]:
     """Devices that differ by up to two points around `share`."""
     name = more.get("hardware_class", "edge-std")
     return [
-        Row(f"{side.value}-{name}-{i}", name, side, metric, each * (share + 0.02 * (i % 3 - 1)), each)
+        DeviceRow(
+            f"{side.value}-{name}-{i:05}",
+            name,
+            side,
+            {metric: Total(each * (share + 0.02 * (i % 3 - 1)), each)},
+            more.get("before", {}),
+        )
         for i in range(devices)
     ]
 
 
-def facts(**more: Any) -> PhaseFacts:
+@dataclass(frozen=True)
+class Seen:
+    """Facts before they are measured, which takes a policy."""
+
+    facts: PhaseFacts
+    rows: tuple[DeviceRow, ...] = ()
+
+    def under(self, the_policy: RolloutPolicy) -> PhaseFacts:
+        compared = comparison(self.facts.counts, has_baseline=self.facts.has_baseline)
+        return replace(self.facts, measures=measure(the_policy.gates, self.facts.counts, compared, self.rows))
+
+    def but(self, **more: Any) -> "Seen":
+        return replace(self, facts=replace(self.facts, **more))
+
+
+def facts(*, rows: Sequence[DeviceRow] = (), **more: Any) -> Seen:
     given: dict[str, Any] = {"phase": 0, "counts": PhaseCounts((counts(),)), "offers": (offers(4, 4),)}
-    return PhaseFacts(**{**given, **more})
+    return Seen(PhaseFacts(**{**given, **more}), tuple(rows))
 
 
-def one(the_policy: RolloutPolicy, the_facts: PhaseFacts, gate: str) -> GateResult:
-    found = [result for result in judge(the_policy, the_facts).results if result.gate == gate]
+def judge(the_policy: RolloutPolicy, seen: Seen) -> Judgement:
+    return judge_facts(the_policy, seen.under(the_policy))
+
+
+def one(the_policy: RolloutPolicy, seen: Seen, gate: str) -> GateResult:
+    found = [result for result in judge(the_policy, seen).results if result.gate == gate]
     assert len(found) == 1
     return found[0]
 
@@ -89,9 +119,9 @@ def test_install_gate__one_class_fails_in_a_healthy_fleet__fails_for_that_class(
 def test_install_gate__every_device_of_all_at_once_refuses__fails() -> None:
     everyone = RolloutPolicy.parse({"preset": "all-at-once", "gates": {"install_failures": {"max_share": 0.95}}})
     whole = facts(counts=PhaseCounts((counts(16, 0),)))
-    early = replace(whole, offers=(offers(16, 0, failed=8),))
+    early = whole.but(offers=(offers(16, 0, failed=8),))
     assert one(everyone, early, "install_failures").verdict is W
-    assert one(everyone, replace(whole, offers=(offers(16, 0, failed=16),)), "install_failures").verdict is F
+    assert one(everyone, whole.but(offers=(offers(16, 0, failed=16),)), "install_failures").verdict is F
 
 
 @pytest.mark.parametrize(
@@ -107,7 +137,7 @@ def test_silence_gate__silent_devices__count_as_failed_at_the_deadline(
     assert one(policy(), seen, "silence").verdict is verdict
 
 
-def compared(treated: list[Row], control: list[Row], **more: Any) -> GateResult:
+def compared(treated: list[DeviceRow], control: list[DeviceRow], **more: Any) -> GateResult:
     gates = {"accuracy": {"margin_points": 5}}
     return one(policy(**gates), facts(rows=(*treated, *control), **more), "accuracy")
 
@@ -159,8 +189,8 @@ def test_accuracy_gate__evidence__holds_what_the_verdict_was_made_of() -> None:
 @pytest.mark.parametrize("at_deadline", [False, True])
 def test_accuracy_gate__too_little_evidence__never_passes_or_fails(
     *,
-    treated: list[Row],
-    control: list[Row],
+    treated: list[DeviceRow],
+    control: list[DeviceRow],
     at_deadline: bool,
 ) -> None:
     found = compared(treated, control, at_deadline=at_deadline)
@@ -169,7 +199,7 @@ def test_accuracy_gate__too_little_evidence__never_passes_or_fails(
 
 
 def test_accuracy_gate__totals_that_cannot_be__are_left_out() -> None:
-    forged = [Row("liar", "edge-std", Side.TREATED, "accuracy", 900, 200), *rows(Side.TREATED, 4, 0.9)]
+    forged = [DeviceRow("liar", "edge-std", Side.TREATED, {"accuracy": Total(900, 200)}), *rows(Side.TREATED, 4, 0.9)]
     evidence: Any = compared(forged, rows(Side.CONTROL, 8, 0.9)).evidence
     assert evidence["treated"]["devices"] == 4
 
@@ -185,7 +215,7 @@ def test_comparison__several_large_classes__each_has_a_verdict_of_its_own() -> N
     )
     judged = judge(policy(accuracy={"margin_points": 5}), facts(counts=classes, offers=(offers(120, 120),), rows=seen))
     found = {result.stratum: result.verdict for result in judged.results if result.gate == "accuracy"}
-    assert found == {"edge-std": P, "edge-tiny": F}
+    assert found == {"all classes": P, "edge-std": P, "edge-tiny": F}
     assert judged.verdict is F
 
 
@@ -219,7 +249,7 @@ def test_comparison__last_phase_without_a_pass_to_carry__is_no_pass(carried: dic
     last = facts(phase=2, counts=PhaseCounts((counts(16, 0),)), offers=(offers(16, 16),), carried=carried)
     accuracy = policy(accuracy={"margin_points": 5})
     assert one(accuracy, last, "accuracy").verdict is W
-    assert judge(accuracy, replace(last, at_deadline=True)).verdict is INC
+    assert judge(accuracy, last.but(at_deadline=True)).verdict is INC
 
 
 def test_comparison__small_first_phase__is_left_to_the_later_ones() -> None:
@@ -241,7 +271,9 @@ def test_comparison__first_install__limits_only() -> None:
 )
 def test_latency_gate__share_above_the_slo__verdict(*, share: float, at_deadline: bool, verdict: Verdict) -> None:
     slow = tuple(
-        Row(f"t-{i}", "edge-std", Side.TREATED, "slow", 1_000 * max(0.0, share + 0.01 * (i % 3 - 1)), 1_000)
+        DeviceRow(
+            f"t-{i}", "edge-std", Side.TREATED, {"slow": Total(1_000 * max(0.0, share + 0.01 * (i % 3 - 1)), 1_000)}
+        )
         for i in range(8)
     )
     seen = facts(counts=PhaseCounts((counts(8, 8),)), offers=(offers(8, 8),), rows=slow, at_deadline=at_deadline)

@@ -5,8 +5,11 @@ from datetime import UTC, datetime, timedelta
 from device_client.wire.states import Transport, UpdateState
 from fleet.apps.devices.records import EventRecord
 from fleet.domain.gate import judge
+from fleet.domain.measure import measure
+from fleet.domain.measurements import DeviceRow, Side, Total
 from fleet.domain.policy import RolloutPolicy
-from fleet.domain.verdicts import ClassCount, OfferCount, PhaseCounts, PhaseFacts, Row, Side
+from fleet.domain.strata import comparison
+from fleet.domain.verdicts import ClassCount, OfferCount, PhaseCounts, PhaseFacts
 from fleet.entrypoints.ui.downloads import downloads
 from fleet.entrypoints.ui.gate_cards import GateCard, gate_cards, most_telling_first
 from fleet.entrypoints.ui.updates import updates
@@ -17,18 +20,24 @@ NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 
 def cards(accuracy: float) -> dict[str, GateCard]:
     rows = [
-        Row(f"{side.value}-{number}", "edge", side, metric, share * 100, 100)
+        DeviceRow(
+            f"{side.value}-{number}",
+            "edge",
+            side,
+            {"accuracy": Total(100 * (of + (number % 3) / 100), 100), "slow": Total(1 + number % 3, 100)},
+        )
         for side, of, count in ((Side.TREATED, accuracy, 6), (Side.CONTROL, 0.95, 12))
         for number in range(count)
-        for metric, share in (("accuracy", of + (number % 3) / 100), ("slow", 0.01))
     ]
+    ramp = RolloutPolicy.parse(policy(0.25, 1.0))
+    counts = PhaseCounts((ClassCount("edge", 6, 12, 24),))
     facts = PhaseFacts(
         phase=0,
-        counts=PhaseCounts((ClassCount("edge", 6, 12, 24),)),
+        counts=counts,
         offers=(OfferCount("edge", offered=6, committed=5, failed=1),),
-        rows=tuple(rows),
+        measures=measure(ramp.gates, counts, comparison(counts, has_baseline=True), rows),
     )
-    judged = judge(RolloutPolicy.parse(policy(0.25, 1.0)), facts).encode()
+    judged = judge(ramp, facts).encode()
     return {card.name: card for card in gate_cards(judged["gates"])}
 
 

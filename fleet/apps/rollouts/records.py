@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from fleet.domain.conductor import Action
-from fleet.domain.plan import Detectable, Finding
+from fleet.domain.detectable import Detectable
+from fleet.domain.plan import Finding
 from fleet.domain.rollout_states import RolloutState
 from fleet.domain.verdicts import PhaseCounts, Verdict
 

@@ -13,11 +13,15 @@ from fleet.apps.registry.records import VersionState
 from fleet.apps.rollouts.models import PhaseRun, Rollout
 from fleet.apps.telemetry import selectors as telemetry
 from fleet.apps.telemetry.records import GateRow
+from fleet.domain.budget import Allotment, Spent
 from fleet.domain.conductor import Snapshot
 from fleet.domain.facts import RuleState
+from fleet.domain.measure import measure
+from fleet.domain.measurements import DeviceRow, Side, Total
 from fleet.domain.policy import RolloutPolicy
 from fleet.domain.rollout_states import RolloutState
-from fleet.domain.verdicts import Carried, ClassCount, Kind, OfferCount, PhaseCounts, PhaseFacts, Row, Side, Verdict
+from fleet.domain.strata import comparison
+from fleet.domain.verdicts import Carried, ClassCount, Kind, OfferCount, PhaseCounts, PhaseFacts, Verdict
 
 
 def snapshot(row: Rollout, policy: RolloutPolicy, now: datetime) -> Snapshot:
@@ -57,6 +61,8 @@ def baseline_version_id(model: str) -> int | None:
 def _facts(row: Rollout, policy: RolloutPolicy, now: datetime) -> PhaseFacts:
     runs = {run.index: run for run in PhaseRun.objects.filter(rollout=row, index__lte=row.phase)}
     current = runs.get(row.phase)
+    earlier = [run for run in runs.values() if run.index < row.phase]
+    counts = PhaseCounts() if current is None else phase_counts(current)
     offers: tuple[OfferCounts, ...] = ()
     totals: tuple[GateRow, ...] = ()
     if row.rule_id is not None:
@@ -65,7 +71,7 @@ def _facts(row: Rollout, policy: RolloutPolicy, now: datetime) -> PhaseFacts:
         totals = telemetry.gate_totals(rule_id=row.rule_id, phase=row.phase)
     return PhaseFacts(
         phase=row.phase,
-        counts=PhaseCounts() if current is None else phase_counts(current),
+        counts=counts,
         offers=tuple(
             OfferCount(
                 hardware_class=item.hardware_class,
@@ -77,18 +83,11 @@ def _facts(row: Rollout, policy: RolloutPolicy, now: datetime) -> PhaseFacts:
             )
             for item in offers
         ),
-        rows=tuple(
-            Row(
-                device_id=item.device_id,
-                hardware_class=item.hardware_class,
-                side=Side(item.side),
-                metric=item.metric,
-                numerator=item.numerator,
-                denominator=item.denominator,
-            )
-            for item in totals
+        measures=measure(
+            policy.gates, counts, comparison(counts, has_baseline=row.against_id is not None), _device_rows(totals)
         ),
-        carried=_carried(policy, [run for run in runs.values() if run.index < row.phase]),
+        carried=_carried(policy, earlier),
+        spent=_spent(earlier),
         has_baseline=row.against_id is not None,
     )
 
@@ -99,12 +98,37 @@ def _carried(policy: RolloutPolicy, runs: list[PhaseRun]) -> dict[str, Carried]:
     for run in sorted(runs, key=lambda run: run.index):
         gates = run.judgement.get("gates", [])
         for gate in policy.gates.comparative:
-            found = [item for item in gates if item["name"] == gate.name and item["kind"] == Kind.CONTROL.value]
+            found = [
+                item
+                for item in gates
+                if item["name"] == gate.name and item["kind"] == Kind.CONTROL.value and not item.get("advisory")
+            ]
             if found:
                 verdicts = [Verdict(item["verdict"]) for item in found]
                 worst = next((verdict for verdict in verdicts if verdict is not Verdict.PASS), Verdict.PASS)
                 carried[gate.name] = Carried(run.index, worst, "; ".join(item["sentence"] for item in found))
     return carried
+
+
+def _device_rows(totals: tuple[GateRow, ...]) -> list[DeviceRow]:
+    """One row for each device and side, with all its metrics."""
+    found: dict[tuple[str, str], tuple[GateRow, dict[str, Total]]] = {}
+    for item in totals:
+        _, metrics = found.setdefault((item.device_id, item.side), (item, {}))
+        metrics[item.metric] = Total(item.numerator, item.denominator)
+    return [
+        DeviceRow(item.device_id, item.hardware_class, Side(item.side), metrics) for item, metrics in found.values()
+    ]
+
+
+def _spent(earlier: list[PhaseRun]) -> Spent:
+    """The error that earlier phases have used, as their judgements say."""
+    spent = Spent()
+    for run in earlier:
+        used = run.judgement.get("budget")
+        if isinstance(used, dict):
+            spent = spent.plus(Allotment(**used).spent)
+    return spent
 
 
 def _stop(row: Rollout) -> str:

@@ -10,11 +10,13 @@ regime, in which the sequence is conservative; the simulations in the tests say 
 """
 
 import math
+from functools import lru_cache
 from typing import Final
 
 _PRIOR_DOUBLINGS: Final = 14
 
 
+@lru_cache(maxsize=4_096)
 def prior_variance(alpha: float, df: float, sides: int = 1) -> float:
     """The mixture's prior variance, in squared standard errors, that makes the interval shortest at the planned size.
 

@@ -1,0 +1,145 @@
+"""What the gates of a plan can see before anything has been measured: minimum detectable effects.
+
+For comparisons in percentage points, under stated assumptions on how much devices differ and how much each says; for
+counts of devices, the number that fails a phase. A custom metric has a spread that nobody has declared, so it has none.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from fleet.domain.gate import budget
+from fleet.domain.gate_policy import POINTS, MeasuredGate, Shape
+from fleet.domain.gates.offers import SLACK
+from fleet.domain.policy import RolloutPolicy
+from fleet.domain.stats.contrasts import combined, contrast, interval
+from fleet.domain.stats.estimates import Unjudgeable
+from fleet.domain.stats.samples import Location
+from fleet.domain.stats.shares import lower_bound
+from fleet.domain.strata import ALL_CLASSES, Stratum, comparison
+from fleet.domain.verdicts import PhaseCounts
+
+# Assumptions of the planned power, shown with it: how much devices differ, and how much each has to say.
+DEVICE_SD: Final = 0.05
+UNITS_PER_DEVICE: Final = 50
+ASSUMED_ACCURACY: Final = 0.9
+POWER_Z: Final = 0.8416  # 80% power
+
+
+@dataclass(frozen=True)
+class Detectable:
+    """The smallest true change that a gate in this phase catches in four of five rollouts.
+
+    `drop_points` is for comparisons, in percentage points: what a FAIL needs beyond zero, None where even a total
+    collapse would not be certain. `proves_points` is the smallest margin within which an unchanged version is proven.
+    `devices` is for counts: so many of the treated fail the phase whatever the others do.
+    """
+
+    gate: str
+    phase: int
+    stratum: str
+    treated: int
+    control: int
+    drop_points: float | None
+    proves_points: float | None = None
+    devices: int | None = None
+
+    @property
+    def sentence(self) -> str:
+        """For people."""
+        where = f"phase {self.phase + 1}, {self.gate}, {self.stratum} ({self.treated:,} and {self.control:,} devices)"
+        if self.devices is not None:
+            return f"{where}: fails at {self.devices:,} devices"
+        if self.drop_points is None or self.proves_points is None:
+            return f"{where}: nothing is certain"
+        return f"{where}: sees {self.drop_points:.1f} points, proves a margin of {self.proves_points:.1f}"
+
+
+def detectable(policy: RolloutPolicy, phases: Sequence[PhaseCounts], *, has_baseline: bool) -> tuple[Detectable, ...]:
+    """Of every gate in every phase that it is judged in."""
+    found: list[Detectable] = []
+    for index, counts in enumerate(phases):
+        allotted = budget(policy, index, counts, has_baseline=has_baseline)
+        strata = comparison(counts, has_baseline=has_baseline).strata
+        for gate in policy.gates.comparative:
+            found += _comparisons(gate, index, counts, strata, allotted.comparative)
+        if counts.treated:
+            found += _counts(policy, index, counts, allotted.absolute)
+    return tuple(found)
+
+
+def _comparisons(
+    gate: MeasuredGate, phase: int, counts: PhaseCounts, strata: tuple[Stratum, ...], alpha: float
+) -> list[Detectable]:
+    if not strata:
+        return []
+    each = alpha if len(strata) == 1 else alpha / 2 / len(strata)
+    reaches = [(item.name, item.treated, item.control, _reach(gate, (item,), each)) for item in strata]
+    if len(strata) > 1:
+        reaches.insert(0, (ALL_CLASSES, counts.treated, counts.control, _reach(gate, strata, alpha / 2)))
+    found: list[Detectable] = []
+    for name, treated, control, reach in reaches:
+        drop = None if reach is None else (gate.margin or 0.0) + reach
+        found.append(
+            Detectable(
+                gate.name,
+                phase,
+                name,
+                treated,
+                control,
+                None if drop is None or drop >= 1 else round(POINTS * drop, 1),
+                None if reach is None or reach >= 1 else round(POINTS * reach, 1),
+            )
+        )
+    return found
+
+
+def _reach(gate: MeasuredGate, strata: tuple[Stratum, ...], alpha: float) -> float | None:
+    """How far from the margin an effect must be, as a share; None where no effect suffices or nothing is assumed."""
+    if gate.shape is not Shape.SHARE:
+        return None
+    share = ASSUMED_ACCURACY if gate.higher_is_better else 1 - ASSUMED_ACCURACY
+    spread = DEVICE_SD**2 + share * (1 - share) / max(UNITS_PER_DEVICE, gate.min_per_device)
+    parts = []
+    for item in strata:
+        found = contrast(
+            Location(item.treated, share, spread),
+            Location(item.control, share, spread),
+            planned_treated=item.treated,
+            planned_control=item.control,
+        )
+        if not isinstance(found, Unjudgeable):
+            parts.append((found, float(item.population)))
+    if not parts:
+        return None
+    bounds = interval(combined(parts), alpha=alpha)
+    reach = (bounds.multiplier + POWER_Z) * bounds.standard_error
+    return reach if math.isfinite(reach) else None
+
+
+def _counts(policy: RolloutPolicy, phase: int, counts: PhaseCounts, alpha: float) -> list[Detectable]:
+    """How many devices fail a phase once all have concluded."""
+    gates = policy.gates
+    limits = [("install_failures", gates.install_max_share), ("silence", gates.silence_max_share)]
+    limits += [("rollbacks", gates.rollback_max_share)] if gates.rollback_max_share is not None else []
+    found = [
+        Detectable(
+            name,
+            phase,
+            ALL_CLASSES,
+            counts.treated,
+            counts.control,
+            None,
+            None,
+            math.floor(limit * counts.treated + SLACK) + 1,
+        )
+        for name, limit in limits
+    ]
+    if gates.crash is not None:
+        least = next(
+            (n for n in range(1, counts.treated + 1) if lower_bound(n, counts.treated, alpha) > gates.crash.max_share),
+            None,
+        )
+        found.append(Detectable("crashes", phase, ALL_CLASSES, counts.treated, counts.control, None, None, least))
+    return found

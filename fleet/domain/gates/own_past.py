@@ -1,0 +1,57 @@
+"""Treated devices against their own time under the earlier version, in phases that leave no control.
+
+Each device is compared with itself, so that what makes devices differ plays no part. What changes with time does: a
+season that hits everybody looks like the version. So where a comparison with a control has passed before, this can only
+add a failure.
+"""
+
+from fleet.domain.gate_policy import MeasuredGate, Shape
+from fleet.domain.gates.comparisons import is_beyond, is_inside
+from fleet.domain.gates.words import apart, estimate_evidence, margin, named, saying, undecided
+from fleet.domain.policy import RolloutPolicy
+from fleet.domain.stats.contrasts import interval, one_sample
+from fleet.domain.stats.estimates import Estimate, Unjudgeable
+from fleet.domain.stats.samples import Location
+from fleet.domain.strata import ALL_CLASSES, MIN_CONTROL
+from fleet.domain.verdicts import GateResult, Kind, PhaseFacts, Verdict
+
+
+def judge(
+    gate: MeasuredGate, policy: RolloutPolicy, facts: PhaseFacts, alpha: float, *, advisory: bool
+) -> GateResult | None:
+    """The result, or None where too few devices have a past. A gate with `max_ratio` needs two arms and has none."""
+    past = facts.measures.of(gate.name, ALL_CLASSES).own_past
+    if past.devices < MIN_CONTROL or gate.max_ratio is not None:
+        return None
+    trimmed, plain = (_interval(gate, facts, place, alpha) for place in (past.trimmed, past.plain))
+    if isinstance(trimmed, Unjudgeable) or isinstance(plain, Unjudgeable):
+        return None
+    if is_beyond(gate, trimmed):
+        verdict = Verdict.FAIL
+    elif is_inside(gate, trimmed) and is_inside(gate, plain):
+        verdict = Verdict.PASS
+    else:
+        verdict = undecided(facts)
+    words = (
+        f"{named(gate, policy)} is {apart(gate, trimmed, 'the same devices before')} "
+        f"({margin(gate)}); {past.devices:,} devices"
+    )
+    evidence = {
+        "metric": gate.metric,
+        "shape": gate.shape.value,
+        "higher_is_better": gate.higher_is_better,
+        "margin": gate.margin or 0.0,
+        "alpha": alpha,
+        "devices": past.devices,
+        **estimate_evidence(trimmed),
+        "untrimmed": estimate_evidence(plain),
+    }
+    return GateResult(
+        gate.name, Kind.OWN_PAST, ALL_CLASSES, verdict, saying(verdict, words), evidence, advisory=advisory
+    )
+
+
+def _interval(gate: MeasuredGate, facts: PhaseFacts, place: Location, alpha: float) -> Estimate | Unjudgeable:
+    found = one_sample(place, planned=facts.counts.treated)
+    within = (-1.0, 1.0) if gate.shape is Shape.SHARE else None
+    return found if isinstance(found, Unjudgeable) else interval(found, alpha=alpha, within=within)
