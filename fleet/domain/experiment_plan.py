@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from device_client.wire.bucketing import BUCKETS, BucketRange
-from fleet.domain.detectable import ASSUMED_ACCURACY, DEVICE_SD, UNITS_PER_DEVICE, Finding, Level, PlacedDevice
+from fleet.domain.detectable import ASSUMED_ACCURACY, DEVICE_SD, UNITS_PER_DEVICE
 from fleet.domain.experiment import ExperimentSpec, layout
 from fleet.domain.gate_policy import POINTS, MeasuredGate
+from fleet.domain.plan import Finding, Level, PlacedDevice
 from fleet.domain.stats import planning
 from fleet.domain.stats.estimates import Unjudgeable
 from fleet.domain.strata import MIN_CONTROL, MIN_TREATED
