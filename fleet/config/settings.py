@@ -97,6 +97,7 @@ INSTALLED_APPS = [
             "telemetry",
             "assignments",
             "rollouts",
+            "experiments",
             "audit",
             "jobs",
             "outbox",

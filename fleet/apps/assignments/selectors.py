@@ -88,6 +88,12 @@ def active_rules_for_ingest() -> tuple[RuleView, ...]:
     )
 
 
+def running_experiment(model: str) -> str:
+    """The source of the running rule with arms, if this model has one; else empty."""
+    rows = Rule.objects.filter(model_id=model, state=RuleState.RUNNING.value, arms__isnull=False)
+    return str(rows.values_list("source", flat=True).first() or "")
+
+
 def offered_at(*, rule_ids: Collection[int], device_ids: Collection[str]) -> Mapping[tuple[int, str], datetime]:
     """When these rules were first offered to these devices, by (rule, device); pairs without an offer are absent."""
     rows = Offer.objects.filter(rule_id__in=rule_ids, device_id__in=device_ids)

@@ -11,6 +11,7 @@ from typing import Final
 
 from django.db import IntegrityError, transaction
 
+from fleet.apps.assignments import selectors as assigned
 from fleet.apps.assignments import services as assignments
 from fleet.apps.registry import selectors as registry
 from fleet.apps.registry.records import VersionRecord, VersionState
@@ -109,6 +110,11 @@ def _create(
     now: datetime,
 ) -> Rollout:
     policy = planned.policy
+    experiment = assigned.running_experiment(version.model)
+    if experiment:
+        raise ConflictError(
+            "experiment_active", f"experiment {experiment} of {version.model} is running; stop it or await its verdict"
+        )
     rollout_id = f"r-{secrets.token_hex(6)}"
     rule_id = assignments.create_rule(
         source=rollout_id,

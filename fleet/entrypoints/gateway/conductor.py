@@ -1,15 +1,17 @@
-"""Looks at the rollouts under way, again and again: one line for each decision, one for each change of leadership.
+"""Looks at the rollouts and experiments under way, again and again: one line for each decision, one for each change of leadership.
 
 What is decided, and by what evidence, is `rollouts`' and the domain's; this only keeps the beat.
 """
 
 import logging
 import threading
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Final, Protocol
 
+from fleet.apps.experiments import conducting as experiments
 from fleet.apps.rollouts import services as rollouts
-from fleet.apps.rollouts.records import Failure, TickRecord
+from fleet.apps.rollouts.records import TickRecord
 from fleet.entrypoints.gateway.lifecycle import StoppedError, with_database
 from fleet.ports.clock import Clock
 
@@ -65,15 +67,25 @@ class Conductor:
                 "%s %s@%s phase %d %s: %s",
                 *(made.rollout, made.model, made.version, made.phase + 1, made.action, made.sentence),
             )
-        self._tell(seen.failures)
+        errors = {failure.rollout: failure.error for failure in seen.failures}
+        if seen.is_leader:
+            errors |= self._experiments()
+        self._tell(errors)
         return seen
 
-    def _tell(self, failures: tuple[Failure, ...]) -> None:
+    def _experiments(self) -> dict[str, Exception]:
+        """Look at the experiments; what could not be judged."""
+        seen = with_database(lambda: experiments.tick(now=self._clock.now(), holder=self._holder), self._stop)
+        for made in seen.decisions:
+            logger.info("%s %s %s: %s", made.experiment, made.model, made.action, made.sentence)
+        return {failure.experiment: failure.error for failure in seen.failures}
+
+    def _tell(self, errors: Mapping[str, Exception]) -> None:
         """A failure that lasts is said once, with its traceback, and again when it changes or ends."""
-        present = {failure.rollout: failure.sentence for failure in failures}
-        for failure in failures:
-            if self._failures.get(failure.rollout) != failure.sentence:
-                logger.error("%s could not be judged: %s", failure.rollout, failure.sentence, exc_info=failure.error)
-        for rollout in self._failures.keys() - present.keys():
-            logger.info("%s can be judged again", rollout)
+        present = {subject: f"{type(error).__name__}: {error}".splitlines()[0] for subject, error in errors.items()}
+        for subject, sentence in present.items():
+            if self._failures.get(subject) != sentence:
+                logger.error("%s could not be judged: %s", subject, sentence, exc_info=errors[subject])
+        for subject in self._failures.keys() - present.keys():
+            logger.info("%s can be judged again", subject)
         self._failures = present

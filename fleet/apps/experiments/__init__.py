@@ -1,0 +1,1 @@
+"""Experiments: arms compared under randomisation, their looks and their recorded decisions."""

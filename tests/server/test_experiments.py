@@ -1,0 +1,320 @@
+"""Experiments on the demo's fleet, simulated: assigned, measured, decided, promoted."""
+
+from typing import Any
+
+import pytest
+
+from device_client.wire.bucketing import bucket
+from device_client.wire.states import FailureCode
+from fleet.apps.assignments import selectors as assignments
+from fleet.apps.experiments import conducting, selectors, services
+from fleet.apps.experiments.models import Experiment
+from fleet.apps.experiments.records import DecisionRecord, ExperimentRecord
+from fleet.apps.rollouts import selectors as rollouts
+from fleet.apps.rollouts import services as rollout_services
+from fleet.demo import fleet_plan
+from fleet.domain.errors import ConflictError, InvalidInputError, NotFoundError
+from fleet.domain.experiment_states import ExperimentState
+from fleet.domain.facts import RuleState
+from fleet.domain.rollout_states import RolloutState
+from tests.fakes.fleet_simulator import SimulatedDevice
+from tests.server.catalogue import MODEL, revoke
+from tests.server.story import HOLDER, Story
+
+pytestmark = pytest.mark.django_db
+
+ALL = {"phases": [{"share": 1.0}], "control_share": 0, "allow_delta": False}
+RAMP = {
+    "phases": [{"share": 0.25}, {"share": 0.5}, {"share": 1.0}],
+    "gates": {"accuracy": {"margin_points": 5}},
+    "allow_delta": False,
+}
+ACCURACY = {"1": 0.8, "2": 0.97, "3": 0.38}
+SPEC: dict[str, Any] = {
+    "arms": [{"name": "control", "version": "1", "weight": 2}, {"name": "candidate", "version": "2"}],
+    "share": 0.75,
+    "success": {"accuracy": {"effect_points": 5, "min_labels_per_device": 30}},
+    "guardrails": {"errors": {"margin_points": 5}},
+    "duration_s": 600,
+    "allow_delta": False,
+}
+
+
+@pytest.fixture
+def story() -> Story:
+    """The fleet with version 1 as its baseline, and two more versions."""
+    found = Story()
+    for label in ("1", "2", "3"):
+        found.push(label)
+    found.start("1", ALL, fleet_plan.SEED_INSTALL)
+    found.check()
+    found.pass_time(2)
+    assert [item.action for item in found.tick()] == ["complete"]
+    return found
+
+
+def begin(story: Story, **changes: Any) -> ExperimentRecord:
+    drafted = services.create(model=MODEL, spec={**SPEC, **changes}, actor="test", now=story.now)
+    return services.start(experiment_id=drafted.id, actor="test", now=story.now, seed=fleet_plan.SEED_BETTER)
+
+
+def tick(story: Story) -> tuple[DecisionRecord, ...]:
+    seen = conducting.tick(now=story.now, holder=HOLDER)
+    assert seen.failures == ()
+    return seen.decisions
+
+
+def state_of(experiment: ExperimentRecord) -> ExperimentState:
+    return selectors.experiment(experiment.id).state
+
+
+def decided(story: Story, **changes: Any) -> ExperimentRecord:
+    """An experiment that version 2 has won."""
+    experiment = begin(story, **changes)
+    story.check()
+    story.measure(ACCURACY)
+    (decision,) = tick(story)
+    assert (decision.action, decision.verdict) == ("decide", "ship")
+    return selectors.experiment(experiment.id)
+
+
+# ---------------------------------------------------------------- drafts and plans
+
+
+def test_create__draft__touches_nobody(story: Story) -> None:
+    drafted = services.create(model=MODEL, spec=SPEC, actor="test", now=story.now)
+    assert (drafted.state, drafted.rule_id) == (ExperimentState.DRAFT, None)
+    story.check()
+    assert story.running() == {"1": 16}
+
+
+def test_create__unknown_version__is_refused(story: Story) -> None:
+    with pytest.raises(NotFoundError):
+        services.create(
+            model=MODEL, spec={**SPEC, "arms": [*SPEC["arms"], {"name": "x", "version": "9"}]}, actor="t", now=story.now
+        )
+
+
+def test_plan__this_fleet__counts_arms_and_says_what_it_can_see(story: Story) -> None:
+    drafted = services.create(model=MODEL, spec=SPEC, actor="test", now=story.now)
+    found = services.plan(experiment_id=drafted.id, now=story.now, seed=fleet_plan.SEED_BETTER)
+    assert (found.population, found.eligible) == (16, 16)
+    assert {arm.name: arm.devices for arm in found.arms} == {"candidate": 4, "control": 8}
+    assert any("sees" in item.sentence for item in found.sizes)
+    assert {item.code for item in found.findings} == {"effect_unseen"}
+
+
+def test_start__too_few_devices_for_the_arms__is_refused(story: Story) -> None:
+    drafted = services.create(model=MODEL, spec={**SPEC, "share": 0.2}, actor="test", now=story.now)
+    with pytest.raises(InvalidInputError, match="a comparison needs 4 and 8"):
+        services.start(experiment_id=drafted.id, actor="test", now=story.now)
+    assert state_of(drafted) is ExperimentState.DRAFT
+    assert assignments.running_experiment(MODEL) == ""
+
+
+def test_start__revoked_version__is_refused(story: Story) -> None:
+    drafted = services.create(model=MODEL, spec=SPEC, actor="test", now=story.now)
+    revoke(story.releases["2"])
+    with pytest.raises(ConflictError, match="published"):
+        services.start(experiment_id=drafted.id, actor="test", now=story.now)
+
+
+def test_start__another_experiment_runs__excludes_it(story: Story) -> None:
+    begin(story)
+    with pytest.raises(ConflictError) as refused:
+        begin(story)
+    assert refused.value.code == "experiment_active"
+
+
+def test_start__a_rollout_is_under_way__excludes_it_and_the_other_way_round(story: Story) -> None:
+    rollout = story.start("2", RAMP, fleet_plan.SEED_BETTER)
+    with pytest.raises(ConflictError, match=rollout.id):
+        begin(story)
+    rollout_services.cancel(rollout_id=rollout.id, actor="test", reason="", now=story.now)
+    experiment = begin(story)
+    with pytest.raises(ConflictError, match=experiment.id) as refused:
+        story.start("3", RAMP)
+    assert refused.value.code == "experiment_active"
+
+
+# ---------------------------------------------------------------- running
+
+
+def test_running__devices_get_their_arm_and_keep_it__and_explain_names_it(story: Story) -> None:
+    experiment = begin(story)
+    for _ in range(2):
+        story.check()
+        assert story.running() == {"1": 12, "2": 4}
+    for device in story.devices:
+        told = assignments.assignment(device_id=device.device_id, model=MODEL)
+        assert told is not None
+        place = bucket(experiment.seed, device.device_id)
+        arm = "candidate" if place < 250_000 else "control" if place >= 500_000 else ""
+        assert told.rollout == (experiment.id if arm else told.rollout)
+        assert (f"into its arm {arm}" in told.because) is bool(arm)
+    counts = {item.name: (item.planned, item.offered, item.committed) for item in _results(story, experiment).arms}
+    assert counts == {"candidate": (4, 4, 4), "control": (8, 8, 8)}
+
+
+def _results(story: Story, experiment: ExperimentRecord) -> Any:
+    return selectors.results(experiment.id, now=story.now)
+
+
+def test_winner__decided_once__evidence_is_frozen(story: Story) -> None:
+    experiment = decided(story)
+    assert (experiment.state, experiment.winner, experiment.verdict) == (ExperimentState.DECIDED, "candidate", "ship")
+    before = _results(story, experiment)
+    assert before.frozen
+    assert not before.assigned["rejected"]
+    (accuracy,) = [item for item in before.comparisons if item["role"] == "success"]
+    assert 0 < accuracy["lower"] < 0.17 < accuracy["upper"]
+    story.check()
+    story.measure({"1": 0.9, "2": 0.1})
+    assert tick(story) == ()
+    assert _results(story, experiment) == before
+    assert story.running() == {"1": 12, "2": 4}
+    assert len(selectors.looks(experiment.id)) == 1
+    with pytest.raises(ConflictError, match="promote or stop it"):
+        services.extend(experiment_id=experiment.id, extra_s=60, actor="t", reason="", now=story.now)
+
+
+def test_worse_arm__stops__devices_come_back(story: Story) -> None:
+    experiment = begin(story, arms=[SPEC["arms"][0], {"name": "candidate", "version": "3"}])
+    story.check()
+    assert story.running() == {"1": 12, "3": 4}
+    story.measure(ACCURACY)
+    (decision,) = tick(story)
+    assert (decision.action, decision.verdict) == ("stop", "harm")
+    assert "points lower than the control's" in decision.sentence
+    assert state_of(experiment) is ExperimentState.STOPPED
+    story.check()
+    assert story.running() == {"1": 16}
+
+
+def test_arms_version_revoked__stops_at_once(story: Story) -> None:
+    experiment = begin(story)
+    story.check()
+    revoke(story.releases["2"])
+    (decision,) = tick(story)
+    assert (decision.action, decision.sentence) == ("stop", "stopped: version 2 was revoked")
+    assert state_of(experiment) is ExperimentState.STOPPED
+
+
+def test_devices_of_one_arm_refuse_it__counts_as_harm_by_intent_to_treat(story: Story) -> None:
+    experiment = begin(story)
+
+    def fails(device: SimulatedDevice) -> FailureCode | None:
+        return FailureCode.DIGEST_MISMATCH if bucket(experiment.seed, device.device_id) < 250_000 else None
+
+    story.check(fails=fails)
+    (candidate,) = [item for item in _results(story, experiment).arms if item.name == "candidate"]
+    assert (candidate.offered, candidate.failed) == (4, 4)
+    (decision,) = tick(story)
+    assert decision.verdict == "harm"
+    assert "4 of 4 installs failed in candidate" in decision.sentence
+
+
+def test_time_is_over__no_winner__may_be_extended_and_then_decide(story: Story) -> None:
+    experiment = begin(story)
+    story.check()
+    story.pass_time(601)
+    (decision,) = tick(story)
+    assert (decision.action, decision.verdict) == ("decide", "inconclusive")
+    with pytest.raises(ConflictError, match="expected a winner"):
+        services.promote(experiment_id=experiment.id, policy=RAMP, actor="t", reason="", now=story.now)
+    again = services.extend(experiment_id=experiment.id, extra_s=300, actor="test", reason="", now=story.now)
+    assert (again.state, again.verdict) == (ExperimentState.RUNNING, "")
+    story.measure(ACCURACY)
+    (decision,) = tick(story)
+    assert (decision.action, decision.verdict) == ("decide", "ship")
+    actions = [item.action for item in reversed(selectors.decisions(experiment.id))]
+    assert actions == ["create", "start", "decide", "extend", "decide"]
+
+
+def test_stop__by_a_person__keeps_what_it_had_shown(story: Story) -> None:
+    experiment = begin(story)
+    story.check()
+    story.measure(ACCURACY)
+    services.stop(experiment_id=experiment.id, actor="ann", reason="enough", now=story.now)
+    shown = _results(story, experiment)
+    assert (shown.frozen, shown.sentence) == (True, "enough")
+    assert shown.comparisons
+    story.check()
+    assert story.running() == {"1": 16}
+
+
+def test_word_about_an_older_state__is_refused(story: Story) -> None:
+    experiment = begin(story)
+    with pytest.raises(ConflictError, match="moved on"):
+        services.stop(
+            experiment_id=experiment.id, actor="t", reason="", now=story.now, if_revision=experiment.revision - 1
+        )
+    assert state_of(experiment) is ExperimentState.RUNNING
+
+
+# ---------------------------------------------------------------- promotion
+
+
+def test_promote__rollout_from_the_winners_share__nobody_goes_back_and_forth(story: Story) -> None:
+    experiment = decided(story)
+    winners = {device.device_id for device in story.devices if device.running.version == "2"}
+    promoted = services.promote(experiment_id=experiment.id, policy=RAMP, actor="test", reason="", now=story.now)
+    assert promoted.state is ExperimentState.PROMOTED
+    assert promoted.rollout is not None
+    rollout = rollouts.rollout(promoted.rollout)
+    assert (rollout.version, rollout.seed, rollout.phases, rollout.share) == ("2", experiment.seed, 2, 0.5)
+    story.check()
+    assert winners < {device.device_id for device in story.devices if device.running.version == "2"}
+    assert story.running() == {"1": 8, "2": 8}
+    assert tick(story) == ()
+    for _ in range(2):
+        story.measure(ACCURACY)
+        assert len(story.tick()) == 1
+        story.check()
+    assert rollouts.rollout(rollout.id).state is RolloutState.COMPLETED
+    (released,) = tick(story)
+    assert released.action == "release"
+    assert assignments.rule(experiment.rule_id or 0).state is RuleState.WITHDRAWN
+    story.check()
+    assert story.running() == {"2": 16}
+    assert tick(story) == ()
+
+
+def test_promote__winners_rollout_is_reverted__winners_go_back_too(story: Story) -> None:
+    experiment = decided(story)
+    promoted = services.promote(experiment_id=experiment.id, policy=RAMP, actor="test", reason="", now=story.now)
+    story.check()
+    rollout_services.revert(rollout_id=promoted.rollout or "", actor="test", reason="", now=story.now)
+    assert [item.action for item in tick(story)] == ["release"]
+    story.check()
+    assert story.running() == {"1": 16}
+
+
+def test_promote__cut_short_after_the_rollout_had_started__goes_on_with_it(story: Story) -> None:
+    experiment = decided(story)
+    first = services.promote(experiment_id=experiment.id, policy=RAMP, actor="test", reason="", now=story.now)
+    Experiment.objects.filter(pk=experiment.id).update(state="decided", rollout=None, ended_at=None)
+    again = services.promote(experiment_id=experiment.id, policy=RAMP, actor="test", reason="", now=story.now)
+    assert again.rollout == first.rollout
+
+
+# ---------------------------------------------------------------- the conductor
+
+
+def test_tick__who_does_not_lead__does_nothing(story: Story) -> None:
+    begin(story)
+    story.tick()
+    story.pass_time(1)
+    assert conducting.tick(now=story.now, holder="another").decisions == ()
+    story.check()
+    story.measure(ACCURACY)
+    assert conducting.tick(now=story.now, holder="another").decisions == ()
+    assert len(tick(story)) == 1
+
+
+def test_tick__one_cannot_be_judged__is_told_and_stays(story: Story) -> None:
+    experiment = begin(story)
+    Experiment.objects.filter(pk=experiment.id).update(spec={"arms": []})
+    (failure,) = conducting.tick(now=story.now, holder=HOLDER).failures
+    assert failure.experiment == experiment.id
+    assert "expected a control" in failure.sentence
