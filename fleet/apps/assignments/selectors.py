@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from django.db.models import Count, Q, QuerySet
+from django.db.models import Count, Q, QuerySet, prefetch_related_objects
 
 from device_client.wire.bucketing import BucketRange
 from device_client.wire.director import DevicePolicy
@@ -47,17 +47,26 @@ def rules(model: str) -> tuple[RuleRecord, ...]:
 
 def assignable_rules(model: str) -> tuple[Rule, ...]:
     """The rows that can give a device a version of this model. For this app only."""
-    rows = Rule.objects.prefetch_related("arms").filter(model_id=model)
-    ramping = rows.filter(state__in=[RuleState.RUNNING.value, RuleState.HELD.value])
-    completed = rows.filter(state=RuleState.COMPLETED.value).order_by("-ended_at", "-id")[:BASELINES_PER_MODEL]
-    return (*ramping, *completed)
+    return _with_arms(_assignable(model))
 
 
 def announced_rules(model: str) -> tuple[Rule, ...]:
     """The rows that a plan notice is made from. For this app only."""
-    rows = Rule.objects.prefetch_related("arms").filter(model_id=model)
-    withdrawn = rows.filter(state=RuleState.WITHDRAWN.value).order_by("-id")
-    return (*assignable_rules(model), *withdrawn[:WITHDRAWN_PER_MODEL])
+    withdrawn = Rule.objects.filter(model_id=model, state=RuleState.WITHDRAWN.value).order_by("-id")
+    return _with_arms([*_assignable(model), *withdrawn[:WITHDRAWN_PER_MODEL]])
+
+
+def _assignable(model: str) -> list[Rule]:
+    rows = Rule.objects.filter(model_id=model)
+    ramping = rows.filter(state__in=[RuleState.RUNNING.value, RuleState.HELD.value])
+    completed = rows.filter(state=RuleState.COMPLETED.value).order_by("-ended_at", "-id")[:BASELINES_PER_MODEL]
+    return [*ramping, *completed]
+
+
+def _with_arms(rows: list[Rule]) -> tuple[Rule, ...]:
+    """The same rows with the arms of all of them read at once."""
+    prefetch_related_objects(rows, "arms")
+    return tuple(rows)
 
 
 def active_rules_for_ingest() -> tuple[RuleView, ...]:
