@@ -84,6 +84,7 @@ class Agent:
         self._inbox: queue.SimpleQueue[Continuation] = queue.SimpleQueue()
         self._jobs = jobs(self.post)
         self._timers = Timers(clock)
+        self._meter = meter
         self._postman = Postman(device_id=profile.device_id, outbox=outbox, broker=broker, meter=meter, clock=clock)
         self._checks = Checks(
             device_id=profile.device_id,
@@ -144,6 +145,8 @@ class Agent:
         stored = self._journal.deployments()
         for model in dict.fromkeys((*self._profile.models, *stored)):
             self.deployments.recover(model, stored.get(model) or Deployment(model), clean=clean)
+            if not clean:
+                self._meter.crashed(model)
         self._tick()
 
     def watch(self, model: str, contract: Contract | None) -> None:

@@ -40,6 +40,9 @@ class Window:
     confidence_sum: float = 0.0
     during_update: bool = False
     metrics: dict[str, tuple[int, float, float]] = field(default_factory=dict)
+    crashes: int = 0
+    compared: int = 0
+    agreed: int = 0
 
     def answered(self, latency_ms: float, confidence: float, *, is_nan: bool) -> None:
         """One inference that returned."""
@@ -65,10 +68,15 @@ class Window:
         self.metrics[name] = (n + 1, total + value, squared + value * value)
         return True
 
+    def referred(self, *, agrees: bool) -> None:
+        """A reference answer came for one inference."""
+        self.compared += 1
+        self.agreed += agrees
+
     @property
     def empty(self) -> bool:
         """Nothing happened in this window."""
-        return self.n == 0 and not self.metrics
+        return self.n == self.crashes == self.compared == 0 and not self.metrics
 
     def message(self, key: MessageKey, *, ended_at: float, clock_trusted: bool, rss_bytes: int) -> TelemetryWindow:
         """The window as it is sent."""
@@ -92,6 +100,9 @@ class Window:
             rss_bytes=rss_bytes,
             confidence_sum=self.confidence_sum,
             metrics={name: MetricTotals(*totals) for name, totals in self.metrics.items()},
+            crashes=self.crashes,
+            compared=self.compared,
+            agreed=self.agreed,
         )
 
 
@@ -122,6 +133,9 @@ def merge(first: TelemetryWindow, second: TelemetryWindow, key: MessageKey) -> T
         rss_bytes=max(first.rss_bytes, second.rss_bytes),
         confidence_sum=first.confidence_sum + second.confidence_sum,
         metrics=_merge_metrics(first.metrics, second.metrics),
+        crashes=first.crashes + second.crashes,
+        compared=first.compared + second.compared,
+        agreed=first.agreed + second.agreed,
     )
 
 

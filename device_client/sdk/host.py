@@ -57,6 +57,7 @@ class Desk:
         self.windows: dict[tuple[str, int, str], Window] = {}  # by digest, revision and route
         self.finished: list[tuple[Window, float]] = []
         self.updating = False
+        self.crashes = 0  # that no window has yet
         self.listeners: list[Listener] = []
         self.ready = threading.Event()
 
@@ -68,6 +69,12 @@ class Desk:
             key = WindowKey(self.model, serving.version, serving.digest, serving.revision, route)
             window = self.windows[place] = Window(key, now, during_update=self.updating)
         return window
+
+    def count_crashes(self, now: float) -> None:
+        """Give crashes to what is served, once something of the fleet's is."""
+        if self.crashes and self.serving is not None and self.serving.digest:
+            self.window(self.serving, LOCAL_ROUTE, now).crashes += self.crashes
+            self.crashes = 0
 
     def close_windows(self, now: float) -> None:
         """End every open window."""
@@ -123,8 +130,14 @@ class Result:
         )
 
     def set(self, *, answer: str | None = None, route: str | None = None) -> None:
-        """Say what was answered in the end, and by which route (`cloud`). Comes before the id is handed on."""
+        """Say what was answered in the end, and by which route (`cloud`). Comes before the id is handed on.
+
+        An answer that came by another route is a reference: whether the model's own agrees with it is counted.
+        """
         if answer is not None:
+            own = self._lease.top_label(self.outputs)
+            if route not in (None, LOCAL_ROUTE) and own is not None:
+                self._host.referred(self._lease.serving, agrees=own == answer)
             self._answer = answer
         if route is not None and route != self._route:
             self._route = route
@@ -237,6 +250,7 @@ class ModelHost:
             else:
                 desk.running = new
                 desk.serving = serving if serving.digest else _factory(serving.model)
+                desk.count_crashes(self._now())
             if old is not None and old is not new and old is not desk.fallback:
                 old.retired = True
                 if old.leases == 0:
@@ -298,6 +312,12 @@ class ModelHost:
             if under_way:
                 for window in desk.windows.values():
                     window.during_update = True
+
+    def crashed(self, model: str) -> None:
+        desk = self.desk(model)
+        with desk.lock:
+            desk.crashes += 1
+            desk.count_crashes(self._now())
 
     def take_windows(self, *, everything: bool = False) -> Sequence[tuple[Window, float]]:
         now, taken = self._now(), []
@@ -371,6 +391,12 @@ class ModelHost:
         desk = self.desk(serving.model)
         with desk.lock:
             desk.window(serving, route, self._now()).n += 1
+
+    def referred(self, serving: Serving, *, agrees: bool) -> None:
+        """A reference answer came for an inference of this version."""
+        desk = self.desk(serving.model)
+        with desk.lock:
+            desk.window(serving, LOCAL_ROUTE, self._now()).referred(agrees=agrees)
 
     def measure(self, model: str, name: str, value: float) -> None:
         """Add to a custom metric of the open window."""

@@ -444,6 +444,8 @@ class TelemetryWindow:
     milliseconds. `during_update` windows overlapped a swap or download and are left out of comparisons.
     `rss_bytes` is the process's peak. `started_at` is the device's clock, seconds since the epoch; `clock_trusted`
     says whether it was set since the last signed time.
+    `crashes` counts unclean ends of the process that served this version, found at its next start; of `compared` answers,
+    for which a reference came by another route (a cloud, a shadow), `agreed` were the same.
     """
 
     key: MessageKey
@@ -465,6 +467,9 @@ class TelemetryWindow:
     rss_bytes: int = 0
     confidence_sum: float = 0.0
     metrics: Mapping[str, MetricTotals] = field(default_factory=dict)
+    crashes: int = 0
+    compared: int = 0
+    agreed: int = 0
 
     def encode(self) -> bytes:
         """The MQTT payload."""
@@ -494,6 +499,8 @@ class TelemetryWindow:
                     name: {"n": item.n, "total": item.total, "total_squared": item.total_squared}
                     for name, item in self.metrics.items()
                 },
+                # Left out where there is nothing to say, as in the first release, which did not know them.
+                **{name: count for name in ("crashes", "compared", "agreed") if (count := getattr(self, name))},
             }
         )
 
@@ -522,7 +529,12 @@ class TelemetryWindow:
             rss_bytes=fields.integer("rss_bytes", default=0),
             confidence_sum=fields.number("confidence_sum", default=0.0),
             metrics=_metrics(fields.raw("metrics")),
+            crashes=fields.integer("crashes", default=0, maximum=limits.MAX_INFERENCES_PER_WINDOW),
+            compared=fields.integer("compared", default=0, maximum=limits.MAX_INFERENCES_PER_WINDOW),
+            agreed=fields.integer("agreed", default=0),
         )
+        if window.agreed > window.compared:
+            raise MalformedMessageError(f"expected agreed <= compared, got {window.agreed} and {window.compared}")
         if window.errors > window.n or window.nan > window.n or window.latency.total > window.n:
             raise MalformedMessageError(
                 f"expected errors, nan and latencies <= n, got n={window.n} errors={window.errors} "

@@ -110,3 +110,18 @@ def test_stop__in_mid_download__ends_soon_and_goes_on_at_the_next_start(
     rig.restart()
     rig.run_to(UpdateState.COMMITTED, downloading)
     assert server.reports(DEVICE)[-1].resumed_from == held
+
+
+def test_crash__of_a_process_that_served_a_version__is_told_at_the_next_start_and_once(
+    rig: Rig, server: UpdateServerSimulator
+) -> None:
+    server.assign(DEVICE, server.push(MODEL, "1", weights(1.0)), rollout="r-000000000001")
+    rig.start()
+    rig.run_to(UpdateState.COMMITTED)
+    rig.host.take_windows(everything=True)
+    rig.restart()
+    assert [window.crashes for window, _ in rig.host.take_windows(everything=True)] == [1]
+    rig.agent.close()
+    rig.boot()
+    rig.start()
+    assert rig.host.take_windows(everything=True) == []

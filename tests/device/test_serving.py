@@ -277,3 +277,22 @@ def test_windows__clock_set_back__closed_all_the_same(stage: Stage) -> None:
         lease.infer(x=ONE)
     stage.clock.advance(-86_400.0)
     assert len(stage.host.take_windows()) == 1
+
+
+def test_windows__process_had_ended_without_a_stop__crash_counts_for_what_is_served_next(stage: Stage) -> None:
+    stage.host.crashed(MODEL)
+    assert stage.host.take_windows(everything=True) == []
+    stage.serve("1")
+    stage.host.crashed(MODEL)
+    (window, _), *rest = stage.host.take_windows(everything=True)
+    assert (window.key.version, window.crashes, window.n, rest) == ("1", 2, 0, [])
+
+
+def test_windows__answer_by_another_route__agreement_is_counted(stage: Stage) -> None:
+    stage.serve("1", labels=b"zero\none\n")
+    for answer, route in (("zero", "cloud"), ("one", "cloud"), ("one", None)):
+        with stage.model.lease() as lease:
+            lease.infer(x=ONE).set(answer=answer, route=route)
+    windows = {window.key.route: window for window, _ in stage.host.take_windows(everything=True)}
+    assert (windows["local"].compared, windows["local"].agreed) == (2, 1)
+    assert windows["cloud"].compared == 0

@@ -7,6 +7,7 @@ gets a file of its own. Files named `*_broken.json` hold named inputs that must 
 import base64
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -125,3 +126,13 @@ def test_prediction_id__answer_too_long_to_carry__left_out() -> None:
 def test_prediction_id__of_any_other_form__refused(text: object) -> None:
     with pytest.raises(WireError):
         PredictionId.parse(text)
+
+
+def test_telemetry__crashes_and_agreement__travel_and_are_left_out_where_there_are_none() -> None:
+    payload = next(case["payload"] for case in load("messages_v1.json") if case["kind"] == "telemetry")
+    window = messages.TelemetryWindow.parse(payload.encode())
+    assert b"crashes" not in window.encode()
+    more = replace(window, crashes=1, compared=5, agreed=4)
+    assert messages.TelemetryWindow.parse(more.encode()) == more
+    with pytest.raises(WireError, match="agreed <= compared"):
+        messages.TelemetryWindow.parse(replace(more, agreed=6).encode())
