@@ -15,7 +15,6 @@ from django.db import IntegrityError, transaction
 from device_client.wire.bucketing import BUCKETS, bucket
 from fleet.apps.assignments import services as assignments
 from fleet.apps.assignments.records import ArmRecord
-from fleet.apps.devices import selectors as devices
 from fleet.apps.experiments import moves
 from fleet.apps.experiments.models import Experiment
 from fleet.apps.experiments.moves import Reason
@@ -166,12 +165,8 @@ def _begin(row: Experiment, ready: _Ready, actor: str, now: datetime) -> None:
         now=now,
     )
     if policy.allow_delta:
-        treated = [versions[arm.version] for arm in spec.treatments]
-        registry_services.request_deltas(
-            new_digests=[variant.digest for version in treated for variant in version.variants],
-            from_counts=devices.weights_counts(row.model_id),
-            now=now,
-        )
+        for arm in spec.treatments:
+            registry_services.request_plan(model=row.model_id, version_id=versions[arm.version].id, now=now)
     assignments.set_rule(rule_id=row.rule_id, state=RuleState.RUNNING, phase=PHASE, now=now)
     row.seed, row.started_at = ready.seed, now
     row.ends_at = now + timedelta(seconds=spec.duration_s)
