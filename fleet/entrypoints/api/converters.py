@@ -61,6 +61,18 @@ class ActionConverter(_Converter):
     regex = "pause|resume|advance|revert|cancel"
 
 
+class ExperimentConverter(_Converter):
+    """`e-0a1b2c3d4e5f`."""
+
+    regex = r"e-[0-9a-f]{12}"
+
+
+class ExperimentActionConverter(_Converter):
+    """What an operator may tell an experiment."""
+
+    regex = "start|extend|promote|stop"
+
+
 class RepositoryConverter(_Converter):
     """One of the two TUF repositories."""
 
@@ -93,6 +105,8 @@ def register() -> None:
         ("sha256", Sha256Converter),
         ("rollout", RolloutConverter),
         ("action", ActionConverter),
+        ("experiment", ExperimentConverter),
+        ("experiment_action", ExperimentActionConverter),
         ("repository", RepositoryConverter),
         ("name", NameConverter),
         ("number", NumberConverter),

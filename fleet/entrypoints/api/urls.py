@@ -3,7 +3,7 @@
 from django.urls import path, re_path
 
 from fleet.entrypoints.api import converters
-from fleet.entrypoints.api.views import catalogue, devices, figures, rollouts, schema, trust, versions
+from fleet.entrypoints.api.views import catalogue, devices, experiments, figures, rollouts, schema, trust, versions
 
 converters.register()
 
@@ -38,6 +38,21 @@ urlpatterns = [
     path("rollouts/<rollout:rollout>/gates", rollouts.Gates.as_view(), name="rollout-gates"),
     path("rollouts/<rollout:rollout>/phases", rollouts.Phases.as_view(), name="rollout-phases"),
     path("rollouts/<rollout:rollout>/decisions", rollouts.Decisions.as_view(), name="rollout-decisions"),
+    path("experiments", experiments.Experiments.as_view(), name="experiments"),
+    path("experiments/<experiment:experiment>", experiments.Experiment.as_view(), name="experiment"),
+    path(
+        "experiments/<experiment:experiment>:<experiment_action:action>",
+        experiments.ExperimentAction.as_view(),
+        name="experiment-action",
+    ),
+    path("experiments/<experiment:experiment>/plan", experiments.ExperimentPlan.as_view(), name="experiment-plan"),
+    path("experiments/<experiment:experiment>/results", experiments.Results.as_view(), name="experiment-results"),
+    path("experiments/<experiment:experiment>/looks", experiments.Looks.as_view(), name="experiment-looks"),
+    path(
+        "experiments/<experiment:experiment>/decisions",
+        experiments.ExperimentDecisions.as_view(),
+        name="experiment-decisions",
+    ),
     path("devices", devices.Devices.as_view(), name="devices"),
     path("devices/<device:device>", devices.Device.as_view(), name="device"),
     path("devices/<device:device>:revoke", devices.DeviceRevocation.as_view(), name="revoke-device"),

@@ -20,6 +20,7 @@ MODULES: Final[Mapping[str, Sequence[str]]] = {
     "models": ("models", "versions", "revoke", "alias"),
     "push": ("push",),
     "rollouts": ("rollout",),
+    "experiments": ("experiment",),
     "devices": ("devices", "explain"),
     "events": ("tail",),
     "delta": ("delta",),

@@ -129,7 +129,7 @@ class RolloutAction(_OneRollout):
             rollout_id=rollout,
             actor=self.principal.actor,
             reason=body["reason"],
-            if_revision=_revision(request),
+            if_revision=revision_of(request),
             now=self.now,
         )
         return _answer(record, HTTPStatus.OK)
@@ -179,7 +179,8 @@ def _answer(record: RolloutRecord, status: HTTPStatus) -> Response:
     return Response(forms.RolloutSerializer(record).data, status=status, headers={"ETag": f'"{record.revision}"'})
 
 
-def _revision(request: Request) -> int | None:
+def revision_of(request: Request) -> int | None:
+    """The revision that the caller acts on, from If-Match; None where any will do."""
     text = request.headers.get("If-Match")
     if text is None or text.strip() == "*":
         return None

@@ -1,0 +1,95 @@
+"""Experiments over REST and by the command, on the simulated fleet."""
+
+from typing import Any
+
+import pytest
+
+from fleet.apps.experiments import conducting
+from fleet.demo import fleet_plan
+from fleet.wiring import server
+from tests.fakes.clock import FakeClock
+from tests.server.api.conftest import Caller
+from tests.server.catalogue import MODEL
+from tests.server.story import HOLDER, Story
+
+ALL = {"phases": [{"share": 1.0}], "control_share": 0, "allow_delta": False}
+ACCURACY = {"1": 0.8, "2": 0.97}
+SPEC: dict[str, Any] = {
+    "arms": [{"name": "control", "version": "1", "weight": 2}, {"name": "candidate", "version": "2"}],
+    "share": 0.75,
+    "success": {"accuracy": {"effect_points": 5, "min_labels_per_device": 30}},
+    "duration_s": 600,
+    "allow_delta": False,
+}
+
+
+@pytest.fixture
+def story(installed: object, db: None, monkeypatch: pytest.MonkeyPatch) -> Story:
+    """Sixteen devices on version 1, a second version, and the story's clock on the wall."""
+    told = Story()
+    monkeypatch.setattr(server, "clock", lambda: FakeClock(told.now))
+    told.push("1")
+    told.push("2")
+    told.start("1", ALL, fleet_plan.SEED_INSTALL)
+    told.check()
+    told.pass_time(2)
+    told.tick()
+    return told
+
+
+def draft(admin: Caller) -> Any:
+    answer = admin.send("POST", "/experiments", {"model": MODEL, "spec": SPEC})
+    assert answer.status_code == 201, answer.content
+    return answer.json()
+
+
+def test_experiment__drafted_planned_started_decided_promoted__over_rest(story: Story, admin: Caller) -> None:
+    drafted = draft(admin)
+    path = f"/experiments/{drafted['id']}"
+    plan = admin.get(f"{path}/plan?seed={fleet_plan.SEED_BETTER}")
+    assert {arm["name"]: sum(arm["classes"].values()) for arm in plan["arms"]} == {"candidate": 4, "control": 8}
+    started = admin.post(f"{path}:start", {"seed": fleet_plan.SEED_BETTER})
+    assert (started["state"], started["seed"]) == ("running", fleet_plan.SEED_BETTER)
+    story.check()
+    story.measure(ACCURACY)
+    results = admin.get(f"{path}/results")
+    assert (results["frozen"], results["assigned"]["rejected"]) == (False, False)
+    assert results["comparisons"][0]["finding"] == "better"
+    conducting.tick(now=story.now, holder=HOLDER)
+    assert admin.get(path)["verdict"] == "ship"
+    assert admin.get(f"{path}/results")["frozen"]
+    assert len(admin.get(f"{path}/looks")["results"]) == 1
+    actions = [item["action"] for item in admin.get(f"{path}/decisions")["results"]]
+    assert actions == ["decide", "start", "create"]
+    policy = {"phases": [{"share": 0.25}, {"share": 1.0}], "allow_delta": False}
+    promoted = admin.post(f"{path}:promote", {"policy": policy})
+    assert promoted["state"] == "promoted"
+    assert admin.get(f"/rollouts/{promoted['rollout']}")["phases"] == 1
+    assert [item["id"] for item in admin.get(f"/experiments?model={MODEL}&state=promoted")["results"]] == [
+        drafted["id"]
+    ]
+    explained = admin.get(f"/devices/cam-01/explain?model={MODEL}")
+    assert explained
+
+
+def test_experiment__specification_does_not_hold_together__problem_names_it(story: Story, admin: Caller) -> None:
+    answer = admin.send("POST", "/experiments", {"model": MODEL, "spec": {**SPEC, "share": 2}})
+    assert answer.status_code == 400
+    assert answer.json()["code"] == "experiment_invalid"
+    assert "experiment.share" in answer.json()["detail"]
+
+
+def test_experiment__acts_on_an_older_revision__conflict(story: Story, admin: Caller) -> None:
+    drafted = draft(admin)
+    answer = admin.send("POST", f"/experiments/{drafted['id']}:stop", {}, **{"If-Match": '"1"'})
+    assert answer.status_code == 409
+    assert admin.send("POST", f"/experiments/{drafted['id']}:extend", {"extra_s": 5}).status_code == 409
+    assert admin.send("POST", f"/experiments/{drafted['id']}:stop", {}).status_code == 200
+
+
+def test_experiment__token_of_another_namespace__does_not_see_it(story: Story, admin: Caller) -> None:
+    drafted = draft(admin)
+    stranger = Caller(admin.post("/tokens", {"name": "other", "scopes": ["rollout:write:audio"], "days": 1})["token"])
+    assert stranger.send("GET", f"/experiments/{drafted['id']}").status_code in (403, 404)
+    assert stranger.send("POST", f"/experiments/{drafted['id']}:stop", {}).status_code in (403, 404)
+    assert stranger.send("POST", "/experiments", {"model": MODEL, "spec": SPEC}).status_code in (403, 404)
