@@ -127,6 +127,28 @@ def test_predictor__how_the_tensor_was_made__is_found_and_undone(name: str, codi
     assert len(patch) < limit * len(new)
 
 
+@pytest.mark.parametrize("kind", ["f2", "bf16", "f4"])
+def test_update__as_large_as_its_row_and_column_are__is_coded_by_them(kind: str) -> None:
+    before = weights(1, 700, 384)
+    even = weights(2, 700, 384) * np.float32(1e-3)
+    uneven = even * np.exp(weights(3, 700, 1)) * np.exp(weights(4, 1, 384))
+    uneven[200:300] = 0
+    casts: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+        "f2": lambda a: a.astype("f2"),
+        "bf16": files.bfloat16,
+        "f4": lambda a: a,
+    }
+    cast = casts[kind]
+    old, new = files.safetensors({"w": cast(before)}), files.safetensors({"w": cast(before + uneven)})
+    mixed = uneven.reshape(-1).copy()
+    np.random.default_rng(5).shuffle(mixed)
+    other = files.safetensors({"w": cast(before + mixed.reshape(700, 384))})
+    # A block size that no row fits, so that blocks begin in the middle of rows.
+    patch, _ = make(old, new, block_bytes=200_000)
+    assert applied(old, patch) == new
+    assert len(patch) < 0.93 * len(make(old, other, block_bytes=200_000)[0])
+
+
 def test_patch__infinities_and_nans__are_numbers_like_any_other() -> None:
     before = weights(1, 64, 384)
     before[::7] = np.nan

@@ -13,6 +13,7 @@ from pcodec import ChunkConfig, standalone
 
 from device_client.wire.errors import MalformedPatchError
 from device_client.wire.tensor1 import decode, errors, read_header
+from device_client.wire.tensor1.classes import GRID
 from device_client.wire.tensor1.elements import Element
 from device_client.wire.tensor1.format import (
     HEADER_BYTES,
@@ -220,6 +221,20 @@ BROKEN: dict[str, tuple[bytes, type[MalformedPatchError]]] = {
     "group_size": (_payload(bytes((Mode.PLANES, 30, 0))), errors.PatchPayloadError),
     "class_bomb": (
         _payload(bytes((Mode.PLANES, 4)) + _sized(deflate(bytes(1 << 24)))),
+        errors.PatchPayloadError,
+    ),
+    "grid_without_columns": (_payload(bytes((Mode.PLANES, GRID, 0, 0))), errors.PatchPayloadError),
+    "grid_wider_than_its_run": (
+        _payload(bytes((Mode.PLANES, GRID)) + pack_varint(1 << 40) + bytes(1)),
+        errors.PatchPayloadError,
+    ),
+    "grid_phase_behind_its_columns": (_payload(bytes((Mode.PLANES, GRID, 16, 16))), errors.PatchPayloadError),
+    "grid_class_bomb": (
+        _payload(bytes((Mode.PLANES, GRID, 16, 0)) + _sized(deflate(bytes(1 << 24)))),
+        errors.PatchPayloadError,
+    ),
+    "grid_class_of_a_column_too_large": (
+        _payload(bytes((Mode.PLANES, GRID, 16, 0)) + _sized(deflate(bytes(64) + bytes((100,)) * 16))),
         errors.PatchPayloadError,
     ),
     "pcodec_bomb": (

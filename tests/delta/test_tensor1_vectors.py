@@ -29,6 +29,9 @@ def _cases() -> dict[str, tuple[bytes, bytes]]:
     nudged = one + two * np.float32(1e-3)
     product = (weights(3, 64, 4) @ weights(4, 4, 64)) * np.float32(1e-2)
     square = weights(5, 64, 64)
+    broad = weights(7, 80, 128)
+    uneven = weights(8, 80, 128) * np.exp(weights(9, 80, 1)) * np.exp(weights(10, 1, 128)) * np.float32(3e-3)
+    uneven[5:9] = 0
     st = files.safetensors
     pruned = np.where(abs(square) < 0.7, np.float32(0), square)
     decayed = square.copy()
@@ -38,6 +41,7 @@ def _cases() -> dict[str, tuple[bytes, bytes]]:
         "same_f32": (st({"w": one}), st({"w": nudged})),
         "same_f16": (st({"w": one.astype("f2")}), st({"w": nudged.astype("f2")})),
         "same_bf16": (st({"w": files.bfloat16(one)}), st({"w": files.bfloat16(nudged)})),
+        "grid_f16": (st({"w": broad.astype("f2")}), st({"w": (broad + uneven).astype("f2")})),
         "row_scale": (st({"w": square}), st({"w": square * (1 + weights(6, 64, 1) * np.float32(0.01))})),
         "low_rank": (st({"w": square}), st({"w": square + product})),
         "decay": (st({"w": square}), st({"w": decayed})),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from device_client.wire.tensor1 import residuals
 from device_client.wire.tensor1.elements import Element, Integers, ordered
@@ -15,6 +15,10 @@ from device_client.wire.tensor1.predictors import predict
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+
+# Runs from this size on have statistics of their own; smaller ones share what it costs to write those.
+LARGE_RUN_BYTES: Final = 64 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +34,10 @@ class Run:
     guess: Integers | None
 
     @property
-    def key(self) -> tuple[int, bool]:
-        """Runs of one key are coded together, in this order of keys."""
-        return (self.element, self.guess is not None)
+    def key(self) -> tuple[int, bool, int]:
+        """Runs of one key are coded together, in this order of keys: small ones of a kind; large ones are coded alone."""
+        own = self.piece.instruction + 1 if self.count * self.element.width >= LARGE_RUN_BYTES else 0
+        return (self.element, self.guess is not None, own)
 
 
 def old_range(block: Block, instructions: Sequence[Instruction]) -> list[tuple[int, int]]:
@@ -49,9 +54,9 @@ def old_range(block: Block, instructions: Sequence[Instruction]) -> list[tuple[i
 
 def runs_of(
     block: Block, instructions: Sequence[Instruction], parameters: bytes, olds: Sequence[bytes]
-) -> dict[tuple[int, bool], list[tuple[int, Run]]]:
+) -> dict[tuple[int, bool, int], list[tuple[int, Run]]]:
     """The DELTA pieces' numbers by key, each with its piece's offset in the block."""
-    found: dict[tuple[int, bool], list[tuple[int, Run]]] = {}
+    found: dict[tuple[int, bool, int], list[tuple[int, Run]]] = {}
     offset = 0
     for piece, old in zip(block.pieces, olds, strict=True):
         item = instructions[piece.instruction]

@@ -3,13 +3,12 @@
 A run of n differences (signed, as wide as the numbers) is coded as
 
     mode u8
-    [group_shift u8, and if not 0: varint length, deflated class u8 for each 2**group_shift elements]
+    [classes: see there]
     [cut count u8, cuts i16 each]
     values
 
-Groups of class 0 are all zero and are left out; the others are padded to whole groups. The guess's exponent e and the
-group's class c say how large a difference to expect: the context t = 2 e - c puts elements that expect alike into one
-bucket (`cuts` are the first t of each next bucket). Values come bucket by bucket. ZERO has nothing but its mode, RAW has the
+What has class 0 is all zero and left out. The guess's exponent e and the class c of where it stands say how large a difference
+to expect: the context t = 2 e - c puts elements that expect alike into one bucket (`cuts` are the first t of each next bucket). Values come bucket by bucket. ZERO has nothing but its mode, RAW has the
 differences; PCODEC has for each bucket that is not empty a varint length (0: all zeros) and a pcodec file;
 PLANES has the byte planes of all values, zigzagged: each a method u8, a varint length and the plane.
 """
@@ -20,6 +19,8 @@ import lzma
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from device_client.wire.tensor1.classes import Classes
+from device_client.wire.tensor1.classes import read as read_classes
 from device_client.wire.tensor1.elements import Element, Integers, exponents
 from device_client.wire.tensor1.errors import CodecUnavailableError, PatchPayloadError
 from device_client.wire.tensor1.format import Cursor, inflate
@@ -29,11 +30,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MAX_CUTS: Final = 64
-MIN_GROUP_SHIFT: Final = 4
-MAX_GROUP_SHIFT: Final = 12
-# Contexts run from -255 (no exponent, highest class) to 2 x 2047 (the largest exponent of a float64).
-NEGATIVE_CONTEXTS: Final = 256
-CONTEXTS: Final = 4096
+# Contexts run from -320 (no exponent, highest classes) to 2 x 2047 + 64 (the largest exponent of a float64).
+NEGATIVE_CONTEXTS: Final = 512
+CONTEXTS: Final = 4608
 LZMA_FILTERS: Final = [{"id": lzma.FILTER_LZMA1, "dict_size": 1 << 20, "lc": 0, "lp": 0, "pb": 0}]
 
 
@@ -64,23 +63,13 @@ def buckets_of(contexts: NDArray[np.int16], cuts: NDArray[np.int16]) -> NDArray[
     return np.searchsorted(cuts, places, side="right").astype(np.uint8)[contexts]
 
 
-def contexts_of(
-    guess: Integers | None, element: Element, classes: NDArray[np.uint8] | None, shift: int, count: int
-) -> NDArray[np.int16]:
-    """The context of every element of the groups that are not all zero (all elements, if there are no groups)."""
+def contexts_of(guess: Integers | None, element: Element, classes: Classes | None, count: int) -> NDArray[np.int16]:
+    """The context of every element that is not left out."""
     import numpy as np
 
     scale = exponents(guess, element) if guess is not None else None
     contexts = np.zeros(count, dtype=np.int16) if scale is None else scale << 1
-    if classes is None:
-        return contexts
-    padded = len(classes) << shift
-    if padded != count:
-        contexts = np.concatenate([contexts, np.zeros(padded - count, dtype=np.int16)])
-    kept = classes > 0
-    grouped = contexts.reshape(-1, 1 << shift)[kept]
-    grouped -= classes[kept].astype(np.int16)[:, None]
-    return grouped.reshape(-1)
+    return contexts if classes is None else classes.lowered(contexts)
 
 
 def decode(cursor: Cursor, count: int, element: Element, guess: Integers | None) -> Integers | None:
@@ -94,16 +83,15 @@ def decode(cursor: Cursor, count: int, element: Element, guess: Integers | None)
         return np.frombuffer(cursor.take(count * element.width), dtype=f"<i{element.width}")
     if mode > Mode.RAW:
         raise PatchPayloadError(f"expected a known mode of differences, got {mode}")
-    shift, classes = _classes(cursor, count)
+    classes = read_classes(cursor, count)
     cut_count = cursor.take(1)[0]
     if cut_count > MAX_CUTS:
         raise PatchPayloadError(f"expected at most {MAX_CUTS} cuts, got {cut_count}")
     cuts = np.frombuffer(cursor.take(2 * cut_count), dtype="<i2")
-    kept = count if classes is None else int(np.count_nonzero(classes)) << shift
     order = None
-    sizes = [kept]
+    sizes = [count if classes is None else classes.kept]
     if cut_count:
-        buckets = buckets_of(contexts_of(guess, element, classes, shift, count), cuts)
+        buckets = buckets_of(contexts_of(guess, element, classes, count), cuts)
         order = np.argsort(buckets, kind="stable")
         sizes = np.bincount(buckets, minlength=cut_count + 1).tolist()
     read = _read_pcodec if mode == Mode.PCODEC else _read_planes
@@ -111,24 +99,7 @@ def decode(cursor: Cursor, count: int, element: Element, guess: Integers | None)
     if order is not None:
         sorted_values, values = values, np.empty_like(values)
         values[order] = sorted_values
-    if classes is None:
-        return cast(Integers, values)
-    spread = np.zeros((len(classes), 1 << shift), dtype=values.dtype)
-    spread[classes > 0] = values.reshape(-1, 1 << shift)
-    return spread.reshape(-1)[:count]
-
-
-def _classes(cursor: Cursor, count: int) -> tuple[int, NDArray[np.uint8] | None]:
-    import numpy as np
-
-    shift = cursor.take(1)[0]
-    if not shift:
-        return 0, None
-    if not MIN_GROUP_SHIFT <= shift <= MAX_GROUP_SHIFT:
-        raise PatchPayloadError(f"expected groups of 2**{MIN_GROUP_SHIFT} to 2**{MAX_GROUP_SHIFT}, got 2**{shift}")
-    groups = -(-count >> shift)
-    content = inflate(cursor.take(cursor.varint()), groups, PatchPayloadError)
-    return shift, np.frombuffer(content, dtype=np.uint8)
+    return cast(Integers, values if classes is None else classes.spread(values))
 
 
 def _read_pcodec(cursor: Cursor, sizes: list[int], element: Element) -> Any:

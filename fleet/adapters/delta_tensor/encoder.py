@@ -15,7 +15,7 @@ from typing import BinaryIO, Final
 import numpy as np
 
 from device_client.wire.tensor1.blocks import cells, joined, old_range, runs_of
-from device_client.wire.tensor1.elements import integers, ordered
+from device_client.wire.tensor1.elements import Element, integers, ordered
 from device_client.wire.tensor1.format import (
     HEADER_BYTES,
     MAX_BLOCK_BYTES,
@@ -25,6 +25,7 @@ from device_client.wire.tensor1.format import (
     Header,
     Instruction,
     Kind,
+    Piece,
     Prologue,
     blocks,
     pack_header,
@@ -255,9 +256,16 @@ class _Writing:
                 integers(np.concatenate(parts).data if len(parts) > 1 else parts[0].data, element), element
             )
             guess = joined(runs)
-            packed = residual_coding.encode(values if guess is None else values - guess, element, guess, self._coding)
+            differences = values if guess is None else values - guess
+            shape = self._shape(runs[0][1].piece, element) if len(runs) == 1 else None
+            packed = residual_coding.encode(differences, element, guess, self._coding, shape=shape)
             used = used or packed[0] == Mode.PCODEC
             payload += packed
             total = sum(run.count for _, run in runs)
             spent += [(run.piece.instruction, len(packed) * run.count // total) for _, run in runs]
         return _Made(bytes(payload), checksum, tuple(spent), used)
+
+    def _shape(self, piece: Piece, element: Element) -> tuple[int, int] | None:
+        """(columns, phase) of a piece of a plain matrix."""
+        columns = self.plan.columns.get(piece.instruction, 0)
+        return (columns, piece.start // element.width % columns) if columns else None

@@ -55,6 +55,8 @@ class Plan:
     parameters: Mapping[int, bytes] = field(default_factory=dict)
     records: Mapping[int, bytes] = field(default_factory=dict)
     tensors: Mapping[int, int] = field(default_factory=dict)
+    # Elements in a row of those that make a plain matrix from its start.
+    columns: Mapping[int, int] = field(default_factory=dict)
     literals: bytes = b""
     reach_back: int = 0
     # Tensors that did not change; copies of neighbours are one instruction.
@@ -306,10 +308,18 @@ class Planner:
             {number: step.fit.parameters for number, step in enumerate(steps) if step.fit and step.fit.parameters},
             {number: step.fit.written for number, step in enumerate(steps) if step.fit and step.fit.parameters},
             {number: step.tensor for number, step in enumerate(steps) if step.tensor is not None},
+            {number: columns for number, step in enumerate(steps) if (columns := self._columns(step))},
             bytes(literals),
             reach,
             frozenset(self._unchanged),
         )
+
+    def _columns(self, step: Step) -> int:
+        """How long the rows are that a step makes; 0 for what is no matrix."""
+        if step.tensor is None or step.item.kind is not Kind.DELTA or len(step.item.fields) > 1:
+            return 0
+        tensor = tensor_of(self.new_layout.segments[step.tensor])
+        return tensor.inner if tensor.fields == step.item.fields and tensor.element is not None else 0
 
     @staticmethod
     def _end_reach(item: Instruction, offset: int) -> int:

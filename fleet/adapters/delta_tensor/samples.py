@@ -55,7 +55,7 @@ class Sample:
         """Bits an element with this guess, or with none."""
         values = ordered(integers(b"".join(self.new), self.new_element), self.new_element)
         differences = values if guess is None else values - guess
-        packed = residual_coding.encode(differences, self.new_element, guess, coding, _LEVEL)
+        packed = residual_coding.encode(differences, self.new_element, guess, coding, level=_LEVEL)
         return 8.0 * len(packed) / len(values)
 
 
