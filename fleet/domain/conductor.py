@@ -33,6 +33,7 @@ class Action(StrEnum):
 class Snapshot:
     """One rollout at one moment. `stop` is the reason of an emergency stop, if one was asked for.
 
+    Before `is_counted` nobody knows how many devices the phase is about, and nothing can be judged by shares of them.
     `still_running` counts the devices that attest the version while a revert is under way. `clock_from` is the start
     of the phase or the last resume; `reverting_since` is set in state reverting.
     """
@@ -42,6 +43,7 @@ class Snapshot:
     facts: PhaseFacts
     phase_started_at: datetime
     clock_from: datetime
+    is_counted: bool = True
     stop: str = ""
     still_running: int = 0
     reverting_since: datetime | None = None
@@ -59,6 +61,7 @@ class Intent:
 
 
 NOTHING: Final = Intent(Action.WAIT, "")
+UNCOUNTED: Final = "the phase's devices are still being counted"
 
 
 def decide(snapshot: Snapshot, now: datetime) -> Intent:
@@ -69,6 +72,8 @@ def decide(snapshot: Snapshot, now: datetime) -> Intent:
         return NOTHING
     if snapshot.stop:
         return Intent(Action.REVERT, f"stopped: {snapshot.stop}", evidence={"stop": snapshot.stop})
+    if not snapshot.is_counted:
+        return _uncounted(snapshot, now)
     judgement = evaluate(snapshot, now)
     evidence = judgement.encode()
     failed = judgement.having(Verdict.FAIL)
@@ -89,9 +94,21 @@ def decide(snapshot: Snapshot, now: datetime) -> Intent:
 
 def evaluate(snapshot: Snapshot, now: datetime) -> Judgement:
     """The gates of the current phase as they stand; a held rollout has no deadline."""
+    if not snapshot.is_counted:
+        return Judgement((), (UNCOUNTED,))
+    return judge(snapshot.policy, replace(snapshot.facts, at_deadline=_is_late(snapshot, now)))
+
+
+def _is_late(snapshot: Snapshot, now: datetime) -> bool:
     phase = snapshot.policy.phases[snapshot.facts.phase]
-    late = snapshot.state is RolloutState.RUNNING and now >= snapshot.clock_from + timedelta(seconds=phase.deadline_s)
-    return judge(snapshot.policy, replace(snapshot.facts, at_deadline=late))
+    return snapshot.state is RolloutState.RUNNING and now >= snapshot.clock_from + timedelta(seconds=phase.deadline_s)
+
+
+def _uncounted(snapshot: Snapshot, now: datetime) -> Intent:
+    """Wait for the count; a deadline that comes first holds the rollout, because nothing was judged."""
+    if _is_late(snapshot, now):
+        return Intent(Action.HOLD, f"at the deadline: {UNCOUNTED}", Verdict.INCONCLUSIVE)
+    return Intent(Action.WAIT, UNCOUNTED, Verdict.WAIT)
 
 
 def _forward(snapshot: Snapshot, judgement: Judgement, now: datetime) -> Intent:

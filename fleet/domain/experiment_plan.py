@@ -14,7 +14,7 @@ from device_client.wire.bucketing import BUCKETS, BucketRange
 from fleet.domain.detectable import ASSUMED_ACCURACY, DEVICE_SD, UNITS_PER_DEVICE
 from fleet.domain.experiment import ExperimentSpec, layout
 from fleet.domain.gate_policy import POINTS, MeasuredGate
-from fleet.domain.plan import Finding, Level, PlacedDevice
+from fleet.domain.plan import Finding, Level, PlacedDevices
 from fleet.domain.stats import planning
 from fleet.domain.stats.estimates import Unjudgeable
 from fleet.domain.strata import MIN_CONTROL, MIN_TREATED
@@ -68,7 +68,12 @@ class ExperimentPlan:
         return tuple(item for item in self.findings if item.level is Level.ERROR)
 
 
-def plan(spec: ExperimentSpec, devices: Sequence[PlacedDevice]) -> ExperimentPlan:
+def edges(spec: ExperimentSpec) -> tuple[int, ...]:
+    """Where an arm's buckets begin or end, in rising order."""
+    return tuple(sorted({edge for _, buckets in layout(spec) for edge in (buckets.start, buckets.end)}))
+
+
+def plan(spec: ExperimentSpec, devices: Sequence[PlacedDevices]) -> ExperimentPlan:
     """Count, size, check."""
     arms = tuple(_counted(arm.name, arm.version, buckets, devices) for arm, buckets in layout(spec))
     by_name = {arm.name: arm for arm in arms}
@@ -81,8 +86,11 @@ def plan(spec: ExperimentSpec, devices: Sequence[PlacedDevice]) -> ExperimentPla
     return ExperimentPlan(arms, sizes, tuple(_findings(spec, by_name, sizes)), spec.duration_s)
 
 
-def _counted(name: str, version: str, buckets: BucketRange, devices: Sequence[PlacedDevice]) -> ArmPlan:
-    classes = Counter(device.hardware_class for device in devices if device.bucket in buckets)
+def _counted(name: str, version: str, buckets: BucketRange, devices: Sequence[PlacedDevices]) -> ArmPlan:
+    classes: Counter[str] = Counter()
+    for item in devices:
+        if item.bucket in buckets:
+            classes[item.hardware_class] += item.devices
     return ArmPlan(name, version, (buckets.end - buckets.start) / BUCKETS, dict(sorted(classes.items())))
 
 

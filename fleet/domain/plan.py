@@ -34,11 +34,15 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class PlacedDevice:
-    """A device that the plan is for: its class and its bucket under the rollout's seed."""
+class PlacedDevices:
+    """Devices that the plan is for: their class, and a bucket under the rollout's seed that stands for all of theirs.
+
+    No edge of the plan's ranges (`edges`) lies between that bucket and any of theirs.
+    """
 
     hardware_class: str
     bucket: int
+    devices: int = 1
 
 
 @dataclass(frozen=True)
@@ -70,19 +74,27 @@ def ranges(policy: RolloutPolicy, phase: int) -> Ranges:
     return Ranges(treated.end, max(treated.end, control_range(policy.control_share).start))
 
 
-def count(policy: RolloutPolicy, phase: int, devices: Sequence[PlacedDevice]) -> PhaseCounts:
+def edges(policy: RolloutPolicy) -> tuple[int, ...]:
+    """Where a range of any phase begins or ends, in rising order."""
+    found = (ranges(policy, phase) for phase in range(len(policy.phases)))
+    return tuple(sorted({edge for item in found for edge in (item.treated_end, item.control_start)}))
+
+
+def count(policy: RolloutPolicy, phase: int, devices: Sequence[PlacedDevices]) -> PhaseCounts:
     """How many of these devices the phase treats and leaves as control, by hardware class."""
     found = ranges(policy, phase)
     classes: dict[str, list[int]] = {}
     for device in devices:
         tally = classes.setdefault(device.hardware_class, [0, 0, 0])
-        tally[0] += device.bucket < found.treated_end
-        tally[1] += found.control_start <= device.bucket < BUCKETS
-        tally[2] += 1
+        if device.bucket < found.treated_end:
+            tally[0] += device.devices
+        if found.control_start <= device.bucket < BUCKETS:
+            tally[1] += device.devices
+        tally[2] += device.devices
     return PhaseCounts(tuple(ClassCount(name, *tally) for name, tally in sorted(classes.items())))
 
 
-def fit(policy: RolloutPolicy, devices: Sequence[PlacedDevice]) -> tuple[RolloutPolicy, tuple[Finding, ...]]:
+def fit(policy: RolloutPolicy, devices: Sequence[PlacedDevices]) -> tuple[RolloutPolicy, tuple[Finding, ...]]:
     """A preset's policy without the phases that would reach no device more than the one before."""
     if not policy.is_fitted or not devices:
         return policy, ()
@@ -98,24 +110,24 @@ def fit(policy: RolloutPolicy, devices: Sequence[PlacedDevice]) -> tuple[Rollout
             dropped.append(f"{phase.share:.0%}")
     if not dropped:
         return policy, ()
-    sentence = f"left out the phases {', '.join(dropped)}: of {len(devices)} devices they would reach no further one"
+    sentence = f"left out the phases {', '.join(dropped)}: of {sum(item.devices for item in devices)} devices they would reach no further one"
     return replace(policy, phases=tuple(kept), preset=""), (Finding(Level.NOTE, "phases_fitted", sentence),)
 
 
-def validate(policy: RolloutPolicy, devices: Sequence[PlacedDevice], *, has_baseline: bool) -> Plan:
+def validate(policy: RolloutPolicy, devices: Sequence[PlacedDevices], *, has_baseline: bool) -> Plan:
     """Fit, count, check. A plan with errors must not be started."""
     policy, fitted = fit(policy, devices)
     phases = tuple(count(policy, index, devices) for index in range(len(policy.phases)))
     findings = [
         *fitted,
-        *_contradictions(policy, has_baseline),
+        *contradictions(policy, has_baseline=has_baseline),
         *_reach(policy, phases),
         *_comparisons(policy, phases, has_baseline),
     ]
     return Plan(policy, phases, tuple(findings), detectable(policy, phases, has_baseline=has_baseline))
 
 
-def _contradictions(policy: RolloutPolicy, has_baseline: bool) -> list[Finding]:  # noqa: FBT001
+def contradictions(policy: RolloutPolicy, *, has_baseline: bool) -> list[Finding]:
     """What cannot be, whatever the fleet."""
     found: list[Finding] = []
     shares = [phase.share for phase in policy.phases]

@@ -25,6 +25,7 @@ class RolloutState(StrEnum):
 class RolloutEvent(StrEnum):
     """What can happen to a rollout, by a person or by the conductor."""
 
+    SCHEDULE = "schedule"
     SUBMIT = "submit"
     APPROVE = "approve"
     START = "start"
@@ -42,6 +43,7 @@ _S, _E = RolloutState, RolloutEvent
 TRANSITIONS: Final[Mapping[tuple[RolloutState, RolloutEvent], RolloutState]] = MappingProxyType(
     {
         (_S.DRAFT, _E.SUBMIT): _S.AWAITING_APPROVAL,
+        (_S.DRAFT, _E.SCHEDULE): _S.SCHEDULED,
         (_S.DRAFT, _E.START): _S.RUNNING,
         (_S.DRAFT, _E.CANCEL): _S.CANCELLED,
         (_S.AWAITING_APPROVAL, _E.APPROVE): _S.SCHEDULED,
@@ -60,6 +62,8 @@ TRANSITIONS: Final[Mapping[tuple[RolloutState, RolloutEvent], RolloutState]] = M
     }
 )
 
+# At most one rollout of a model is in one of these.
+OFFERING: Final = frozenset({_S.RUNNING, _S.HELD})
 TERMINAL: Final = frozenset({_S.COMPLETED, _S.REVERTED, _S.CANCELLED})
 # The conductor looks at these on every tick.
 CONDUCTED: Final = frozenset({_S.RUNNING, _S.HELD, _S.REVERTING})

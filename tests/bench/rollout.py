@@ -2,8 +2,9 @@
 `python -m tests.bench.rollout [--devices 1000,100000,1000000] [--db sqlite|postgres|both] [--json OUT]`.
 
 Every fleet is made with bulk SQL in a new database, which a fresh process measures and which is removed afterwards. What
-is asked of the product: creating, advancing, halting and reverting cost the same number of statements and publishes
-whatever the fleet's size, and at most 100 ms; a tick over 20,000 treated and 20,000 control devices at most a second.
+is asked of the product: creating (a job then does `count`), advancing, halting and reverting cost the same number of
+statements and publishes whatever the fleet's size, and at most 100 ms; a tick over 20,000 treated and 20,000 control
+devices takes at most a second.
 """
 
 import argparse

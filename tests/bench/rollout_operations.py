@@ -15,16 +15,15 @@ from device_client.wire.bucketing import BUCKETS, bucket
 from fleet.apps.assignments.models import Offer
 from fleet.apps.devices import selectors as devices
 from fleet.apps.devices.records import DeviceChoice, DeviceRecord
-from fleet.apps.registry import selectors as registry
-from fleet.apps.rollouts import services
-from fleet.apps.rollouts.population import population
+from fleet.apps.jobs import services as jobs
+from fleet.apps.rollouts import selectors, services
 from fleet.apps.rollouts.records import RolloutRecord
 from fleet.apps.telemetry import services as telemetry
 from fleet.apps.telemetry.models import GateTotal
 from fleet.apps.telemetry.records import Incoming
 from fleet.domain.facts import DeviceFacts
 from fleet.domain.filters.filter import Filter
-from fleet.domain.policy import RolloutPolicy
+from fleet.domain.rollout_states import RolloutState
 from tests.bench.rollout_fleet import device_ids, make_fleet
 from tests.bench.rollout_process import PHASE_DEVICES, Meter
 from tests.fakes.fleet_simulator import CAPABILITIES, SimulatedDevice
@@ -53,12 +52,11 @@ class Operations:
         first = make_version("1")
         make_version("2")
         make_fleet(size, first, NOW)
-        self._complete(self._start("1", _policy([1.0])))
+        self._complete(self._begin("1", _policy([1.0])))
 
     def turns(self, meter: Meter) -> Iterator[Callable[[], None]]:
         """Each is repeated before the next one is asked for."""
         yield lambda: self._ramp(meter)
-        yield lambda: self._count(meter)
         ramp = self._measured_phase()
         yield lambda: self._tick(meter)
         yield from self._pages(meter, ramp)
@@ -69,9 +67,12 @@ class Operations:
         policy = _policy([0.01, 0.02, 0.03, 0.05, 1.0])
         with meter.operation("create"):
             started = self._start("2", policy)
+        with meter.operation("count"):
+            self._count()
         for _ in range(2):
             with meter.operation("advance"):
                 services.advance(rollout_id=started.id, actor="bench", reason="", now=self._later())
+            self._count()
         with meter.operation("halt"):
             services.hold(rollout_id=started.id, actor="bench", reason="", now=self._later())
         with meter.operation("resume"):
@@ -82,11 +83,11 @@ class Operations:
             seen = services.tick(now=self._later(), holder=HOLDER)
         assert [item.action for item in seen.decisions] == ["reverted"], seen
 
-    def _count(self, meter: Meter) -> None:
-        version, policy = registry.get_version(MODEL, "2"), RolloutPolicy.parse(_policy([0.01, 1.0]))
-        with meter.operation("count"):
-            found = population(model=MODEL, version=version, policy=policy, now=self.now)
-        assert (found.size, len(found.members)) == (self.size, self.size * 9 // 10)
+    def _count(self) -> None:
+        """What a worker does: count the population that was asked for, and begin a rollout that waited for it."""
+        while (job := jobs.claim(kinds=[services.JOB_KIND], owner="w", lease_s=600, now=self._later())) is not None:
+            services.count_population(job.payload, self.now)
+            assert jobs.finish(job=job, now=self.now)
 
     # ------------------------------------------------------------ what the conductor does
 
@@ -95,13 +96,13 @@ class Operations:
             seen = services.tick(now=self._later(), holder=HOLDER)
         assert seen.is_leader
         assert not seen.failures, seen.failures
-        assert not seen.decisions, seen.decisions
+        assert not seen.decisions, seen.decisions[0].sentence
 
     def _measured_phase(self) -> RolloutRecord:
         """A rollout in its first phase, with everything measured of 20,000 devices on each side, or of all there are."""
         share = min(0.25, PHASE_DEVICES / (0.9 * self.size))
         control = max(0.25, share)
-        started = self._start("2", _policy([share, 1.0], control))
+        started = self._begin("2", _policy([share, 1.0], control))
         treated_end, control_start = round(share * BUCKETS), BUCKETS - round(control * BUCKETS)
         sides: dict[str, list[tuple[str, str]]] = {"treated": [], "control": []}
         for device in device_ids(self.size):
@@ -159,14 +160,11 @@ class Operations:
         )
 
     def _noisy(self, pattern: GateTotal, device_id: str, hardware_class: str) -> GateTotal:
+        """Another device's total: right nine times in ten on both sides, and slow or wrong where the pattern was."""
         copy = GateTotal(**_stored(pattern))
         copy.device_id, copy.hardware_class = device_id, hardware_class
-        denominator = round(pattern.denominator * self.dice.uniform(0.8, 1.2))
-        share = pattern.numerator / pattern.denominator if pattern.denominator else 0.0
-        copy.denominator = denominator
-        copy.numerator = min(
-            denominator, round(denominator * min(1.0, max(0.0, share * self.dice.uniform(0.95, 1.05))))
-        )
+        copy.denominator = round(pattern.denominator * self.dice.uniform(0.8, 1.2))
+        copy.numerator = round(copy.denominator * self.dice.uniform(0.85, 0.95)) if pattern.numerator else 0
         return copy
 
     # ------------------------------------------------------------ what people look at
@@ -209,6 +207,13 @@ class Operations:
 
     def _start(self, version: str, policy: object) -> RolloutRecord:
         return services.start(model=MODEL, version=version, policy=policy, seed=SEED, actor="bench", now=self._later())
+
+    def _begin(self, version: str, policy: object) -> RolloutRecord:
+        started = self._start(version, policy)
+        self._count()
+        found = selectors.rollout(started.id)
+        assert found.state is RolloutState.RUNNING, found.because
+        return found
 
     def _complete(self, started: RolloutRecord) -> None:
         services.advance(rollout_id=started.id, actor="bench", reason="", now=self._later())

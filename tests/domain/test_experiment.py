@@ -13,7 +13,7 @@ from fleet.domain.experiment import ExperimentSpec, layout
 from fleet.domain.experiment_decision import may_extend
 from fleet.domain.experiment_plan import plan
 from fleet.domain.experiment_states import TERMINAL, TRANSITIONS, ExperimentEvent, ExperimentState, next_state
-from fleet.domain.plan import PlacedDevice
+from fleet.domain.plan import PlacedDevices
 from tests.domain.experiments import DOCUMENT, spec
 
 EXPECTED = {
@@ -123,8 +123,8 @@ def test_layout__treatments_first__a_rollout_on_the_same_seed_begins_with_them()
 # ---------------------------------------------------------------- the plan
 
 
-def placed(devices: int) -> list[PlacedDevice]:
-    return [PlacedDevice("edge-std", bucket("s", f"cam-{number}")) for number in range(devices)]
+def placed(devices: int) -> list[PlacedDevices]:
+    return [PlacedDevices("edge-std", bucket("s", f"cam-{number}")) for number in range(devices)]
 
 
 def test_plan__large_fleet__sees_what_it_looks_for() -> None:

@@ -4,11 +4,11 @@ import pytest
 
 from device_client.wire.bucketing import BUCKETS, bucket
 from fleet.demo import fleet_plan, policies
-from fleet.domain.plan import Level, PlacedDevice, ranges, validate
+from fleet.domain.plan import Level, PlacedDevices, ranges, validate
 from fleet.domain.policy import RolloutPolicy
 
 GATES: dict[str, Any] = {"accuracy": {"margin_points": 5}}
-EVEN = [PlacedDevice("edge-std", BUCKETS * index // 16) for index in range(16)]
+EVEN = [PlacedDevices("edge-std", BUCKETS * index // 16) for index in range(16)]
 
 
 def policy(*shares: float, **more: Any) -> RolloutPolicy:
@@ -22,7 +22,9 @@ def codes(found: Any, level: Level) -> set[str]:
 
 def test_plan__demo_fleet__has_what_its_gates_need() -> None:
     """The story's seeds: 4 treated and 8 control at 25%, 8 and 8 at 50%."""
-    placed = [PlacedDevice(item.hardware_class, bucket(fleet_plan.SEED_BETTER, item.id)) for item in fleet_plan.DEVICES]
+    placed = [
+        PlacedDevices(item.hardware_class, bucket(fleet_plan.SEED_BETTER, item.id)) for item in fleet_plan.DEVICES
+    ]
     found = validate(RolloutPolicy.parse(policies.ramp()), placed, has_baseline=True)
     assert not found.errors
     assert [(counts.treated, counts.control) for counts in found.phases] == [(4, 8), (8, 8), (16, 0)]
@@ -78,7 +80,7 @@ def test_plan__nobody_there__warns_but_starts() -> None:
 
 
 def test_plan__preset_on_a_small_fleet__drops_phases_that_reach_nobody_new() -> None:
-    devices = [PlacedDevice("edge-std", BUCKETS * (2 * index + 1) // 32) for index in range(16)]
+    devices = [PlacedDevices("edge-std", BUCKETS * (2 * index + 1) // 32) for index in range(16)]
     found = validate(RolloutPolicy.parse("safe-ramp"), devices, has_baseline=True)
     assert [phase.share for phase in found.policy.phases] == [0.05, 0.25, 0.5, 1.0]
     assert "phases_fitted" in codes(found, Level.NOTE)
@@ -92,7 +94,7 @@ def test_plan__phase_too_small_to_compare__is_noted() -> None:
 
 
 def test_plan__larger_fleet__sees_smaller_drops() -> None:
-    large = [PlacedDevice("edge-std", BUCKETS * index // 1_000) for index in range(1_000)]
+    large = [PlacedDevices("edge-std", BUCKETS * index // 1_000) for index in range(1_000)]
     small_drop = validate(policy(0.25, 1.0), EVEN, has_baseline=True).detectable[0].drop_points
     large_drop = validate(policy(0.25, 1.0), large, has_baseline=True).detectable[0].drop_points
     assert small_drop is not None
@@ -103,7 +105,7 @@ def test_plan__larger_fleet__sees_smaller_drops() -> None:
 def test_plan__first_install_on_one_device__starts_whatever_its_bucket() -> None:
     watched = RolloutPolicy.parse({"preset": "safe-ramp", "gates": {"accuracy": {"margin_points": 2}}})
     for place in (0, 300_000, BUCKETS - 1):
-        found = validate(watched, [PlacedDevice("edge-std", place)], has_baseline=False)
+        found = validate(watched, [PlacedDevices("edge-std", place)], has_baseline=False)
         assert not found.errors
         assert found.phases[-1].treated == 1
 

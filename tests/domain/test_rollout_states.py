@@ -5,7 +5,7 @@ from fleet.domain.rollout_states import CONDUCTED, TERMINAL, TRANSITIONS, Rollou
 
 # The design's own words, written out again: state -> event -> state.
 EXPECTED = {
-    "draft": {"submit": "awaiting_approval", "start": "running", "cancel": "cancelled"},
+    "draft": {"schedule": "scheduled", "submit": "awaiting_approval", "start": "running", "cancel": "cancelled"},
     "awaiting_approval": {"approve": "scheduled", "cancel": "cancelled"},
     "scheduled": {"start": "running", "cancel": "cancelled"},
     "running": {

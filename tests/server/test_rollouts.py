@@ -14,7 +14,7 @@ from fleet.apps.assignments import selectors as assignments
 from fleet.apps.audit import selectors as audit
 from fleet.apps.jobs import services as jobs
 from fleet.apps.outbox import services as outbox
-from fleet.apps.rollouts import leadership, selectors, services
+from fleet.apps.rollouts import leadership, selectors, services, starting
 from fleet.apps.rollouts.records import RolloutRecord
 from fleet.demo import fleet_plan
 from fleet.domain.errors import ConflictError, InvalidInputError, NotFoundError
@@ -435,13 +435,13 @@ def test_tick__a_person_moved_meanwhile__writes_nothing(
     """The snapshot is read before the transaction; a revision that moved in between wins."""
     story, rollout = ramping
     story.measure(ACCURACY)
-    count = services._count
+    count = starting.count_at_once
 
     def held_meanwhile(*args: Any) -> Any:
         services.hold(**said(story, rollout))
         return count(*args)
 
-    monkeypatch.setattr(services, "_count", held_meanwhile)
+    monkeypatch.setattr(services, "count_at_once", held_meanwhile)
     seen = services.tick(now=story.now, holder=HOLDER)
     assert seen.decisions == ()
     assert "it has moved on" in seen.failures[0].sentence
@@ -513,6 +513,7 @@ def test_halt__twice_the_fleet__same_number_of_statements(fleet_on_1: Story) -> 
         services.cancel(**said(fleet_on_1, rollout))
         return len(seen)
 
+    statements()  # from here on there is a withdrawn rule
     before = statements()
     for number in range(32):
         devices.enrol(device_id=f"more-{number}", hardware_class="edge-std", attributes={}, now=fleet_on_1.now)

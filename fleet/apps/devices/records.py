@@ -50,7 +50,8 @@ class DeviceRecord:
 class DeviceChoice:
     """Which devices to list: all conditions that are given hold. `version` is what they attest for `model`.
 
-    `silent_since` chooses those that gave no sign of life since then, `filter` those that it means.
+    `silent_since` chooses those that gave no sign of life since then, `seen_since` the others, `filter` those that it
+    means. Empty `hardware_classes` and `groups` mean all; of `groups` one is enough.
     """
 
     model: str = ""
@@ -62,6 +63,9 @@ class DeviceChoice:
     search: str = ""
     silent_since: datetime | None = None
     filter: Filter | None = None
+    seen_since: datetime | None = None
+    hardware_classes: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -122,12 +126,18 @@ class RunningCount:
 
 
 @dataclass(frozen=True)
-class PopulationMember:
-    """One active device as plans and gates count it."""
+class Tally:
+    """So many devices of one class that told the same of themselves and whose buckets lie between the same two edges.
 
-    device_id: str
+    `segment` counts the edges at or below their buckets. `first` and `last` are the ids of two of them, or of one.
+    """
+
     hardware_class: str
-    last_seen_at: datetime | None
+    capabilities: Mapping[str, object]
+    segment: int
+    devices: int
+    first: str
+    last: str
 
 
 @dataclass(frozen=True)

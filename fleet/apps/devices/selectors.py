@@ -1,17 +1,18 @@
 """Reads devices. Every function costs a constant number of queries."""
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
-from django.db.models import Case, Count, IntegerField, Q, QuerySet, Sum, Value, When
+from django.db.models import Case, Count, IntegerField, Max, Min, Q, QuerySet, Sum, Value, When
 from django.db.models.fields.json import KeyTextTransform
 
 from device_client.wire.bundles import parse_contract
 from device_client.wire.errors import WireError
 from device_client.wire.fields import Fields
 from device_client.wire.messages import Capabilities
+from fleet.apps.devices.bucketing import Segment
 from fleet.apps.devices.filtering import Matches
 from fleet.apps.devices.models import Device, DeviceEvent, DeviceModel, Group
 from fleet.apps.devices.records import (
@@ -20,8 +21,8 @@ from fleet.apps.devices.records import (
     DeviceModelRecord,
     DeviceRecord,
     EventRecord,
-    PopulationMember,
     RunningCount,
+    Tally,
     Transfer,
     WeightsGroup,
 )
@@ -48,6 +49,26 @@ def devices(*, choice: DeviceChoice = EVERY_DEVICE, after: str = "", limit: int 
 def count_devices(*, choice: DeviceChoice = EVERY_DEVICE) -> int:
     """How many devices are chosen."""
     return _chosen(choice).count()
+
+
+def has_more_than(number: int, *, model: str) -> bool:
+    """Whether more devices than this ask for `model`. Costs the same however many there are."""
+    return DeviceModel.objects.filter(model=model)[: number + 1].count() > number
+
+
+def tallies(*, choice: DeviceChoice, seed: str, edges: Sequence[int]) -> tuple[Tally, ...]:
+    """The chosen devices, counted in one statement by class, capabilities and where their buckets under `seed` lie.
+
+    Reads every chosen device's row: about two seconds for a million.
+    """
+    rows = (
+        _chosen(choice)
+        .order_by()
+        .annotate(segment=Segment(seed, edges))
+        .values_list("hardware_class", "capabilities", "segment")
+        .annotate(n=Count("pk"), first=Min("pk"), last=Max("pk"))
+    )
+    return tuple(Tally(*row) for row in rows)
 
 
 def hardware_classes() -> tuple[str, ...]:
@@ -154,17 +175,6 @@ def attested(model: str, device_ids: Collection[str]) -> Mapping[str, DeviceMode
     return {row.device_id: _model_record(row) for row in rows}
 
 
-def population(model: str = "") -> Iterator[PopulationMember]:
-    """All active devices, or those that ask for `model`, streamed in order of id."""
-    rows = Device.objects.filter(state=Device.State.ACTIVE)
-    if model:
-        rows = rows.filter(models__model=model)
-    for device_id, hardware_class, seen_at in (
-        rows.order_by("pk").values_list("pk", "hardware_class", "last_seen_at").iterator(chunk_size=2_000)
-    ):
-        yield PopulationMember(device_id, hardware_class, seen_at)
-
-
 def last_seen(device_ids: Collection[str]) -> Mapping[str, datetime | None]:
     """When each of these devices last gave a sign of life."""
     return dict(Device.objects.filter(pk__in=device_ids).values_list("pk", "last_seen_at"))
@@ -198,23 +208,34 @@ def transfers(model: str) -> tuple[Transfer, ...]:
 
 
 def _chosen(choice: DeviceChoice) -> QuerySet[Device]:
-    rows = Device.objects.all()
+    rows = _described(choice)
     if choice.model and choice.version is not None:
         rows = rows.filter(models__model=choice.model, models__active_version=choice.version)
     elif choice.model:
         rows = rows.filter(models__model=choice.model)
-    if choice.hardware_class:
-        rows = rows.filter(hardware_class=choice.hardware_class)
-    if choice.state:
-        rows = rows.filter(state=choice.state)
-    if choice.group:
-        rows = rows.filter(groups=choice.group)
     if choice.online is not None:
         rows = rows.filter(online=choice.online)
-    if choice.search:
-        rows = rows.filter(pk__contains=choice.search)
     if choice.silent_since is not None:
         rows = rows.filter(_silent("last_seen_at", choice.silent_since))
+    if choice.seen_since is not None:
+        rows = rows.filter(last_seen_at__gte=choice.seen_since)
+    return rows
+
+
+def _described(choice: DeviceChoice) -> QuerySet[Device]:
+    """The conditions on what a device is, not on what it runs or when it was heard of."""
+    rows = Device.objects.all()
+    classes = ((choice.hardware_class,) if choice.hardware_class else (), choice.hardware_classes)
+    groups = ((choice.group,) if choice.group else (), choice.groups)
+    for names in filter(None, classes):
+        rows = rows.filter(hardware_class__in=names)
+    for names in filter(None, groups):
+        members = Group.devices.through.objects.filter(group_id__in=names)
+        rows = rows.filter(pk__in=members.values("device_id"))
+    if choice.state:
+        rows = rows.filter(state=choice.state)
+    if choice.search:
+        rows = rows.filter(pk__contains=choice.search)
     if choice.filter is not None:
         rows = rows.filter(Matches(choice.filter))
     return rows

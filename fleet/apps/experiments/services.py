@@ -12,7 +12,7 @@ from typing import Final
 
 from django.db import IntegrityError, transaction
 
-from device_client.wire.bucketing import BUCKETS, bucket
+from device_client.wire.bucketing import BUCKETS
 from fleet.apps.assignments import services as assignments
 from fleet.apps.assignments.records import ArmRecord
 from fleet.apps.experiments import moves
@@ -26,7 +26,7 @@ from fleet.apps.registry import services as registry_services
 from fleet.apps.registry.records import VersionRecord, VersionState
 from fleet.apps.rollouts import selectors as rollouts
 from fleet.apps.rollouts import services as rollout_services
-from fleet.apps.rollouts.population import population
+from fleet.apps.rollouts.population import Population, population
 from fleet.domain import experiment_plan
 from fleet.domain.errors import ConflictError, InvalidInputError
 from fleet.domain.experiment import ExperimentSpec, layout
@@ -35,7 +35,6 @@ from fleet.domain.experiment_decision import Verdict, may_extend
 from fleet.domain.experiment_states import OCCUPYING, ExperimentEvent, ExperimentState, next_state
 from fleet.domain.facts import RuleState
 from fleet.domain.gate_policy import YEAR_S
-from fleet.domain.plan import PlacedDevice
 from fleet.domain.policy import RolloutPolicy
 from fleet.domain.rollout_states import RolloutState
 
@@ -43,15 +42,6 @@ MAX_SEED_CHARS: Final = 64
 SEED_DRAWS: Final = 100
 REDRAW_UP_TO_DEVICES: Final = 1_000
 _OFFERING: Final = (RolloutState.RUNNING.value, RolloutState.HELD.value)
-
-
-@dataclass(frozen=True)
-class _People:
-    """The devices that could take part: (id, hardware class) of those that every arm fits, and who cannot."""
-
-    size: int
-    members: tuple[tuple[str, str], ...]
-    refused: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -89,15 +79,14 @@ def plan(*, experiment_id: str, now: datetime, seed: str | None = None) -> PlanR
     """A dry run: stores nothing. Findings of level error would refuse the start."""
     row = moves.found(experiment_id)
     spec = ExperimentSpec.parse(row.spec)
-    people = _people(row.model_id, spec, now)
     given = seed or row.seed
     provisional = (f"plan:{row.pk}:{number}" for number in range(SEED_DRAWS))
-    _, planned = _planned(spec, people, [given] if given else provisional)
+    _, people, planned = _planned(row.model_id, spec, [given] if given else provisional, now)
     return PlanRecord(
         experiment=row.pk,
         population=people.size,
-        eligible=len(people.members),
-        refused=people.refused,
+        eligible=people.eligible,
+        refused={item.reason: item.count for item in people.refused},
         arms=planned.arms,
         sizes=planned.sizes,
         findings=planned.findings,
@@ -120,8 +109,7 @@ def start(
             raise ConflictError(
                 "version_not_published", f"expected published versions, got {version.label} {version.state.value}"
             )
-    people = _people(row.model_id, spec, now)
-    drawn, planned = _planned(spec, people, _seeds(seed))
+    drawn, _, planned = _planned(row.model_id, spec, _seeds(seed), now)
     if planned.errors:
         raise InvalidInputError("plan_refused", "; ".join(item.sentence for item in planned.errors))
     try:
@@ -175,34 +163,24 @@ def _begin(row: Experiment, ready: _Ready, actor: str, now: datetime) -> None:
     moves.conclude(row, "start", Reason(actor, f"started with {counted}"), now)
 
 
-def _planned(spec: ExperimentSpec, people: _People, seeds: Iterable[str]) -> tuple[str, experiment_plan.ExperimentPlan]:
+def _planned(
+    model: str, spec: ExperimentSpec, seeds: Iterable[str], now: datetime
+) -> tuple[str, Population, experiment_plan.ExperimentPlan]:
     """The first of these seeds that gives every arm the devices it needs, or the last one tried.
 
-    Drawing again looks at counts alone, before anything was measured, so it favours no arm.
+    Drawing again looks at counts alone, before anything was measured, so it favours no arm. Devices count that have a
+    build of every arm, as the assignment will ask for.
     """
-    seed, found = "", None
+    versions, places = list(_versions(model, spec).values()), experiment_plan.edges(spec)
+    chosen = None
     for seed in seeds:
-        placed = [PlacedDevice(name, bucket(seed, device_id)) for device_id, name in people.members]
-        found = experiment_plan.plan(spec, placed)
-        if not found.errors or len(people.members) > REDRAW_UP_TO_DEVICES:
+        people = population(model=model, versions=versions, policy=spec.policy, seed=seed, places=places, now=now)
+        chosen = seed, people, experiment_plan.plan(spec, people.placed)
+        if not chosen[2].errors or people.eligible > REDRAW_UP_TO_DEVICES:
             break
-    if found is None:
+    if chosen is None:
         raise InvalidInputError("seed_invalid", "expected a seed, got none")
-    return seed, found
-
-
-def _people(model: str, spec: ExperimentSpec, now: datetime) -> _People:
-    """Devices that have a build of every arm, as the assignment will ask for."""
-    fits: dict[str, str] | None = None
-    size = 0
-    refused: dict[str, int] = {}
-    for label, version in _versions(model, spec).items():
-        found = population(model=model, version=version, policy=spec.policy, now=now)
-        own = dict(found.members)
-        size = max(size, found.size)
-        refused |= {f"version {label} {item.reason}": item.count for item in found.refused}
-        fits = own if fits is None else {device_id: name for device_id, name in fits.items() if device_id in own}
-    return _People(size, tuple((fits or {}).items()), refused)
+    return chosen
 
 
 def _versions(model: str, spec: ExperimentSpec) -> dict[str, VersionRecord]:

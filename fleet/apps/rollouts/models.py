@@ -56,7 +56,10 @@ class Rollout(models.Model):
 
 
 class PhaseRun(models.Model):
-    """One phase of one rollout as it happened. Counts are taken once, at the phase's start; `judgement` at its end."""
+    """One phase of one rollout as it happened. Counts are taken once, at or soon after its start; `judgement` at its end.
+
+    Until `counted_at` the counts are unknown, and zero.
+    """
 
     rollout = models.ForeignKey(Rollout, on_delete=models.CASCADE, related_name="phases")
     index = models.PositiveIntegerField()
@@ -67,6 +70,7 @@ class PhaseRun(models.Model):
     classes = models.JSONField(default=dict)
     judgement = models.JSONField(default=dict)
     started_at = models.DateTimeField()
+    counted_at = models.DateTimeField(null=True)
     ended_at = models.DateTimeField(null=True)
 
     class Meta:

@@ -7,6 +7,7 @@ decided (a person or the conductor) and why comes in as a `Reason` and is stored
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 from fleet.apps.assignments import services as assignments
 from fleet.apps.audit import services as audit
@@ -19,6 +20,7 @@ from fleet.domain.policy import RolloutPolicy
 from fleet.domain.rollout_states import RolloutEvent, RolloutState, next_state
 from fleet.domain.verdicts import PhaseCounts
 
+ACTOR = "conductor"  # who decides when no person does
 MAX_BECAUSE_CHARS = 512
 MAX_SENTENCE_CHARS = 1_024
 
@@ -33,6 +35,12 @@ class Reason:
     evidence: Mapping[str, object] = field(default_factory=dict)
 
 
+def schedule(row: Rollout, reason: Reason, now: datetime) -> Decision:
+    """It will start by itself."""
+    _transit(row, RolloutEvent.SCHEDULE)
+    return _conclude(row, "schedule", reason, now)
+
+
 def begin(row: Rollout, policy: RolloutPolicy, counts: PhaseCounts, reason: Reason, now: datetime) -> Decision:
     """Start the first phase."""
     _transit(row, RolloutEvent.START)
@@ -41,8 +49,8 @@ def begin(row: Rollout, policy: RolloutPolicy, counts: PhaseCounts, reason: Reas
     return _conclude(row, "start", reason, now)
 
 
-def advance(row: Rollout, policy: RolloutPolicy, counts: PhaseCounts, reason: Reason, now: datetime) -> Decision:
-    """Go on to the next phase, whose population was counted before."""
+def advance(row: Rollout, policy: RolloutPolicy, counts: PhaseCounts | None, reason: Reason, now: datetime) -> Decision:
+    """Go on to the next phase. Without counts its population is still to be counted (`count`)."""
     _transit(row, RolloutEvent.ADVANCE)
     _close_phase(row, reason, now)
     _enter(row, policy, row.phase + 1, counts, now)
@@ -107,20 +115,19 @@ def _transit(row: Rollout, event: RolloutEvent) -> None:
     row.state = next_state(RolloutState(row.state), event).value
 
 
-def _enter(row: Rollout, policy: RolloutPolicy, phase: int, counts: PhaseCounts, now: datetime) -> None:
+def count(row: Rollout, counts: PhaseCounts, now: datetime) -> None:
+    """Note the population of the present phase; what was counted before stays."""
+    PhaseRun.objects.filter(rollout=row, index=row.phase, counted_at=None).update(**_counted(counts, now))
+
+
+def _enter(row: Rollout, policy: RolloutPolicy, phase: int, counts: PhaseCounts | None, now: datetime) -> None:
     row.phase, row.phase_started_at, row.clock_from_at = phase, now, now
     PhaseRun.objects.create(
         rollout=row,
         index=phase,
         share=policy.phases[phase].share,
-        eligible=counts.population,
-        treated=counts.treated,
-        control=counts.control,
-        classes={
-            item.hardware_class: {"treated": item.treated, "control": item.control, "population": item.population}
-            for item in counts.classes
-        },
         started_at=now,
+        **({} if counts is None else _counted(counts, now)),
     )
     found = ranges(policy, phase)
     assignments.set_rule(
@@ -133,6 +140,19 @@ def _enter(row: Rollout, policy: RolloutPolicy, phase: int, counts: PhaseCounts,
     )
     if policy.allow_delta:
         registry.request_plan(model=row.model_id, version_id=row.version_id, now=now)
+
+
+def _counted(counts: PhaseCounts, now: datetime) -> dict[str, Any]:
+    return {
+        "eligible": counts.population,
+        "treated": counts.treated,
+        "control": counts.control,
+        "classes": {
+            item.hardware_class: {"treated": item.treated, "control": item.control, "population": item.population}
+            for item in counts.classes
+        },
+        "counted_at": now,
+    }
 
 
 def _close_phase(row: Rollout, reason: Reason, now: datetime) -> None:

@@ -40,7 +40,7 @@ class RolloutRecord:
 
 @dataclass(frozen=True)
 class PhaseRecord:
-    """One phase as it happened. `verdict` and `judgement` are those at its end."""
+    """One phase as it happened. Counts are zero until it `is_counted`; `verdict` and `judgement` are those at its end."""
 
     index: int
     share: float
@@ -49,6 +49,7 @@ class PhaseRecord:
     judgement: Mapping[str, object]
     started_at: datetime
     ended_at: datetime | None
+    is_counted: bool = True
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,7 @@ def phases(rollout_id: str) -> tuple[PhaseRecord, ...]:
             judgement=row.judgement,
             started_at=row.started_at,
             ended_at=row.ended_at,
+            is_counted=row.counted_at is not None,
         )
         for row in PhaseRun.objects.filter(rollout_id=rollout_id)
     )

@@ -3,14 +3,17 @@
 Costs a constant number of queries plus the rows of the phase's own totals; counts no populations.
 """
 
+from collections.abc import Mapping
 from datetime import datetime
 
 from fleet.apps.assignments import selectors as assignments
 from fleet.apps.assignments.records import OfferCounts
 from fleet.apps.devices import selectors as devices
+from fleet.apps.devices.records import DeviceChoice
 from fleet.apps.registry import selectors as registry
 from fleet.apps.registry.records import VersionState
 from fleet.apps.rollouts.models import PhaseRun, Rollout
+from fleet.apps.rollouts.population import ACTIVE
 from fleet.apps.telemetry import selectors as telemetry
 from fleet.apps.telemetry.records import GateRow
 from fleet.domain.budget import Allotment, Spent
@@ -29,12 +32,15 @@ def snapshot(row: Rollout, policy: RolloutPolicy, now: datetime) -> Snapshot:
     state = RolloutState(row.state)
     started_at = row.phase_started_at or row.created_at
     reverting = state is RolloutState.REVERTING
+    runs = {} if reverting else {run.index: run for run in PhaseRun.objects.filter(rollout=row, index__lte=row.phase)}
+    current = runs.get(row.phase)
     return Snapshot(
         state=state,
         policy=policy,
-        facts=PhaseFacts(row.phase, PhaseCounts()) if reverting else _facts(row, policy, now),
+        facts=PhaseFacts(row.phase, PhaseCounts()) if reverting else _facts(row, policy, runs, now),
         phase_started_at=started_at,
         clock_from=row.clock_from_at or started_at,
+        is_counted=current is not None and current.counted_at is not None,
         stop="" if reverting else _stop(row),
         still_running=_still_running(row) if reverting else 0,
         reverting_since=row.reverting_since_at,
@@ -58,8 +64,7 @@ def baseline_version_id(model: str) -> int | None:
     return None if newest is None else newest.version_id
 
 
-def _facts(row: Rollout, policy: RolloutPolicy, now: datetime) -> PhaseFacts:
-    runs = {run.index: run for run in PhaseRun.objects.filter(rollout=row, index__lte=row.phase)}
+def _facts(row: Rollout, policy: RolloutPolicy, runs: Mapping[int, PhaseRun], now: datetime) -> PhaseFacts:
     current = runs.get(row.phase)
     earlier = [run for run in runs.values() if run.index < row.phase]
     counts = PhaseCounts() if current is None else phase_counts(current)
@@ -142,4 +147,4 @@ def _still_running(row: Rollout) -> int:
     if baseline_version_id(row.model_id) == row.version_id:
         return 0
     label = registry.version_by_id(row.version_id).label
-    return sum(item.count for item in devices.running_counts(row.model_id) if item.version == label)
+    return devices.count_devices(choice=DeviceChoice(model=row.model_id, version=label, state=ACTIVE))

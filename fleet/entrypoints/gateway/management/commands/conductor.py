@@ -3,12 +3,15 @@
 import os
 import secrets
 import socket
+import threading
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
 
+from fleet.apps.rollouts import services as rollouts
 from fleet.entrypoints.gateway.conductor import INTERVAL_S, Conductor
 from fleet.entrypoints.gateway.lifecycle import stop_on_signals
+from fleet.entrypoints.gateway.worker import FINISH_S, Worker
 from fleet.wiring import server
 
 
@@ -25,4 +28,9 @@ class Command(BaseCommand):
         """Work until told to stop."""
         holder = f"{socket.gethostname()[:32]}:{os.getpid()}:{secrets.token_hex(4)}"
         with stop_on_signals() as stop:
+            # Populations are counted here too, beside the ticks: workers may be building patches for minutes.
+            counter = Worker({rollouts.JOB_KIND: rollouts.count_population}, holder, server.clock(), stop)
+            counting = threading.Thread(target=counter.run, name="counter", daemon=True)
+            counting.start()
             Conductor(holder, server.clock(), stop, interval_s=max(0.05, options["interval"])).run()
+            counting.join(FINISH_S)

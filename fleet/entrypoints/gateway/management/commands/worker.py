@@ -8,6 +8,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
+from fleet.apps.rollouts import services as rollouts
 from fleet.entrypoints.gateway.lifecycle import stop_on_signals
 from fleet.entrypoints.gateway.worker import Worker
 from fleet.wiring import server
@@ -17,13 +18,18 @@ class Command(BaseCommand):
     """Runs until SIGTERM."""
 
     requires_system_checks = ()
-    help = "Do the work that is queued as rows: deltas, abandoned uploads. Run as many as are needed."
+    help = "Do the work that is queued as rows: deltas, populations, abandoned uploads. Run as many as are needed."
 
     def handle(self, *_args: Any, **_options: Any) -> None:
         """Work until told to stop."""
         owner = f"{socket.gethostname()[:40]}:{os.getpid()}"
         with stop_on_signals() as stop:
-            kinds = {"delta": _build_delta, "delta-plan": server.plan_deltas, "sweep": _sweep}
+            kinds = {
+                "delta": _build_delta,
+                "delta-plan": server.plan_deltas,
+                "sweep": _sweep,
+                rollouts.JOB_KIND: rollouts.count_population,
+            }
             Worker(kinds, owner, server.clock(), stop, tidy=server.settle_deltas).run()
 
 

@@ -1,0 +1,320 @@
+"""Plans rollouts and starts them: whom a version is for, whether the policy can work, and the first phase.
+
+Counting a population costs time in proportion to the fleet, so it happens before a transaction, and on large fleets in a
+job: what an operator decides is then a constant number of statements.
+"""
+
+import secrets
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Final
+
+from django.db import IntegrityError, transaction
+
+from fleet.apps.assignments import selectors as assigned
+from fleet.apps.assignments import services as assignments
+from fleet.apps.devices import selectors as devices
+from fleet.apps.jobs import services as jobs
+from fleet.apps.registry import selectors as registry
+from fleet.apps.registry.records import VersionRecord, VersionState
+from fleet.apps.rollouts import moves
+from fleet.apps.rollouts.models import Rollout
+from fleet.apps.rollouts.moves import ACTOR, Reason
+from fleet.apps.rollouts.population import Population, population
+from fleet.apps.rollouts.records import PlanRecord, RolloutRecord
+from fleet.apps.rollouts.rows import locked, unlocked
+from fleet.apps.rollouts.selectors import rollout_record
+from fleet.apps.rollouts.snapshots import baseline_version_id
+from fleet.domain import plan as domain_plan
+from fleet.domain.errors import ConflictError, InvalidInputError
+from fleet.domain.policy import RolloutPolicy
+from fleet.domain.rollout_states import OFFERING, RolloutState
+from fleet.domain.verdicts import PhaseCounts
+
+MAX_SEED_CHARS: Final = 64
+SEED_DRAWS: Final = 100
+REDRAW_UP_TO_DEVICES: Final = 1_000
+COUNTED_AT_ONCE: Final = 500  # devices that ask for the model; more are counted by a job
+JOB_KIND: Final = "population"
+JOB_PRIORITY: Final = 1_000_000  # people wait for it, and it is short
+
+
+def plan(
+    *, model: str, version: str, policy: object, now: datetime, seed: str | None = None, against: str | None = None
+) -> PlanRecord:
+    """A dry run: stores nothing. Findings of level error would refuse the start."""
+    found = registry.get_version(model, version)
+    parsed = RolloutPolicy.parse(policy)
+    baseline = _baseline(model, against)
+    provisional = (f"plan:{model}@{version}:{number}" for number in range(SEED_DRAWS))
+    _, people, planned = _planned(found, parsed, [seed] if seed else provisional, baseline, now)
+    return PlanRecord(
+        model=model,
+        version=version,
+        against=None if baseline is None else baseline.label,
+        policy=planned.policy.encode(),
+        population=people.size,
+        eligible=people.eligible,
+        variants=dict(people.variants),
+        refused=people.refused,
+        phases=planned.phases,
+        findings=planned.findings,
+        detectable=planned.detectable,
+    )
+
+
+def start(
+    *,
+    model: str,
+    version: str,
+    policy: object,
+    actor: str,
+    now: datetime,
+    seed: str | None = None,
+    against: str | None = None,
+) -> RolloutRecord:
+    """Start a rollout of a published version. Its findings are part of the answer.
+
+    A fleet of more than `COUNTED_AT_ONCE` devices is counted by a job: the rollout is scheduled and begins, or is
+    cancelled with the reason, when that is done. Raises `InvalidInputError` for a policy that cannot work,
+    `ConflictError` while another rollout of the model offers or the version is not published.
+    """
+    found = registry.get_version(model, version)
+    _require_published(found)
+    parsed = RolloutPolicy.parse(policy)
+    baseline = _baseline(model, against)
+    seeds = _seeds(seed)
+    if devices.has_more_than(COUNTED_AT_ONCE, model=model):
+        _refuse(domain_plan.contradictions(parsed, has_baseline=baseline is not None))
+        if Rollout.objects.filter(model_id=model, state__in=OFFERING).exists():
+            raise _rollout_active(model)
+        _require_no_experiment(model)
+        with transaction.atomic():
+            row = _store(version=found, policy=parsed, baseline=baseline, seed=next(seeds), actor=actor, now=now)
+            moves.schedule(row, Reason(actor, f"starts when the devices of {model} are counted"), now)
+            ask_for_count(row, 0, now)
+        return rollout_record(row)
+    seed, _, planned = _planned(found, parsed, seeds, baseline, now)
+    _refuse(planned.findings)
+    with _one_offering(model), transaction.atomic():
+        row = _store(version=found, policy=planned.policy, baseline=baseline, seed=seed, actor=actor, now=now)
+        _begin(row, version=found, baseline=baseline, planned=planned, now=now)
+    return rollout_record(row, planned.findings)
+
+
+def _store(
+    *,
+    version: VersionRecord,
+    policy: RolloutPolicy,
+    baseline: VersionRecord | None,
+    seed: str,
+    actor: str,
+    now: datetime,
+) -> Rollout:
+    """A draft."""
+    return Rollout.objects.create(
+        id=f"r-{secrets.token_hex(6)}",
+        model_id=version.model,
+        version_id=version.id,
+        against_id=None if baseline is None else baseline.id,
+        state=RolloutState.DRAFT.value,
+        seed=seed,
+        policy=policy.encode(),
+        created_by=actor,
+        created_at=now,
+    )
+
+
+def _begin(
+    row: Rollout,
+    *,
+    version: VersionRecord,
+    baseline: VersionRecord | None,
+    planned: domain_plan.Plan,
+    now: datetime,
+) -> None:
+    """Make the rule and enter the first phase."""
+    _require_no_experiment(version.model)
+    policy = planned.policy
+    row.policy, row.against_id = policy.encode(), None if baseline is None else baseline.id
+    row.rule_id = assignments.create_rule(
+        source=row.pk,
+        model=version.model,
+        version_id=version.id,
+        seed=row.seed,
+        hardware_classes=policy.hardware_classes,
+        groups=policy.groups,
+        chosen="" if policy.filter is None else policy.filter.text,
+        device_policy=policy.device.encode(),
+        parameters=policy.parameters,
+        allow_delta=policy.allow_delta,
+        delta_wait_s=policy.delta_wait_s,
+        jitter_s=policy.jitter_s,
+        priority=policy.priority,
+        now=now,
+    )
+    counts = planned.phases[0]
+    against = "a first install" if baseline is None else f"against version {baseline.label}"
+    sentence = (
+        f"version {version.label} starts at {policy.phases[0].share:.0%} of {counts.population} devices, {against}: "
+        f"{counts.treated} treated, {counts.control} control"
+    )
+    evidence = {
+        "findings": [{"level": item.level, "code": item.code, "sentence": item.sentence} for item in planned.findings]
+    }
+    moves.begin(row, policy, counts, Reason(row.created_by, sentence, evidence=evidence), now)
+
+
+def _require_published(version: VersionRecord) -> None:
+    if version.state is not VersionState.PUBLISHED:
+        raise ConflictError(
+            "version_not_published", f"expected a published version, got {version.label} {version.state.value}"
+        )
+
+
+def _require_no_experiment(model: str) -> None:
+    experiment = assigned.running_experiment(model)
+    if experiment:
+        raise ConflictError(
+            "experiment_active", f"experiment {experiment} of {model} is running; stop it or await its verdict"
+        )
+
+
+def _refuse(findings: Iterable[domain_plan.Finding]) -> None:
+    errors = [item.sentence for item in findings if item.level is domain_plan.Level.ERROR]
+    if errors:
+        raise InvalidInputError("plan_refused", "; ".join(errors))
+
+
+def _rollout_active(model: str) -> ConflictError:
+    return ConflictError(
+        "rollout_active", f"another rollout of {model} is running or held; complete, revert or cancel it first"
+    )
+
+
+@contextmanager
+def _one_offering(model: str) -> Iterator[None]:
+    """The database keeps a second offering rollout of a model out; this says so."""
+    try:
+        yield
+    except IntegrityError as error:
+        if not Rollout.objects.filter(model_id=model, state__in=OFFERING).exists():
+            raise
+        raise _rollout_active(model) from error
+
+
+def _planned(
+    version: VersionRecord,
+    policy: RolloutPolicy,
+    seeds: Iterable[str],
+    baseline: VersionRecord | None,
+    now: datetime,
+) -> tuple[str, Population, domain_plan.Plan]:
+    """The first of these seeds under which the plan can work, or the last one tried, with whom it finds.
+
+    On a small fleet most orders put too few devices where a phase needs them. Drawing again looks at counts alone,
+    before anything was measured, so it favours neither arm.
+    """
+
+    def attempts() -> Iterator[tuple[str, Population, domain_plan.Plan]]:
+        for seed in seeds:
+            people = _people(version, policy, seed, now)
+            yield seed, people, domain_plan.validate(policy, people.placed, has_baseline=baseline is not None)
+
+    tried = attempts()
+    chosen = next(tried)
+    while chosen[2].errors and chosen[1].eligible <= REDRAW_UP_TO_DEVICES:
+        following = next(tried, None)
+        if following is None:
+            break
+        chosen = following
+    return chosen
+
+
+def _seeds(seed: str | None) -> Iterator[str]:
+    """The given seed, or as many random ones as are asked for."""
+    if seed is None:
+        yield from (secrets.token_hex(8) for _ in range(SEED_DRAWS))
+        return
+    if not 1 <= len(seed) <= MAX_SEED_CHARS or "\x00" in seed:
+        raise InvalidInputError("seed_invalid", f"expected a seed of 1 to {MAX_SEED_CHARS} characters, got {len(seed)}")
+    yield seed
+
+
+def _baseline(model: str, against: str | None) -> VersionRecord | None:
+    """The version that untreated devices run. `against`, if given, has to be that one: nothing else is compared with."""
+    version_id = baseline_version_id(model)
+    baseline = None if version_id is None else registry.version_by_id(version_id)
+    if against is not None and (baseline is None or baseline.label != against):
+        runs = "nothing" if baseline is None else f"version {baseline.label}"
+        raise ConflictError("not_the_baseline", f"expected the baseline, which is {runs}, got version {against:.64}")
+    return baseline
+
+
+# ---------------------------------------------------------------- who takes part
+
+
+def count_population(payload: Mapping[str, object], now: datetime) -> None:
+    """The work of a `population` job: count whom a phase is about; begin the rollout if it was waiting for that.
+
+    `payload` is what `ask_for_count` queued. A rollout that has moved on is left alone.
+    """
+    rollout_id, phase = str(payload["rollout"]), payload["phase"]
+    row = unlocked(rollout_id)
+    policy = RolloutPolicy.parse(row.policy)
+    if row.state == RolloutState.SCHEDULED:
+        _begin_counted(row, policy, now)
+    elif row.phase == phase and row.state in OFFERING:
+        counts = _count(row, policy, row.phase, now)
+        with transaction.atomic():
+            row = locked(rollout_id, None)
+            if row.phase == phase:
+                moves.count(row, counts, now)
+
+
+def _begin_counted(row: Rollout, policy: RolloutPolicy, now: datetime) -> None:
+    version = registry.version_by_id(row.version_id)
+    baseline = _baseline(row.model_id, None)
+    _, _, planned = _planned(version, policy, [row.seed], baseline, now)
+    try:
+        _require_published(version)
+        _refuse(planned.findings)
+        with _one_offering(row.model_id), transaction.atomic():
+            held = locked(row.pk, row.revision)
+            _begin(held, version=version, baseline=baseline, planned=planned, now=now)
+    except (InvalidInputError, ConflictError) as error:
+        with transaction.atomic():
+            held = locked(row.pk, None)
+            if held.state == RolloutState.SCHEDULED:
+                moves.cancel(held, Reason(ACTOR, f"not started: {error.message}"), now)
+
+
+def ask_for_count(row: Rollout, phase: int, now: datetime) -> None:
+    """Queue the count unless it is queued already."""
+    payload = {"rollout": row.pk, "phase": phase}
+    jobs.enqueue(kind=JOB_KIND, key=f"{row.pk}-{phase}", payload=payload, now=now, priority=JOB_PRIORITY)
+
+
+def count_at_once(row: Rollout, policy: RolloutPolicy, phase: int, now: datetime) -> PhaseCounts | None:
+    """The phase's counts, or None where counting would keep the caller waiting."""
+    if devices.has_more_than(COUNTED_AT_ONCE, model=row.model_id):
+        return None
+    return _count(row, policy, phase, now)
+
+
+def _count(row: Rollout, policy: RolloutPolicy, phase: int, now: datetime) -> PhaseCounts:
+    version = registry.version_by_id(row.version_id)
+    people = _people(version, policy, row.seed, now)
+    return domain_plan.count(policy, phase, people.placed)
+
+
+def _people(version: VersionRecord, policy: RolloutPolicy, seed: str, now: datetime) -> Population:
+    return population(
+        model=version.model,
+        versions=[version],
+        policy=policy,
+        seed=seed,
+        places=domain_plan.edges(policy),
+        now=now,
+    )

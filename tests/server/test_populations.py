@@ -1,0 +1,243 @@
+"""Populations counted where their rows are, and by a job where a person would have to wait for them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.test import Client
+
+from device_client.wire.bucketing import BUCKETS, bucket
+from fleet.apps.assignments import selectors as assignments
+from fleet.apps.devices import selectors as devices
+from fleet.apps.devices import services as device_services
+from fleet.apps.devices.records import DeviceChoice
+from fleet.apps.jobs import services as jobs
+from fleet.apps.registry.models import Version
+from fleet.apps.rollouts import selectors, services, starting
+from fleet.apps.rollouts.records import RolloutRecord
+from fleet.demo import fleet_plan
+from fleet.domain.conductor import UNCOUNTED
+from fleet.domain.errors import ConflictError, InvalidInputError
+from fleet.domain.filters.filter import Filter
+from fleet.domain.rollout_states import RolloutState
+from tests.server.catalogue import MODEL, NOW, later, make_model
+from tests.server.story import Story
+from tests.server.test_rollouts import ALL, RAMP
+
+pytestmark = pytest.mark.django_db
+
+VECTORS: list[dict[str, Any]] = json.loads(
+    (Path(__file__).parents[1] / "vectors" / "bucketing_v1.json").read_text(encoding="utf-8")
+)
+EVERYONE = DeviceChoice()
+
+
+def enrol(*device_ids: str, **attributes: str) -> None:
+    for device_id in device_ids:
+        device_services.enrol(device_id=device_id, hardware_class="edge-std", attributes=attributes, now=NOW)
+
+
+@pytest.mark.parametrize("case", VECTORS, ids=lambda case: f"{case['seed']}:{case['device_id']}")
+def test_bucket_in_sql__vector__same_bucket(case: dict[str, Any]) -> None:
+    enrol(case["device_id"])
+    place = case["bucket"]
+    around = [edge for edge in (place - 1, place, place + 1) if 0 < edge < BUCKETS]
+    (tally,) = devices.tallies(choice=EVERYONE, seed=case["seed"], edges=around)
+    assert tally.segment == sum(edge <= place for edge in around)
+
+
+def test_tallies__many_devices_and_edges__as_one_by_one() -> None:
+    names = [f"dev-{number}" for number in range(200)]
+    enrol(*names)
+    edges = list(range(0, BUCKETS + 1, BUCKETS // 20))
+    found = {item.segment: item.devices for item in devices.tallies(choice=EVERYONE, seed="s", edges=edges)}
+    wanted: dict[int, int] = {}
+    for name in names:
+        segment = sum(edge <= bucket("s", name) for edge in edges)
+        wanted[segment] = wanted.get(segment, 0) + 1
+    assert found == wanted
+
+
+def test_tallies__conditions_of_a_policy__all_hold() -> None:
+    enrol("a-1", "a-2", "a-3", site="x")
+    enrol("b-1", site="y")
+    device_services.set_group(name="first", device_ids=["a-1", "a-2", "b-1"], now=NOW)
+    device_services.set_group(name="second", device_ids=["a-1"], now=NOW)
+    device_services.touch(device_ids={"a-1", "a-2", "a-3", "b-1"}, now=later(10))
+    choice = DeviceChoice(
+        groups=("first", "second"), hardware_classes=("edge-std", "edge-big"), seen_since=later(5), filter=at_site("x")
+    )
+    (tally,) = devices.tallies(choice=choice, seed="s", edges=[])
+    assert (tally.devices, tally.segment, tally.first, tally.last) == (2, 0, "a-1", "a-2")
+    assert devices.tallies(choice=DeviceChoice(seen_since=later(11)), seed="s", edges=[]) == ()
+    assert devices.tallies(choice=DeviceChoice(hardware_classes=("edge-big",)), seed="s", edges=[]) == ()
+
+
+def at_site(name: str) -> Filter | None:
+    return Filter.parse(f'attributes.site == "{name}"')
+
+
+# ---------------------------------------------------------------- counted by a job
+
+
+@pytest.fixture
+def large(monkeypatch: pytest.MonkeyPatch) -> Story:
+    """The fleet on version 1, and larger than what is counted at once."""
+    make_model()
+    story = Story()
+    story.push("1")
+    story.start("1", ALL, fleet_plan.SEED_INSTALL)
+    story.check()
+    story.pass_time(2)
+    assert [item.action for item in story.tick()] == ["complete"]
+    story.push("2")
+    monkeypatch.setattr(starting, "COUNTED_AT_ONCE", 15)
+    return story
+
+
+def count(story: Story) -> int:
+    """Do the counting that is queued, as a worker does; returns how many jobs there were."""
+    done = 0
+    while (job := jobs.claim(kinds=[services.JOB_KIND], owner="w", lease_s=60, now=story.now)) is not None:
+        services.count_population(job.payload, story.now)
+        assert jobs.finish(job=job, now=story.now)
+        done += 1
+    return done
+
+
+def state_of(rollout: RolloutRecord) -> RolloutState:
+    return selectors.rollout(rollout.id).state
+
+
+def test_start__large_fleet__begins_when_it_is_counted(large: Story) -> None:
+    rollout = large.start("2", RAMP, fleet_plan.SEED_BETTER)
+    assert (rollout.state, rollout.rule_id) == (RolloutState.SCHEDULED, None)
+    assert large.tick() == ()
+    large.check()
+    assert large.running() == {"1": 16}
+    assert count(large) == 1
+    assert state_of(rollout) is RolloutState.RUNNING
+    (phase,) = selectors.phases(rollout.id)
+    assert (phase.counts.treated, phase.counts.control, phase.counts.population) == (4, 8, 16)
+    start, scheduled = selectors.decisions(rollout.id)
+    assert (scheduled.action, start.action, start.actor) == ("schedule", "start", "test")
+    assert start.sentence == "version 2 starts at 25% of 16 devices, against version 1: 4 treated, 8 control"
+    large.check()
+    assert large.running() == {"1": 12, "2": 4}
+
+
+def test_start__large_fleet__plan_cannot_work__cancelled_with_the_reason(large: Story) -> None:
+    few = {"filter": f'id in ("{large.devices[0].device_id}", "{large.devices[1].device_id}")'}
+    rollout = large.start("2", {**RAMP, "population": few}, "s1")
+    assert count(large) == 1
+    ended = selectors.rollout(rollout.id)
+    assert ended.state is RolloutState.CANCELLED
+    assert ended.because.startswith("not started: ")
+    assert "no phase has 4 treated and 8 control devices" in ended.because
+    assert len(assignments.rules(MODEL)) == 1
+    assert count(large) == 0
+
+
+def test_start__large_fleet__contradictory_policy__refused_at_once(large: Story) -> None:
+    with pytest.raises(InvalidInputError, match="expected rising shares"):
+        large.start("2", {**RAMP, "phases": [{"share": 0.5}, {"share": 0.25}]})
+    assert len(selectors.rollouts(model=MODEL)) == 1
+
+
+def test_start__large_fleet__another_rollout_offers__conflicts_at_once_or_when_counted(large: Story) -> None:
+    large.push("3")
+    first, second = large.start("2", RAMP, fleet_plan.SEED_BETTER), large.start("3", RAMP, fleet_plan.SEED_BETTER)
+    assert count(large) == 2
+    assert (state_of(first), state_of(second)) == (RolloutState.RUNNING, RolloutState.CANCELLED)
+    assert "another rollout" in selectors.rollout(second.id).because
+    with pytest.raises(ConflictError, match="another rollout"):
+        large.start("3", RAMP)
+
+
+def test_start__large_fleet__version_revoked_before_it_is_counted__cancelled(large: Story) -> None:
+    rollout = large.start("2", RAMP, fleet_plan.SEED_BETTER)
+    Version.objects.filter(label="2").update(state="revoked")
+    assert count(large) == 1
+    ended = selectors.rollout(rollout.id)
+    assert (ended.state, ended.because) == (
+        RolloutState.CANCELLED,
+        "not started: expected a published version, got 2 revoked",
+    )
+
+
+def test_cancel__before_it_is_counted__never_begins(large: Story) -> None:
+    rollout = large.start("2", RAMP, fleet_plan.SEED_BETTER)
+    services.cancel(rollout_id=rollout.id, actor="eve", reason="", now=large.now)
+    assert count(large) == 1
+    assert state_of(rollout) is RolloutState.CANCELLED
+
+
+def test_advance__large_fleet__nothing_is_judged_before_the_count(large: Story) -> None:
+    rollout = large.start("2", RAMP, fleet_plan.SEED_BETTER)
+    count(large)
+    large.check()
+    services.advance(rollout_id=rollout.id, actor="eve", reason="", now=large.now)
+    large.check()
+    assert large.running() == {"1": 8, "2": 8}
+    large.measure({"1": 0.84, "2": 0.93})
+    assert large.tick() == ()
+    gates = selectors.gates(rollout.id, now=large.now)
+    assert (gates.sentence, gates.notes) == (UNCOUNTED, (UNCOUNTED,))
+    assert count(large) == 1
+    counts = selectors.phases(rollout.id)[1].counts
+    assert (counts.treated, counts.control) == (8, 8)
+    assert [item.action for item in large.tick()] == ["advance"]
+
+
+def test_conductor_advances__large_fleet__asks_for_the_count(large: Story) -> None:
+    rollout = large.start("2", RAMP, fleet_plan.SEED_BETTER)
+    count(large)
+    large.check()
+    large.measure({"1": 0.84, "2": 0.93})
+    assert [item.action for item in large.tick()] == ["advance"]
+    assert selectors.rollout(rollout.id).phase == 1
+    assert count(large) == 1
+    assert selectors.phases(rollout.id)[1].counts.treated == 8
+
+
+def test_count__job_failed_for_good__is_asked_for_again(large: Story) -> None:
+    rollout = large.start("2", RAMP, fleet_plan.SEED_BETTER)
+    count(large)
+    services.advance(rollout_id=rollout.id, actor="eve", reason="", now=large.now)
+    job = jobs.claim(kinds=[services.JOB_KIND], owner="w", lease_s=60, now=large.now)
+    assert job is not None
+    jobs.fail(job=job, error="it broke", now=large.now, permanent=True)
+    assert large.tick() == ()
+    assert count(large) == 1
+
+
+def test_count__never_done__held_at_the_deadline(large: Story) -> None:
+    rollout = large.start("2", RAMP, fleet_plan.SEED_BETTER)
+    count(large)
+    services.advance(rollout_id=rollout.id, actor="eve", reason="", now=large.now)
+    large.pass_time(61)
+    (decision,) = large.tick()
+    assert (decision.action, decision.verdict) == ("hold", "inconclusive")
+    assert decision.sentence == f"at the deadline: {UNCOUNTED}"
+
+
+def test_count__rollout_moved_on__left_alone(large: Story) -> None:
+    rollout = large.start("2", RAMP, fleet_plan.SEED_BETTER)
+    count(large)
+    for _ in range(2):
+        services.advance(rollout_id=rollout.id, actor="eve", reason="", now=large.now)
+    assert count(large) == 2
+    uncounted, counted = selectors.phases(rollout.id)[1:]
+    assert (uncounted.counts.treated, counted.counts.treated) == (0, 16)
+
+
+def test_page__rollout_that_is_not_counted_yet__is_shown(large: Story, admin_client: Client) -> None:
+    rollout = large.start("2", RAMP, fleet_plan.SEED_BETTER)
+    shown = admin_client.get(f"/rollouts/{rollout.id}", headers={"host": "127.0.0.1"})
+    assert shown.status_code == 200
+    assert "when the devices of vision.digits are counted" in shown.content.decode()
+    count(large)
+    services.advance(rollout_id=rollout.id, actor="eve", reason="", now=large.now)
+    shown = admin_client.get(f"/rollouts/{rollout.id}", headers={"host": "127.0.0.1"})
+    assert "devices are being counted" in shown.content.decode()
