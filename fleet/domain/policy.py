@@ -12,6 +12,7 @@ from typing import Final
 from device_client.wire.director import DevicePolicy
 from device_client.wire.errors import WireError
 from device_client.wire.fields import Fields
+from fleet.domain.approvals import MAX_APPROVALS
 from fleet.domain.errors import InvalidInputError
 from fleet.domain.filters.filter import Filter
 from fleet.domain.filters.syntax import MAX_CHARS as MAX_FILTER_CHARS
@@ -62,6 +63,7 @@ class RolloutPolicy:
     jitter_s: float = 0.0
     priority: int = 0
     revert_deadline_s: float = DAY_S
+    approvals: int = 0
 
     @property
     def is_fitted(self) -> bool:
@@ -104,6 +106,7 @@ class RolloutPolicy:
             "jitter_s": self.jitter_s,
             "priority": self.priority,
             "revert_deadline_s": self.revert_deadline_s,
+            "approvals": self.approvals,
         }
 
 
@@ -111,7 +114,7 @@ _KEYS: Final = frozenset(
     {
         *("preset", "phases", "control_share", "gates", "alpha", "on_fail", "on_inconclusive", "auto_advance"),
         *("population", "device", "parameters", "allow_delta", "delta_wait_s", "jitter_s", "priority"),
-        "revert_deadline_s",
+        *("revert_deadline_s", "approvals"),
     }
 )
 _PHASE_KEYS: Final = frozenset({"share", "min_duration_s", "deadline_s"})
@@ -183,6 +186,7 @@ def _policy(document: dict[str, object]) -> RolloutPolicy:
         revert_deadline_s=fields.number(
             "revert_deadline_s", minimum=1, maximum=YEAR_S, default=default.revert_deadline_s
         ),
+        approvals=fields.integer("approvals", maximum=MAX_APPROVALS, default=default.approvals),
     )
 
 

@@ -19,6 +19,7 @@ class Scope(StrEnum):
     READ = "read"
     MODEL_WRITE = "model:write"
     ROLLOUT_WRITE = "rollout:write"
+    ROLLOUT_APPROVE = "rollout:approve"
     DEVICE_ENROL = "device:enrol"
     DEVICE_WRITE = "device:write"
     LABEL_WRITE = "label:write"

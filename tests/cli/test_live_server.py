@@ -211,6 +211,29 @@ def test_live__rollout__planned_started_shown_steered_explained(
 
 
 @pytest.mark.usefixtures("publisher")
+def test_live__approvals__asked_for_given_by_others_and_in_an_emergency(
+    modelfleet: CommandLine, keys: Path, onnx_file: Callable[..., Path]
+) -> None:
+    modelfleet.ok("models", "create", "vision.digits", "--keys", keys)
+    modelfleet.ok("push", "vision.digits", onnx_file(1), "--keys", keys)
+    assert modelfleet.ok("namespaces", "set", "vision", "--approvals", "1")["approvals"] == 1
+    assert [item["approvals"] for item in modelfleet.ok("namespaces", "list")] == [1]
+    waiting = modelfleet.ok("rollout", "start", "vision.digits@1", "--policy", "all-at-once")
+    assert waiting["state"] == "awaiting_approval"
+    approve = ("rollout", "approve", waiting["id"], "--reason", "read it")
+    assert _error(modelfleet, *approve) == "approval_of_own"
+    assert _error(_limited(modelfleet, "rollout:write:vision"), *approve) == "scope_missing"
+    approver = _limited(modelfleet, "rollout:approve:vision")
+    assert _error(approver, *approve, "--emergency") == "scope_missing"
+    assert _error(approver, "namespaces", "set", "vision", "--approvals", "0") == "scope_missing"
+    assert approver.ok(*approve)["state"] == "running"
+    assert "read it" in modelfleet("rollout", "show", waiting["id"]).out
+    modelfleet.ok("rollout", "cancel", waiting["id"])
+    urgent = modelfleet.ok("rollout", "start", "vision.digits@1", "--policy", "all-at-once")
+    assert modelfleet.ok("rollout", "approve", urgent["id"], "--reason", "fire", "--emergency")["state"] == "running"
+
+
+@pytest.mark.usefixtures("publisher")
 def test_live__plan_of_a_version_that_fits_no_device__exit_code_4(
     modelfleet: CommandLine, keys: Path, onnx_file: Callable[..., Path]
 ) -> None:

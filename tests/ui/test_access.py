@@ -10,9 +10,10 @@ from django.views.defaults import server_error
 
 from fleet.apps.registry import selectors as registry
 from fleet.apps.rollouts import selectors as rollouts
+from fleet.apps.rollouts.models import Rollout
 from fleet.entrypoints.ui import urls
 from fleet.entrypoints.ui.content_security import ADMINISTRATION, STRICT
-from tests.ui.story import MODEL, Story
+from tests.ui.story import MODEL, Story, policy
 
 pytestmark = pytest.mark.django_db
 
@@ -185,6 +186,31 @@ def test_intervention__without_a_reason__is_not_done(operator: Client) -> None:
     form = {"reason": " ", "revision": rollouts.rollout(rollout_id).revision}
     assert operator.post(f"/rollouts/{rollout_id}/cancel", form).status_code == 422
     assert rollouts.rollout(rollout_id).state == "running"
+
+
+def test_approval__asked_for__shown_and_given_by_another_person_on_the_page(operator: Client) -> None:
+    story = Story(timezone.now(), size=3, away=0)
+    story.pipeline.set_up(story.now)
+    story.enrol()
+    story.pipeline.push(1, story.now)
+    rollout_id = story.start("1", {**policy(1.0, control_share=0.0), "approvals": 2})
+    page = operator.get(f"/rollouts/{rollout_id}").text
+    assert "awaiting approval" in page
+    assert "Nobody has approved it yet" in page
+    assert "After yours, 1 more are missing" in operator.get(f"/rollouts/{rollout_id}/approve").text
+    form = {"reason": "read the card", "revision": rollouts.rollout(rollout_id).revision}
+    own = operator.post(f"/rollouts/{rollout_id}/approve", form)
+    assert own.status_code == 422
+    assert "who started it" in own.text
+    Rollout.objects.update(created_by="user:anna")
+    assert operator.post(f"/rollouts/{rollout_id}/approve", form, follow=True).status_code == 200
+    page = operator.get(f"/rollouts/{rollout_id}").text
+    assert "read the card" in page
+    assert "1 of 2" in page
+    form["revision"] = rollouts.rollout(rollout_id).revision
+    again = operator.post(f"/rollouts/{rollout_id}/approve", form)
+    assert again.status_code == 422
+    assert "has not approved yet" in again.text
 
 
 def test_page__while_the_database_is_too_busy__says_so_and_when_to_try_again(

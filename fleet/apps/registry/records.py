@@ -25,6 +25,7 @@ class NamespaceRecord:
     name: str
     profile: str
     created_at: datetime
+    approvals: int = 0
 
 
 @dataclass(frozen=True)

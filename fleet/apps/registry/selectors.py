@@ -29,9 +29,17 @@ def namespaces() -> list[NamespaceRecord]:
     return [namespace_record(row) for row in Namespace.objects.order_by("name")]
 
 
+def namespace(name: str) -> NamespaceRecord:
+    """One namespace; raises NotFoundError."""
+    row = Namespace.objects.filter(pk=name).first()
+    if row is None:
+        raise NotFoundError("namespace_not_found", f"expected an existing namespace, got {name!r:.40}")
+    return namespace_record(row)
+
+
 def namespace_record(row: Namespace) -> NamespaceRecord:
     """The row as a value; for the services of this app."""
-    return NamespaceRecord(row.name, row.profile, row.created_at)
+    return NamespaceRecord(row.name, row.profile, row.created_at, row.approvals)
 
 
 def models(namespace: str | None = None) -> list[ModelRecord]:

@@ -34,6 +34,7 @@ class Rollout(models.Model):
     phase = models.PositiveIntegerField(default=0)
     phase_started_at = models.DateTimeField(null=True)
     clock_from_at = models.DateTimeField(null=True)
+    approvals_required = models.PositiveSmallIntegerField(default=0)
     revision = models.PositiveBigIntegerField(default=1)
     because = models.CharField(max_length=512, blank=True)
     created_by = models.CharField(max_length=128)
@@ -53,6 +54,25 @@ class Rollout(models.Model):
 
     def __str__(self) -> str:
         return self.id
+
+
+class Approval(models.Model):
+    """One person's consent to a rollout, and why. `is_emergency`: it alone let the rollout go on."""
+
+    rollout = models.ForeignKey(Rollout, on_delete=models.CASCADE, related_name="approvals")
+    actor = models.CharField(max_length=128)
+    reason = models.CharField(max_length=500)
+    is_emergency = models.BooleanField(default=False)
+    at = models.DateTimeField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(name="approval_once", fields=["rollout", "actor", "is_emergency"]),
+        ]
+        ordering = ["id"]
+
+    def __str__(self) -> str:
+        return f"{self.rollout_id} by {self.actor}"
 
 
 class PhaseRun(models.Model):

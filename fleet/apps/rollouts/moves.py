@@ -41,6 +41,19 @@ def schedule(row: Rollout, reason: Reason, now: datetime) -> Decision:
     return _conclude(row, "schedule", reason, now)
 
 
+def submit(row: Rollout, reason: Reason, now: datetime) -> Decision:
+    """It waits for other people's consent; no device hears of it before."""
+    _transit(row, RolloutEvent.SUBMIT)
+    return _conclude(row, "submit", reason, now)
+
+
+def consent(row: Rollout, reason: Reason, now: datetime, *, is_enough: bool) -> Decision:
+    """Somebody approved. With enough approvals it is scheduled: it starts as soon as nothing is in its way."""
+    if is_enough:
+        _transit(row, RolloutEvent.APPROVE)
+    return _conclude(row, "approve", reason, now)
+
+
 def begin(row: Rollout, policy: RolloutPolicy, counts: PhaseCounts, reason: Reason, now: datetime) -> Decision:
     """Start the first phase."""
     _transit(row, RolloutEvent.START)

@@ -12,6 +12,16 @@ from fleet.domain.verdicts import PhaseCounts, Verdict
 
 
 @dataclass(frozen=True)
+class ApprovalRecord:
+    """One person's consent. `is_emergency`: it alone let the rollout go on."""
+
+    actor: str
+    reason: str
+    is_emergency: bool
+    at: datetime
+
+
+@dataclass(frozen=True)
 class RolloutRecord:
     """One rollout. `against` is the version that its control runs, None on a first install; `policy` is JSON."""
 
@@ -36,6 +46,8 @@ class RolloutRecord:
     reverting_since_at: datetime | None
     ended_at: datetime | None
     findings: tuple[Finding, ...] = ()
+    approvals_required: int = 0
+    approvals: tuple[ApprovalRecord, ...] = ()
 
 
 @dataclass(frozen=True)

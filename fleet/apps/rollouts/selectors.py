@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from django.db.models import Count, Q
 
 from fleet.apps.rollouts.models import Decision, PhaseRun, Rollout
-from fleet.apps.rollouts.records import DecisionRecord, GatesRecord, PhaseRecord, RolloutRecord
+from fleet.apps.rollouts.records import ApprovalRecord, DecisionRecord, GatesRecord, PhaseRecord, RolloutRecord
 from fleet.apps.rollouts.snapshots import phase_counts, snapshot
 from fleet.domain.conductor import Action, decide, evaluate
 from fleet.domain.errors import NotFoundError
@@ -26,7 +26,7 @@ def rollouts(
     *, model: str = "", version: str = "", states: Sequence[str] = (), limit: int = 100, after: str = ""
 ) -> tuple[RolloutRecord, ...]:
     """The newest first. `after` is the id of the last rollout of the page before."""
-    rows = Rollout.objects.select_related("version", "against")
+    rows = Rollout.objects.select_related("version", "against").prefetch_related("approvals")
     if model:
         rows = rows.filter(model_id=model)
     if version:
@@ -121,6 +121,13 @@ def conducted() -> tuple[str, ...]:
     return tuple(rows.values_list("pk", flat=True))
 
 
+def approved() -> tuple[str, ...]:
+    """The ids of the rollouts that may start, now that they are approved, as soon as nothing is in their way."""
+    rows = Rollout.objects.filter(state=RolloutState.SCHEDULED.value, approvals_required__gt=0)
+    rows = rows.order_by("created_at", "pk")
+    return tuple(rows.values_list("pk", flat=True))
+
+
 def rollout_record(row: Rollout, findings: tuple[Finding, ...] = ()) -> RolloutRecord:
     """A row as a value. For this app only."""
     phases = row.policy["phases"]
@@ -146,6 +153,13 @@ def rollout_record(row: Rollout, findings: tuple[Finding, ...] = ()) -> RolloutR
         reverting_since_at=row.reverting_since_at,
         ended_at=row.ended_at,
         findings=findings,
+        approvals_required=row.approvals_required,
+        # Most rollouts need none, and then nobody asks the database for them.
+        approvals=tuple(
+            ApprovalRecord(item.actor, item.reason, item.is_emergency, item.at) for item in row.approvals.all()
+        )
+        if row.approvals_required
+        else (),
     )
 
 

@@ -9,11 +9,12 @@ from datetime import datetime
 from django.db import transaction
 
 from fleet.apps.rollouts import leadership, moves
+from fleet.apps.rollouts.approvals import approve, begin_approved
 from fleet.apps.rollouts.models import Decision, Rollout
 from fleet.apps.rollouts.moves import ACTOR, Reason
 from fleet.apps.rollouts.records import DecisionRecord, Failure, RolloutRecord, TickRecord
 from fleet.apps.rollouts.rows import locked, unlocked
-from fleet.apps.rollouts.selectors import conducted, decision_record, rollout_record
+from fleet.apps.rollouts.selectors import approved, conducted, decision_record, rollout_record
 from fleet.apps.rollouts.snapshots import snapshot
 from fleet.apps.rollouts.starting import JOB_KIND, ask_for_count, count_at_once, count_population, plan, start
 from fleet.domain.conductor import Action, Intent, decide, evaluate
@@ -25,6 +26,7 @@ from fleet.domain.verdicts import PhaseCounts
 __all__ = [
     "JOB_KIND",
     "advance",
+    "approve",
     "cancel",
     "count_population",
     "hold",
@@ -119,7 +121,7 @@ def tick(*, now: datetime, holder: str) -> TickRecord:
         return TickRecord(is_leader=False)
     made: list[DecisionRecord] = []
     failures: list[Failure] = []
-    for rollout_id in conducted():
+    for rollout_id in (*approved(), *conducted()):
         try:
             decision = _conduct(rollout_id, token, now)
             if decision is not None:
@@ -136,6 +138,9 @@ def resign(*, now: datetime, holder: str) -> None:
 
 def _conduct(rollout_id: str, token: int, now: datetime) -> DecisionRecord | None:
     row = unlocked(rollout_id)
+    if row.state == RolloutState.SCHEDULED:
+        begun = begin_approved(rollout_id=rollout_id, now=now)
+        return None if begun is None else decision_record(begun)
     policy = RolloutPolicy.parse(row.policy)
     seen = snapshot(row, policy, now)
     intent = decide(seen, now)

@@ -26,6 +26,7 @@ from fleet.apps.rollouts.records import PlanRecord, RolloutRecord
 from fleet.apps.rollouts.rows import locked, unlocked
 from fleet.apps.rollouts.selectors import rollout_record
 from fleet.apps.rollouts.snapshots import baseline_version_id
+from fleet.domain import approvals
 from fleet.domain import plan as domain_plan
 from fleet.domain.errors import ConflictError, InvalidInputError
 from fleet.domain.policy import RolloutPolicy
@@ -74,7 +75,7 @@ def start(
     seed: str | None = None,
     against: str | None = None,
 ) -> RolloutRecord:
-    """Start a rollout of a published version. Its findings are part of the answer.
+    """Start a rollout of a published version, or have it wait for approval. Its findings are part of the answer.
 
     A fleet of more than `COUNTED_AT_ONCE` devices is counted by a job: the rollout is scheduled and begins, or is
     cancelled with the reason, when that is done. Raises `InvalidInputError` for a policy that cannot work,
@@ -85,8 +86,13 @@ def start(
     parsed = RolloutPolicy.parse(policy)
     baseline = _baseline(model, against)
     seeds = _seeds(seed)
+    needed = approvals.required(parsed.approvals, registry.namespace(model.partition(".")[0]).approvals)
     if devices.has_more_than(COUNTED_AT_ONCE, model=model):
         _refuse(domain_plan.contradictions(parsed, has_baseline=baseline is not None))
+        if needed:
+            return _submit(
+                version=found, policy=parsed, baseline=baseline, seed=next(seeds), actor=actor, needed=needed, now=now
+            )
         if Rollout.objects.filter(model_id=model, state__in=OFFERING).exists():
             raise _rollout_active(model)
         _require_no_experiment(model)
@@ -97,10 +103,32 @@ def start(
         return rollout_record(row)
     seed, _, planned = _planned(found, parsed, seeds, baseline, now)
     _refuse(planned.findings)
+    if needed:
+        return _submit(
+            version=found, policy=planned.policy, baseline=baseline, seed=seed, actor=actor, needed=needed, now=now
+        )
     with _one_offering(model), transaction.atomic():
         row = _store(version=found, policy=planned.policy, baseline=baseline, seed=seed, actor=actor, now=now)
         _begin(row, version=found, baseline=baseline, planned=planned, now=now)
     return rollout_record(row, planned.findings)
+
+
+def _submit(
+    *,
+    version: VersionRecord,
+    policy: RolloutPolicy,
+    baseline: VersionRecord | None,
+    seed: str,
+    actor: str,
+    needed: int,
+    now: datetime,
+) -> RolloutRecord:
+    """Have it wait for approval; there is no rule before, so no device can hear of it."""
+    with transaction.atomic():
+        row = _store(version=version, policy=policy, baseline=baseline, seed=seed, actor=actor, now=now)
+        row.approvals_required = needed
+        moves.submit(row, Reason(actor, f"waits for {needed} approvals"), now)
+    return rollout_record(row)
 
 
 def _store(
@@ -264,7 +292,7 @@ def count_population(payload: Mapping[str, object], now: datetime) -> None:
     row = unlocked(rollout_id)
     policy = RolloutPolicy.parse(row.policy)
     if row.state == RolloutState.SCHEDULED:
-        _begin_counted(row, policy, now)
+        begin_counted(row, policy, now)
     elif row.phase == phase and row.state in OFFERING:
         counts = _count(row, policy, row.phase, now)
         with transaction.atomic():
@@ -273,7 +301,8 @@ def count_population(payload: Mapping[str, object], now: datetime) -> None:
                 moves.count(row, counts, now)
 
 
-def _begin_counted(row: Rollout, policy: RolloutPolicy, now: datetime) -> None:
+def begin_counted(row: Rollout, policy: RolloutPolicy, now: datetime) -> None:
+    """Count the fleet and begin a scheduled rollout, or cancel it with what stands against it."""
     version = registry.version_by_id(row.version_id)
     baseline = _baseline(row.model_id, None)
     _, _, planned = _planned(version, policy, [row.seed], baseline, now)

@@ -28,6 +28,7 @@ STAFF_GRANTS: Final = tuple(
         Scope.READ,
         Scope.MODEL_WRITE,
         Scope.ROLLOUT_WRITE,
+        Scope.ROLLOUT_APPROVE,
         Scope.DEVICE_ENROL,
         Scope.DEVICE_WRITE,
         Scope.LABEL_WRITE,

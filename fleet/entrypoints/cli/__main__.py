@@ -18,6 +18,7 @@ MODULES: Final[Mapping[str, Sequence[str]]] = {
     "account": ("login", "whoami"),
     "keys": ("keys",),
     "models": ("models", "versions", "revoke", "alias"),
+    "namespaces": ("namespaces",),
     "push": ("push",),
     "rollouts": ("rollout",),
     "experiments": ("experiment",),

@@ -53,6 +53,10 @@ class Api:
         """Set a resource."""
         return _object(self._checked("PUT", f"{BASE}{path}", json=body))
 
+    def patch(self, path: str, body: object) -> JsonObject:
+        """Change a part of a resource."""
+        return _object(self._checked("PATCH", f"{BASE}{path}", json=body))
+
     def send_chunk(self, sha256: str, offset: int, chunk: bytes) -> Reply:
         """One part of an upload. The status is the caller's to judge; raises ServerUnreachableError."""
         headers = {"Upload-Offset": str(offset), "Content-Type": "application/octet-stream"}

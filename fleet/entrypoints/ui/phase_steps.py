@@ -89,6 +89,15 @@ def consequences(
     back = f"version {rollout.against}" if rollout.against else "their baseline, or their factory fallback"
     running = f"{installed} {_devices(installed)}"
     match action:
+        case "approve":
+            left = rollout.approvals_required - len(rollout.approvals)
+            return (
+                f"{rollout.created_by} started it and needs {rollout.approvals_required} other people's consent.",
+                "Yours is the last one: it starts now, or as soon as another rollout of the model has ended."
+                if left <= 1
+                else f"After yours, {left - 1} more are missing. No device hears of it until then.",
+                f"It would move devices to version {rollout.version}, in phases that its gates watch.",
+            )
         case "hold":
             return (
                 "No device is offered the version any more. Downloads under way stop.",

@@ -38,6 +38,8 @@ BADGES: Final[Mapping[str, Badge]] = {
     "inconclusive": Badge("warn", "warn", "inconclusive"),
     "carried": Badge("good", "good", "carried over"),
     # what was decided
+    "submit": Badge("", "wait", "submit"),
+    "approve": Badge("good", "good", "approve"),
     "start": Badge("accent", "run", "start"),
     "advance": Badge("good", "advance", "advance"),
     "complete": Badge("good", "good", "complete"),

@@ -18,6 +18,7 @@ from tests.server.api.conftest import Caller
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND")
 PUBLIC = {"schema", "no-such-address"}
 EXAMPLES = {
+    "namespace": "vision",
     "model": "vision.digits",
     "version": "1",
     "alias": "champion",

@@ -1,6 +1,12 @@
 """Everything that changes what the registry stores. One module a subject; callers import from here."""
 
-from fleet.apps.registry.services.catalogue import create_model, create_namespace, delete_alias, set_alias
+from fleet.apps.registry.services.catalogue import (
+    create_model,
+    create_namespace,
+    delete_alias,
+    set_alias,
+    set_namespace,
+)
 from fleet.apps.registry.services.delta_builds import Workshop, build_delta
 from fleet.apps.registry.services.deltas import request_deltas, request_plan, settle_abandoned
 from fleet.apps.registry.services.finalisation import finalise_version
@@ -21,6 +27,7 @@ __all__ = [
     "request_plan",
     "revoke_version",
     "set_alias",
+    "set_namespace",
     "settle_abandoned",
     "settle_published",
     "stage_model_role",

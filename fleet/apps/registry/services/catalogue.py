@@ -13,6 +13,7 @@ from fleet.apps.audit import services as audit
 from fleet.apps.registry import selectors
 from fleet.apps.registry.models import Alias, Model, Namespace, Version
 from fleet.apps.registry.records import AliasRecord, ModelRecord, NamespaceRecord
+from fleet.domain.approvals import MAX_APPROVALS
 from fleet.domain.errors import ConflictError, InvalidInputError, NotFoundError
 from fleet.domain.repository import Profile
 
@@ -33,6 +34,20 @@ def create_namespace(*, name: str, profile: str, actor: str, now: datetime) -> N
             audit.record(actor=actor, action="namespace.create", subject=name, detail={"profile": profile}, now=now)
     except IntegrityError as error:
         raise ConflictError("namespace_exists", f"expected a new namespace, got {name!r}, which exists") from error
+    return selectors.namespace_record(row)
+
+
+def set_namespace(*, name: str, approvals: int, actor: str, now: datetime) -> NamespaceRecord:
+    """Say how many other people have to approve each rollout in it, at least; those that wait keep their number."""
+    if not 0 <= approvals <= MAX_APPROVALS:
+        raise InvalidInputError("namespace_approvals", f"expected 0 to {MAX_APPROVALS} approvals, got {approvals}")
+    with transaction.atomic():
+        row = Namespace.objects.select_for_update().filter(pk=name).first()
+        if row is None:
+            raise NotFoundError("namespace_not_found", f"expected an existing namespace, got {name!r:.40}")
+        row.approvals = approvals
+        row.save(update_fields=["approvals"])
+        audit.record(actor=actor, action="namespace.set", subject=name, detail={"approvals": approvals}, now=now)
     return selectors.namespace_record(row)
 
 

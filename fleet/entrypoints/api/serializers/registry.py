@@ -5,6 +5,7 @@ from typing import Any
 from rest_framework import serializers
 from rest_framework.serializers import Serializer
 
+from fleet.domain.approvals import MAX_APPROVALS
 from fleet.domain.repository import Profile
 from fleet.entrypoints.api.pagination import PageQuery
 
@@ -18,11 +19,18 @@ class NamespaceBody(Serializer[Any]):
     profile = serializers.ChoiceField([item.value for item in Profile], default=Profile.DEV.value)
 
 
+class NamespaceRulesBody(Serializer[Any]):
+    """What holds for every rollout in a namespace."""
+
+    approvals = serializers.IntegerField(min_value=0, max_value=MAX_APPROVALS)
+
+
 class NamespaceSerializer(Serializer[Any]):
     """A team's area."""
 
     name = serializers.CharField()
     profile = serializers.CharField(help_text="`dev`: one signature, one-year roles. `prod`: two, 90 days.")
+    approvals = serializers.IntegerField(help_text="How many other people have to approve each rollout, at least.")
     created_at = serializers.DateTimeField()
 
 

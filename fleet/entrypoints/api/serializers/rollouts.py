@@ -38,6 +38,22 @@ class FindingSerializer(Serializer[Any]):
     sentence = serializers.CharField()
 
 
+class ApprovalBody(Serializer[Any]):
+    """Why it may go on."""
+
+    reason = serializers.CharField(max_length=500)
+    emergency = serializers.BooleanField(default=False, help_text="Needs scope `admin`; is enough alone.")
+
+
+class ApprovalSerializer(Serializer[Any]):
+    """One person's consent."""
+
+    actor = serializers.CharField()
+    reason = serializers.CharField()
+    emergency = serializers.BooleanField(source="is_emergency")
+    at = serializers.DateTimeField()
+
+
 class RolloutSerializer(Serializer[Any]):
     """One rollout. `revision` rises with every change; send it as If-Match to act on what you saw."""
 
@@ -60,6 +76,8 @@ class RolloutSerializer(Serializer[Any]):
     reverting_since_at = serializers.DateTimeField(allow_null=True)
     ended_at = serializers.DateTimeField(allow_null=True)
     findings = FindingSerializer(many=True)
+    approvals_required = serializers.IntegerField()
+    approvals = ApprovalSerializer(many=True)
 
 
 class PlanSerializer(Serializer[Any]):

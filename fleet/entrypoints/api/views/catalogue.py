@@ -51,6 +51,26 @@ class Namespaces(ApiView):
         return Response(forms.NamespaceSerializer(record).data, status=HTTPStatus.CREATED)
 
 
+class Namespace(ApiView):
+    """One namespace and its rules."""
+
+    scopes = {"GET": Scope.READ, "PATCH": Scope.ADMIN}
+    names_model_later = True
+
+    @documented(forms.NamespaceSerializer, summary="Show a namespace")
+    def get(self, _request: Request, namespace: str) -> Response:
+        """Its rules included."""
+        require(self.principal, Scope.READ, namespace)
+        return Response(forms.NamespaceSerializer(selectors.namespace(namespace)).data)
+
+    @documented(forms.NamespaceSerializer, request=forms.NamespaceRulesBody, summary="Set the rules of a namespace")
+    def patch(self, _request: Request, namespace: str) -> Response:
+        """How many other people have to approve each rollout in it, at least."""
+        body = self.body(forms.NamespaceRulesBody)
+        record = services.set_namespace(name=namespace, **body, actor=self.principal.actor, now=self.now)
+        return Response(forms.NamespaceSerializer(record).data)
+
+
 class Models(ApiView):
     """Models."""
 

@@ -10,7 +10,7 @@ from rest_framework.response import Response
 
 from fleet.apps.rollouts import selectors, services
 from fleet.apps.rollouts.records import DecisionRecord, RolloutRecord
-from fleet.domain.errors import InvalidInputError
+from fleet.domain.errors import ForbiddenError, InvalidInputError
 from fleet.domain.scopes import Scope
 from fleet.entrypoints.api.access import require, require_everything
 from fleet.entrypoints.api.base import ApiView
@@ -78,7 +78,10 @@ class Rollouts(ApiView):
         headers={HEADER: "Makes it safe to send the request again."},
     )
     def post(self, _request: Request) -> Response:
-        """Of a published version. Findings about the plan are part of the answer; an error among them refuses it."""
+        """Of a published version. Findings about the plan are part of the answer; an error among them refuses it.
+
+        Where approvals are asked for, it waits for them and no device hears of it.
+        """
         return once(self, self._start)
 
     def _start(self) -> Response:
@@ -129,6 +132,34 @@ class RolloutAction(_OneRollout):
             rollout_id=rollout,
             actor=self.principal.actor,
             reason=body["reason"],
+            if_revision=revision_of(request),
+            now=self.now,
+        )
+        return _answer(record, HTTPStatus.OK)
+
+
+class Approval(_OneRollout):
+    """Consent to a rollout that waits for it."""
+
+    scopes = {"POST": Scope.ROLLOUT_APPROVE}
+
+    @documented(
+        forms.RolloutSerializer,
+        request=forms.ApprovalBody,
+        summary="Approve a rollout",
+        headers={"If-Match": "The revision that you saw; 409 if it has moved on."},
+    )
+    def post(self, request: Request, rollout: str) -> Response:
+        """Anybody's but the starter's. In an emergency one word of an administrator is enough, and is recorded as that."""
+        self._found(rollout, Scope.ROLLOUT_APPROVE)
+        body = self.body(forms.ApprovalBody)
+        if body["emergency"] and not self.principal.may(Scope.ADMIN, None):
+            raise ForbiddenError("scope_missing", "expected scope admin for an emergency approval, got none")
+        record = services.approve(
+            rollout_id=rollout,
+            actor=self.principal.actor,
+            reason=body["reason"],
+            is_emergency=body["emergency"],
             if_revision=revision_of(request),
             now=self.now,
         )

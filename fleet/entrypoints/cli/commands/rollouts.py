@@ -43,6 +43,11 @@ def register(commands: Commands) -> None:
     _add_rollout(wait)
     wait.add_argument("--timeout", type=parse_duration_s, default=THREE_DAYS_S, help="default: 72h; then exit code 3")
     wait.add_argument("--on-success", metavar="alias=NAME", help="let this alias name the version once it is healthy")
+    approve = group.add("approve", run_approve, "let a rollout go on that somebody else started and that waits for it")
+    _add_rollout(approve)
+    approve.add_argument("--reason", required=True, metavar="TEXT", help="kept with the approval")
+    approve.add_argument("--emergency", action="store_true", help="alone and at once; administrators only, on record")
+    approve.add_argument("--if-revision", type=int, metavar="N", help="only if nobody changed it meanwhile")
     for name, (_, summary) in ACTIONS.items():
         action = group.add(name, run_action, summary)
         _add_rollout(action)
@@ -105,6 +110,7 @@ def run_show(context: Context, arguments: Namespace) -> int:
     lines = [f"{rollout_id}: {rollout['model']}@{rollout['version']} is {rollout['state']}, phase {_phase(rollout)}"]
     if rollout.get("because"):
         lines.append(f"  {rollout['because']}")
+    lines += [f"  approved by {item['actor']}: {item['reason']}" for item in rollout.get("approvals", [])]
     lines += [f"  gate {item['name']}{_stratum(item)}: {item['sentence']}" for item in gates["gates"]]
     lines += [f"  note: {note}" for note in gates["notes"]]
     lines += [f"  {_decision_line(item)}" for item in reversed(decisions)]
@@ -147,6 +153,17 @@ def run_action(context: Context, arguments: Namespace) -> int:
     headers = {} if arguments.if_revision is None else {"If-Match": f'"{arguments.if_revision}"'}
     rollout = api.post(f"{_path(rollout_id)}:{verb}", {"reason": arguments.reason}, headers=headers)
     context.console.result(rollout, f"{rollout_id}: {rollout['state']}")
+    return ExitCode.HEALTHY
+
+
+def run_approve(context: Context, arguments: Namespace) -> int:
+    """Never one's own; the server refuses that."""
+    api = context.api()
+    rollout_id = _rollout_id(api, arguments.rollout, explicit=True)
+    headers = {} if arguments.if_revision is None else {"If-Match": f'"{arguments.if_revision}"'}
+    body = {"reason": arguments.reason, "emergency": arguments.emergency}
+    rollout = api.post(f"{_path(rollout_id)}:approve", body, headers=headers)
+    context.console.result(rollout, f"{rollout_id}: {rollout['state']}", *_because(rollout))
     return ExitCode.HEALTHY
 
 

@@ -52,6 +52,7 @@ class Action:
 ACTIONS: Final[Mapping[str, Action]] = {
     action.name: action
     for action in (
+        Action("approve", RolloutEvent.APPROVE, "Approve the rollout", "Approve", "good", False, services.approve),
         Action("resume", RolloutEvent.RESUME, "Resume the rollout", "Resume", "run", False, services.resume),
         Action(
             "advance", RolloutEvent.ADVANCE, "Go to the next phase now", "Advance", "advance", False, services.advance
