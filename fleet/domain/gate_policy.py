@@ -19,6 +19,7 @@ from device_client.wire.fields import Fields
 POINTS: Final = 100.0  # percentage points in a share
 YEAR_S: Final = 365 * 86_400.0
 MAX_CUSTOM: Final = 16
+CRASHES: Final = "crashes"  # devices that crashed; counted in crashes and hours
 CUSTOM_PREFIX: Final = "custom."
 CUSTOM_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.-]{0,47}")
 LARGEST: Final = 1e18
@@ -91,6 +92,12 @@ class Gates:
     def comparative(self) -> tuple[MeasuredGate, ...]:
         """The gates that need a control."""
         return tuple(gate for gate in self.measured if gate.margin is not None)
+
+    @property
+    def metrics(self) -> dict[str, str]:
+        """What has to be counted for these gates: metrics with their shapes."""
+        counted = {gate.metric: gate.shape.value for gate in self.measured}
+        return counted if self.crash is None else {**counted, CRASHES: Shape.SHARE.value}
 
     @property
     def custom(self) -> tuple[MeasuredGate, ...]:

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Sequence
 from statistics import median
 from typing import Final, NamedTuple
 
-from fleet.domain.gate_policy import Gates, MeasuredGate, Shape
-from fleet.domain.measurements import CRASHES, Arm, CrashCount, DeviceRow, Listed, Measured, Measures, Side, Total
+from fleet.domain.gate_policy import CRASHES, Gates, MeasuredGate, Shape
+from fleet.domain.measurements import Arm, CrashCount, DeviceRow, Listed, Measured, Measures, Side, Total
 from fleet.domain.stats.samples import Sample
 from fleet.domain.strata import ALL_CLASSES, Comparison, parts
 from fleet.domain.verdicts import PhaseCounts

@@ -40,9 +40,6 @@ class DeviceRow:
     before: Mapping[str, Total] = field(default_factory=dict)
 
 
-CRASHES = "crashes"  # the metric whose numerator is crashes, and its denominator hours
-
-
 class Listed(NamedTuple):
     """One device's figures in the evidence."""
 

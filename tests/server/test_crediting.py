@@ -10,9 +10,11 @@ from device_client.wire.bucketing import BUCKETS, BucketRange, bucket
 from device_client.wire.messages import Capabilities
 from fleet.apps.assignments.notices import plan_notice
 from fleet.apps.assignments.records import ArmRecord, ArmView, RuleRecord, RuleView
-from fleet.apps.telemetry.crediting import Credit, Metric, Moment, Side, side_of, summed
+from fleet.apps.telemetry.crediting import Credit, Moment, side_of, summed
 from fleet.domain.facts import DeviceFacts, RuleState
 from fleet.domain.filters.filter import Filter
+from fleet.domain.gate_policy import Metric
+from fleet.domain.measurements import Side
 from tests.server.catalogue import MODEL, NOW, later
 
 edges = st.integers(0, BUCKETS)

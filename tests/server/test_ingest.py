@@ -26,7 +26,7 @@ from fleet.ports.broker import Delivery, Message
 from tests.fakes.broker import FakeBroker, FakeHub
 from tests.fakes.clock import FakeClock
 from tests.fakes.fleet_simulator import FleetSimulator, SimulatedDevice
-from tests.server.catalogue import MODEL, NOW, later
+from tests.server.catalogue import MODEL, NOW, later, make_model
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -35,6 +35,7 @@ RIGHTS = ["fleet/v1/d/+/down/ack"]
 
 
 def enrolled(size: int) -> list[SimulatedDevice]:
+    make_model()
     fleet = FleetSimulator(size, model=MODEL)
     for device in fleet:
         devices.enrol(device_id=device.device_id, hardware_class=device.hardware_class, attributes={}, now=NOW)

@@ -25,7 +25,7 @@ from fleet.apps.telemetry.records import DurableKey, Incoming, Report
 from fleet.domain.facts import RuleState
 from fleet.entrypoints.gateway.lifecycle import with_database
 from tests.fakes.fleet_simulator import FleetSimulator, SimulatedDevice, shuffled
-from tests.server.catalogue import MODEL, NOW, Release, later, make_version
+from tests.server.catalogue import MODEL, NOW, Release, later, make_model, make_version
 
 pytestmark = pytest.mark.django_db
 
@@ -33,6 +33,7 @@ SEED = "s1"
 
 
 def enrolled(size: int, classes: Sequence[str] = ("edge-std",)) -> FleetSimulator:
+    make_model()
     fleet = FleetSimulator(size, model=MODEL, classes=classes)
     for device in fleet:
         devices.enrol(device_id=device.device_id, hardware_class=device.hardware_class, attributes={}, now=NOW)

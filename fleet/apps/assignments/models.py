@@ -13,6 +13,7 @@ class Rule(models.Model):
     """What a rollout asks of the devices that match it. `completed` rules are baselines; `withdrawn` ones are history.
 
     For `delta_wait_s` from the start of a phase, a device that could use a patch still being built is asked to wait.
+    `metrics` are what is counted for it, by name with their shapes; null means every metric that is built in.
     """
 
     class State(models.TextChoices):
@@ -41,6 +42,7 @@ class Rule(models.Model):
     delta_wait_s = models.FloatField(default=30.0)
     jitter_s = models.FloatField(default=0.0)
     priority = models.IntegerField(default=0)
+    metrics = models.JSONField(null=True, default=None)
     created_at = models.DateTimeField()
     ended_at = models.DateTimeField(null=True)
 

@@ -82,6 +82,11 @@ class RuleView:
     slow_ms: float
     filter: Filter | None = None
     arms: tuple[ArmView, ...] = ()
+    metrics: Mapping[str, str] | None = None
+
+    def counts(self, metric: str) -> bool:
+        """Whether a built-in metric is counted for the rule."""
+        return self.metrics is None or metric in self.metrics
 
     def arm_at(self, place: int) -> ArmView | None:
         """The arm of the device in this bucket."""

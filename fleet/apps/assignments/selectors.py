@@ -88,6 +88,7 @@ def active_rules_for_ingest() -> tuple[RuleView, ...]:
             control_start=row.control_start,
             hardware_classes=frozenset(row.hardware_classes),
             groups=frozenset(row.groups),
+            metrics=row.metrics,
             slow_ms=device_policy(row.device_policy).slow_ms,
             filter=Filter.parse(row.filter),
             arms=tuple(ArmView(arm.name, arm.version.label, BucketRange(arm.start, arm.end)) for arm in row.arms.all()),
@@ -101,6 +102,13 @@ def running_experiment(model: str) -> str:
     """The source of the running rule with arms, if this model has one; else empty."""
     rows = Rule.objects.filter(model_id=model, state=RuleState.RUNNING.value, arms__isnull=False)
     return str(rows.values_list("source", flat=True).first() or "")
+
+
+def slow_thresholds(models: Collection[str]) -> Mapping[str, float]:
+    """The latency threshold in milliseconds that each of these models is under: that of its newest rule at work."""
+    at_work = [RuleState.RUNNING.value, RuleState.HELD.value, RuleState.COMPLETED.value]
+    rows = Rule.objects.filter(model_id__in=models, state__in=at_work).order_by("id")
+    return {model: device_policy(policy).slow_ms for model, policy in rows.values_list("model_id", "device_policy")}
 
 
 def offered_at(*, rule_ids: Collection[int], device_ids: Collection[str]) -> Mapping[tuple[int, str], datetime]:

@@ -55,6 +55,7 @@ def create_rule(
     delta_wait_s: float = 30.0,
     chosen: str = "",
     arms: Sequence[ArmRecord] = (),
+    metrics: Mapping[str, str] | None = None,
 ) -> int:
     """Store a rule that touches nobody yet (held, phase 0, no range); returns its id. `set_rule` sets it going.
 
@@ -80,6 +81,7 @@ def create_rule(
         allow_delta=allow_delta,
         delta_wait_s=delta_wait_s,
         jitter_s=jitter_s,
+        metrics=None if metrics is None else dict(metrics),
         priority=priority,
         created_at=now,
     )

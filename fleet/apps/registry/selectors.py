@@ -111,6 +111,16 @@ def latest_labels() -> dict[str, str]:
     return dict(published.values_list("model_id", "label"))
 
 
+def known_labels(models: Iterable[str]) -> dict[str, frozenset[str]]:
+    """The labels of all versions of each of these models that exists, whatever their state."""
+    found: dict[str, set[str]] = {
+        name: set() for name in Model.objects.filter(name__in=set(models)).values_list("name", flat=True)
+    }
+    for name, label in Version.objects.filter(model_id__in=found).values_list("model_id", "label"):
+        found[name].add(label)
+    return {name: frozenset(labels) for name, labels in found.items()}
+
+
 def variant_by_digest(digest: str) -> tuple[VersionRecord, VariantRecord] | None:
     """The version and variant whose manifest has this digest: what an attestation means."""
     row = Variant.objects.filter(digest=digest).only("version_id", "slug").first()

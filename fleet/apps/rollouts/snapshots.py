@@ -89,7 +89,10 @@ def _facts(row: Rollout, policy: RolloutPolicy, runs: Mapping[int, PhaseRun], no
             for item in offers
         ),
         measures=measure(
-            policy.gates, counts, comparison(counts, has_baseline=row.against_id is not None), _device_rows(totals)
+            policy.gates,
+            counts,
+            comparison(counts, has_baseline=row.against_id is not None),
+            _device_rows(totals, _pasts(row, policy)),
         ),
         carried=_carried(policy, earlier),
         spent=_spent(earlier),
@@ -115,15 +118,32 @@ def _carried(policy: RolloutPolicy, runs: list[PhaseRun]) -> dict[str, Carried]:
     return carried
 
 
-def _device_rows(totals: tuple[GateRow, ...]) -> list[DeviceRow]:
+def _device_rows(totals: tuple[GateRow, ...], pasts: Mapping[str, Mapping[str, Total]]) -> list[DeviceRow]:
     """One row for each device and side, with all its metrics."""
     found: dict[tuple[str, str], tuple[GateRow, dict[str, Total]]] = {}
     for item in totals:
         _, metrics = found.setdefault((item.device_id, item.side), (item, {}))
-        metrics[item.metric] = Total(item.numerator, item.denominator)
+        metrics[item.metric] = Total(item.numerator, item.denominator, item.squares)
     return [
-        DeviceRow(item.device_id, item.hardware_class, Side(item.side), metrics) for item, metrics in found.values()
+        DeviceRow(item.device_id, item.hardware_class, Side(item.side), metrics, pasts.get(item.device_id, {}))
+        for item, metrics in found.values()
     ]
+
+
+def _pasts(row: Rollout, policy: RolloutPolicy) -> dict[str, dict[str, Total]]:
+    """The devices' own time under the version that is being replaced. Read only where something is compared."""
+    if row.rule_id is None or row.against is None or not policy.gates.comparative:
+        return {}
+    found = telemetry.pasts(
+        rule_id=row.rule_id,
+        phase=row.phase,
+        model=row.model_id,
+        version=row.against.label,
+        slow_ms=policy.device.slow_ms,
+    )
+    return {
+        device_id: {metric: Total(*total) for metric, total in metrics.items()} for device_id, metrics in found.items()
+    }
 
 
 def _spent(earlier: list[PhaseRun]) -> Spent:

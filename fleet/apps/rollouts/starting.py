@@ -180,6 +180,7 @@ def _begin(
         delta_wait_s=policy.delta_wait_s,
         jitter_s=policy.jitter_s,
         priority=policy.priority,
+        metrics=policy.gates.metrics,
         now=now,
     )
     counts = planned.phases[0]

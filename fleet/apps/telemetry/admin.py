@@ -3,7 +3,7 @@
 from django.contrib import admin
 
 from fleet.apps.evidence import EvidenceAdmin
-from fleet.apps.telemetry.models import DroppedMessage, GateTotal, LabelCredit, VersionTotal, Window
+from fleet.apps.telemetry.models import DeviceTotal, DroppedMessage, GateTotal, LabelCredit, VersionTotal, Window
 
 
 @admin.register(Window)
@@ -40,6 +40,14 @@ class GateTotalAdmin(EvidenceAdmin):
 
     list_display = ("rule_id", "phase", "device_id", "side", "metric", "numerator", "denominator")
     list_filter = ("side", "metric")
+    search_fields = ("device_id",)
+
+
+@admin.register(DeviceTotal)
+class DeviceTotalAdmin(EvidenceAdmin):
+    """What devices' pasts are read from."""
+
+    list_display = ("model", "version", "device_id", "slow_ms", "n", "errors", "labels", "correct", "updated_at")
     search_fields = ("device_id",)
 
 

@@ -9,32 +9,20 @@ which arm that is follows from its bucket again when the totals are read. A devi
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from enum import StrEnum
 from typing import Final
 
 from device_client.wire.bucketing import bucket
 from device_client.wire.messages import TelemetryWindow
 from fleet.apps.assignments.records import RuleView
 from fleet.domain.filters.predicate import Described
+from fleet.domain.gate_policy import CRASHES, CUSTOM_PREFIX, Metric, Shape
+from fleet.domain.measurements import Side, Total
 
 # A device whose clock runs ahead by more than this is one whose clock nobody set.
 MAX_CLOCK_LEAD: Final = timedelta(minutes=5)
-
-
-class Side(StrEnum):
-    """The arm of a phase."""
-
-    TREATED = "treated"
-    CONTROL = "control"
-
-
-class Metric(StrEnum):
-    """The ratio metrics that gates read."""
-
-    ACCURACY = "accuracy"  # correct labels / labels
-    SLOW = "slow"  # inferences slower than the rule's SLO / inferences timed
-    ERRORS = "errors"  # failed inferences / inferences
-    NAN = "nan"  # inferences with NaN in the output / inferences
+LOCAL_ROUTE: Final = "local"  # windows of other routes run beside it, through the same hours
+_HOUR_S: Final = 3_600.0
+_LEAST_HOURS: Final = 1 / _HOUR_S
 
 
 @dataclass(frozen=True)
@@ -46,9 +34,10 @@ class Credit:
     side: Side
     device_id: str
     hardware_class: str
-    metric: Metric
+    metric: str
     numerator: float
     denominator: float
+    squares: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -86,23 +75,20 @@ class Creditor:
     def window(
         self, subject: Described, window: TelemetryWindow, started_at: datetime, now: datetime
     ) -> Iterator[Credit]:
-        """What a window is worth. Windows during an update or by an untrusted clock are worth nothing here."""
-        if window.during_update or not window.clock_trusted or started_at > now + MAX_CLOCK_LEAD:
+        """What a window is worth. By an untrusted clock it is worth nothing here; during an update, only its crashes."""
+        if not is_timely(started_at, now, trusted=window.clock_trusted):
             return
         for rule, side in self._sides(subject, Moment(window.model, window.version, started_at)):
-            if window.latency.total:
-                slow = window.latency.above(rule.slow_ms)
-                yield _credit(rule, side, subject, (Metric.SLOW, slow, window.latency.total))
-            if window.n:
-                yield _credit(rule, side, subject, (Metric.ERRORS, window.errors, window.n))
-                yield _credit(rule, side, subject, (Metric.NAN, window.nan, window.n))
+            for metric, total in _totals(rule, window):
+                yield _credit(rule, side, subject, metric, total)
 
     def label(self, subject: Described, moment: Moment, *, correct: bool, now: datetime) -> Iterator[Credit]:
         """What a label is worth, credited to the version that made the prediction."""
-        if moment.measured_at > now + MAX_CLOCK_LEAD:
+        if not is_timely(moment.measured_at, now):
             return
         for rule, side in self._sides(subject, moment):
-            yield _credit(rule, side, subject, (Metric.ACCURACY, int(correct), 1))
+            if rule.counts(Metric.ACCURACY):
+                yield _credit(rule, side, subject, Metric.ACCURACY, Total(int(correct), 1))
 
     def _sides(self, subject: Described, moment: Moment) -> Iterator[tuple[RuleView, Side]]:
         for rule in self._rules:
@@ -111,16 +97,48 @@ class Creditor:
                 yield rule, side
 
 
+def is_timely(measured_at: datetime, now: datetime, *, trusted: bool = True) -> bool:
+    """Whether a device's clock can be believed."""
+    return trusted and measured_at <= now + MAX_CLOCK_LEAD
+
+
 def summed(credits_: Iterable[Credit]) -> list[Credit]:
     """The same amounts with one entry for each total."""
-    sums: dict[tuple[int, int, Side, str, str, Metric], list[float]] = {}
+    sums: dict[tuple[int, int, Side, str, str, str], list[float]] = {}
     for item in credits_:
         key = (item.rule_id, item.phase, item.side, item.device_id, item.hardware_class, item.metric)
-        total = sums.setdefault(key, [0.0, 0.0])
+        total = sums.setdefault(key, [0.0, 0.0, 0.0])
         total[0] += item.numerator
         total[1] += item.denominator
+        total[2] += item.squares
     return [Credit(*key, *total) for key, total in sums.items()]
 
 
-def _credit(rule: RuleView, side: Side, subject: Described, ratio: tuple[Metric, int, int]) -> Credit:
-    return Credit(rule.id, rule.phase, side, subject.device_id, subject.hardware_class, *ratio)
+def _totals(rule: RuleView, window: TelemetryWindow) -> Iterator[tuple[str, Total]]:
+    """What a window says of the metrics that are counted for a rule."""
+    hours = window.duration_s / _HOUR_S if window.route == LOCAL_ROUTE else 0.0
+    if rule.counts(CRASHES) and (hours or window.crashes):
+        # A window may be shorter than the clock can tell; a device that crashed was there.
+        yield CRASHES, Total(window.crashes, max(hours, _LEAST_HOURS))
+    if window.during_update:
+        return
+    if window.latency.total and rule.counts(Metric.SLOW):
+        yield Metric.SLOW, Total(window.latency.above(rule.slow_ms), window.latency.total)
+    if window.n and rule.counts(Metric.ERRORS):
+        yield Metric.ERRORS, Total(window.errors, window.n)
+    if window.n and rule.counts(Metric.NAN):
+        yield Metric.NAN, Total(window.nan, window.n)
+    if window.compared and rule.counts(Metric.AGREEMENT):
+        yield Metric.AGREEMENT, Total(window.agreed, window.compared)
+    for metric, shape in (rule.metrics or {}).items():
+        # Only what the application declared: a device could make up names without end.
+        measured = window.metrics.get(metric.removeprefix(CUSTOM_PREFIX)) if metric.startswith(CUSTOM_PREFIX) else None
+        if shape == Shape.RATIO and metric.startswith(CUSTOM_PREFIX) and window.n:
+            # A window that has nothing to say of it says zero: no rejects are rejects counted, too.
+            yield metric, Total(0.0 if measured is None else measured.total, window.n)
+        elif shape == Shape.MEAN and measured is not None and measured.n:
+            yield metric, Total(measured.total, measured.n, measured.total_squared)
+
+
+def _credit(rule: RuleView, side: Side, subject: Described, metric: str, total: Total) -> Credit:
+    return Credit(rule.id, rule.phase, side, subject.device_id, subject.hardware_class, str(metric), *total)

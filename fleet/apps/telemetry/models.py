@@ -30,7 +30,11 @@ class Window(models.Model):
 
     class Meta:
         constraints = [models.UniqueConstraint(name="window_unique", fields=["device_id", "boot", "seq"])]
-        indexes = [models.Index(name="window_by_device", fields=["device_id", "model", "-started_at"])]
+        indexes = [
+            models.Index(name="window_by_device", fields=["device_id", "model", "-started_at"]),
+            models.Index(name="window_by_arrival", fields=["received_at"]),
+            models.Index(name="window_by_device_arrival", fields=["device_id", "received_at"]),
+        ]
 
     def __str__(self) -> str:
         return f"{self.device_id} {self.model}@{self.version} n={self.n}"
@@ -52,14 +56,21 @@ class LabelCredit(models.Model):
 
     class Meta:
         constraints = [models.UniqueConstraint(name="label_unique", fields=["prediction", "source"])]
-        indexes = [models.Index(name="label_by_device", fields=["device_id", "model", "-predicted_at"])]
+        indexes = [
+            models.Index(name="label_by_device", fields=["device_id", "model", "-predicted_at"]),
+            models.Index(name="label_by_arrival", fields=["received_at"]),
+            models.Index(name="label_by_device_arrival", fields=["device_id", "received_at"]),
+        ]
 
     def __str__(self) -> str:
         return f"{self.prediction} {self.correct}"
 
 
 class GateTotal(models.Model):
-    """One device's total of one ratio metric in one phase of one rule: what a gate reads, the device being the unit."""
+    """One device's total of one metric in one phase of one rule: what a gate reads, the device being the unit.
+
+    `squares` sums squared values, for metrics that are means of values.
+    """
 
     class Side(models.TextChoices):
         """Which arm of the phase the device was in while it measured this."""
@@ -75,6 +86,7 @@ class GateTotal(models.Model):
     metric = models.CharField(max_length=64)
     numerator = models.FloatField(default=0.0)
     denominator = models.FloatField(default=0.0)
+    squares = models.FloatField(default=0.0)
     updated_at = models.DateTimeField()
 
     class Meta:
@@ -86,6 +98,37 @@ class GateTotal(models.Model):
 
     def __str__(self) -> str:
         return f"rule {self.rule_id} phase {self.phase} {self.device_id} {self.metric}"
+
+
+class DeviceTotal(models.Model):
+    """One device's total of one version, whatever rollout was under way: its past, once it runs another version.
+
+    Slow inferences are by `slow_ms`; totals by another threshold are another row.
+    """
+
+    device_id = models.CharField(max_length=63)
+    model = models.CharField(max_length=63)
+    version = models.CharField(max_length=64)
+    slow_ms = models.FloatField()
+    n = models.PositiveBigIntegerField(default=0)
+    errors = models.PositiveBigIntegerField(default=0)
+    nan = models.PositiveBigIntegerField(default=0)
+    timed = models.PositiveBigIntegerField(default=0)
+    slow = models.PositiveBigIntegerField(default=0)
+    labels = models.PositiveBigIntegerField(default=0)
+    correct = models.PositiveBigIntegerField(default=0)
+    compared = models.PositiveBigIntegerField(default=0)
+    agreed = models.PositiveBigIntegerField(default=0)
+    updated_at = models.DateTimeField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(name="device_total_unique", fields=["model", "version", "device_id", "slow_ms"])
+        ]
+        indexes = [models.Index(name="device_total_by_age", fields=["updated_at"])]
+
+    def __str__(self) -> str:
+        return f"{self.device_id} {self.model}@{self.version}"
 
 
 class VersionTotal(models.Model):

@@ -63,7 +63,7 @@ class DroppedCount:
 
 @dataclass(frozen=True)
 class GateRow:
-    """One device's total of one ratio metric on one side of a phase: what a gate reads."""
+    """One device's total of one metric on one side of a phase: what a gate reads."""
 
     device_id: str
     hardware_class: str
@@ -71,6 +71,7 @@ class GateRow:
     metric: str
     numerator: float
     denominator: float
+    squares: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,24 @@
 """Reads what devices measured. Every function costs a constant number of queries."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Final
 
 from django.db.models import Count, Sum
 
 from device_client.wire.sketch import LatencySketch
-from fleet.apps.telemetry.models import DroppedMessage, GateTotal, LabelCredit, VersionTotal, Window
+from fleet.apps.telemetry.models import DeviceTotal, DroppedMessage, GateTotal, LabelCredit, VersionTotal, Window
 from fleet.apps.telemetry.records import DroppedCount, GateRow, VersionSummary, WindowRecord
+from fleet.domain.gate_policy import Metric
+
+# What a device's past is made of: each metric's two columns of `DeviceTotal`.
+PAST_METRICS: Final[Mapping[str, tuple[str, str]]] = {
+    Metric.ACCURACY.value: ("correct", "labels"),
+    Metric.AGREEMENT.value: ("agreed", "compared"),
+    Metric.SLOW.value: ("slow", "timed"),
+    Metric.ERRORS.value: ("errors", "n"),
+    Metric.NAN.value: ("nan", "n"),
+}
+PAST_COLUMNS: Final = tuple(sorted({column for pair in PAST_METRICS.values() for column in pair}))
 
 
 def gate_totals(*, rule_id: int, phase: int) -> tuple[GateRow, ...]:
@@ -14,8 +26,39 @@ def gate_totals(*, rule_id: int, phase: int) -> tuple[GateRow, ...]:
     rows = GateTotal.objects.filter(rule_id=rule_id, phase=phase).order_by("device_id", "side", "metric")
     return tuple(
         GateRow(*row)
-        for row in rows.values_list("device_id", "hardware_class", "side", "metric", "numerator", "denominator")
+        for row in rows.values_list(
+            "device_id", "hardware_class", "side", "metric", "numerator", "denominator", "squares"
+        )
     )
+
+
+def pasts(
+    *, rule_id: int, phase: int, model: str, version: str, slow_ms: float
+) -> Mapping[str, Mapping[str, tuple[float, float]]]:
+    """What devices with totals in this phase measured of `version` before the rule began: by device and metric.
+
+    Their totals of that version, less what they measured of it as the rule's control. Slow inferences only by the same
+    threshold.
+    """
+    present = GateTotal.objects.filter(rule_id=rule_id, phase=phase).values("device_id")
+    found: dict[str, dict[str, list[float]]] = {}
+    rows = DeviceTotal.objects.filter(model=model, version=version, device_id__in=present)
+    for row in rows.values("device_id", "slow_ms", *PAST_COLUMNS):
+        sums = found.setdefault(row["device_id"], {metric: [0.0, 0.0] for metric in PAST_METRICS})
+        for metric, (counted, out_of) in PAST_METRICS.items():
+            if metric != Metric.SLOW or row["slow_ms"] == slow_ms:
+                sums[metric][0] += row[counted]
+                sums[metric][1] += row[out_of]
+    since = GateTotal.objects.filter(rule_id=rule_id, side=GateTotal.Side.CONTROL, device_id__in=present)
+    totals = since.values_list("device_id", "metric").annotate(Sum("numerator"), Sum("denominator"))
+    for device_id, metric, numerator, denominator in totals:
+        if metric in PAST_METRICS and device_id in found:
+            found[device_id][metric][0] -= numerator
+            found[device_id][metric][1] -= denominator
+    return {
+        device_id: {metric: (counted, out_of) for metric, (counted, out_of) in sums.items() if out_of > 0}
+        for device_id, sums in found.items()
+    }
 
 
 def version_summary(model: str) -> tuple[VersionSummary, ...]:

@@ -7,24 +7,23 @@ here; it is only counted.
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 
 from django.db import transaction
 
 from device_client.wire.errors import WireError
 from device_client.wire.messages import Label, LabelBatch, MessageKey, Presence, StateReport, TelemetryWindow
 from device_client.wire.predictions import PredictionId
-from device_client.wire.sketch import LatencySketch
 from fleet.apps.additive import add_up, insert_new
-from fleet.apps.assignments import selectors as rules
 from fleet.apps.assignments import services as assignments
 from fleet.apps.devices import selectors as devices
 from fleet.apps.devices import services as device_services
 from fleet.apps.devices.records import DeviceBrief
 from fleet.apps.registry import selectors as registry
-from fleet.apps.telemetry.crediting import Credit, Creditor, Moment, summed
-from fleet.apps.telemetry.models import DroppedMessage, GateTotal, LabelCredit, VersionTotal, Window
+from fleet.apps.telemetry.admission import Admission
+from fleet.apps.telemetry.models import DroppedMessage, LabelCredit, Window
 from fleet.apps.telemetry.records import Dropped, DurableKey, Incoming
+from fleet.apps.telemetry.totals import add_totals, moment_of
 
 _WINDOW_KEY = ("device_id", "boot", "seq")
 _LABEL_KEY = ("prediction", "source")
@@ -82,8 +81,12 @@ def credit_labels(*, labels: Sequence[Label], now: datetime) -> int:
     """
     found = [(PredictionId.parse(label.prediction), label) for label in labels]
     known = devices.briefs({prediction.device_id for prediction, _ in found})
-    new = _new_labels([item for item in found if item[0].device_id in known], now)
-    _add_totals([], new, known, now)
+    # People and pipelines are trusted with how many they bring; a name that nobody pushed is still none.
+    door = Admission.at(models={prediction.model for prediction, _ in found}, windows_of=(), labels_of=(), now=now)
+    admitted = [item for item in found if item[0].device_id in known and door.label(item[0])]
+    new = _new_labels(admitted, now)
+    add_totals([], new, known, now)
+    _count(door.refused, now)
     return len(new)
 
 
@@ -101,23 +104,31 @@ def count_all_dropped(*, dropped: Sequence[Dropped], now: datetime) -> None:
 def _store(
     batch: Sequence[tuple[str, TelemetryWindow | LabelBatch]], known: Mapping[str, DeviceBrief], now: datetime
 ) -> list[DurableKey]:
+    """Store what is admitted; what is not is counted and never wanted again, so that its device may forget it, too."""
     windows = {
         (device_id, item.key.boot, item.key.seq): (device_id, item)
         for device_id, item in reversed(batch)
         if isinstance(item, TelemetryWindow)
     }
-    rows = [_window(device_id, window, now) for device_id, window in windows.values()]
-    inserted = insert_new(rows, key=_WINDOW_KEY)
     labels: list[tuple[PredictionId, Label]] = []
-    foreign: list[Dropped] = []
+    refused: list[Dropped] = []
     for device_id, item in batch:
         if isinstance(item, LabelBatch):
-            own, refused = _own_labels(device_id, item)
+            own, foreign = _own_labels(device_id, item)
             labels += own
-            foreign += refused
-    new_labels = _new_labels(labels, now)
-    _add_totals([windows[key] for key in sorted(inserted)], new_labels, known, now)
-    _count(foreign, now)
+            refused += foreign
+    door = Admission.at(
+        models={window.model for _, window in windows.values()} | {prediction.model for prediction, _ in labels},
+        windows_of={device_id for device_id, _ in windows.values()},
+        labels_of={prediction.device_id for prediction, _ in labels},
+        now=now,
+    )
+    admitted = {key: found for key, found in windows.items() if door.window(*found)}
+    rows = [_window(device_id, window, now) for device_id, window in admitted.values()]
+    inserted = insert_new(rows, key=_WINDOW_KEY)
+    new_labels = _new_labels([item for item in labels if door.label(item[0])], now)
+    add_totals([admitted[key] for key in sorted(inserted)], new_labels, known, now)
+    _count([*refused, *door.refused], now)
     return [_key(device_id, item.key) for device_id, item in batch]
 
 
@@ -151,7 +162,7 @@ def _new_labels(labels: Iterable[tuple[PredictionId, Label]], now: datetime) -> 
             model=prediction.model,
             version=prediction.version,
             revision=prediction.revision,
-            predicted_at=_moment(prediction.second, now),
+            predicted_at=moment_of(prediction.second, now),
             label=label.label,
             correct=label.correct,
             received_at=now,
@@ -159,109 +170,6 @@ def _new_labels(labels: Iterable[tuple[PredictionId, Label]], now: datetime) -> 
         for prediction, label in unique.values()
     ]
     return [unique[key] for key in sorted(insert_new(rows, key=_LABEL_KEY))]
-
-
-def _add_totals(
-    windows: Sequence[tuple[str, TelemetryWindow]],
-    labels: Sequence[tuple[PredictionId, Label]],
-    known: Mapping[str, DeviceBrief],
-    now: datetime,
-) -> None:
-    """Add what is new to the gates' totals and to the versions' totals."""
-    device_ids = {device_id for device_id, _ in windows} | {prediction.device_id for prediction, _ in labels}
-    if not device_ids:
-        return
-    measured = rules.active_rules_for_ingest()
-    offered = rules.offered_at(rule_ids=[rule.id for rule in measured], device_ids=device_ids) if measured else {}
-    creditor = Creditor(measured, offered)
-    earned: list[Credit] = []
-    versions: dict[tuple[str, str, str], _VersionSum] = {}
-    for device_id, window in windows:
-        subject = known[device_id]
-        earned += creditor.window(subject, window, _moment(window.started_at, now), now)
-        versions.setdefault((window.model, window.version, subject.hardware_class), _VersionSum()).window(window)
-    for prediction, label in labels:
-        subject = known[prediction.device_id]
-        moment = Moment(prediction.model, prediction.version, _moment(prediction.second, now))
-        earned += creditor.label(subject, moment, correct=label.correct, now=now)
-        versions.setdefault((prediction.model, prediction.version, subject.hardware_class), _VersionSum()).label(
-            correct=label.correct
-        )
-    add_up(
-        GateTotal,
-        key=("rule_id", "phase", "device_id", "side", "metric"),
-        sums=("numerator", "denominator"),
-        latest=("hardware_class", "updated_at"),
-        rows=[
-            {
-                "rule_id": item.rule_id,
-                "phase": item.phase,
-                "device_id": item.device_id,
-                "hardware_class": item.hardware_class,
-                "side": item.side.value,
-                "metric": item.metric.value,
-                "numerator": item.numerator,
-                "denominator": item.denominator,
-                "updated_at": now,
-            }
-            for item in summed(earned)
-        ],
-    )
-    _add_versions(versions, now)
-
-
-class _VersionSum:
-    """What one batch adds to one version's totals on one hardware class."""
-
-    def __init__(self) -> None:
-        self.sums: Counter[str] = Counter()
-        self.latency_sum_ms = 0.0
-        self.latency = LatencySketch()
-
-    def window(self, window: TelemetryWindow) -> None:
-        """Add a window."""
-        self.sums.update(n=window.n, errors=window.errors, nan=window.nan)
-        self.latency_sum_ms += window.latency_sum_ms
-        self.latency.merge(window.latency)
-
-    def label(self, *, correct: bool) -> None:
-        """Add a label."""
-        self.sums.update(labels=1, correct=int(correct))
-
-
-def _add_versions(versions: Mapping[tuple[str, str, str], _VersionSum], now: datetime) -> None:
-    """Merge into the versions' totals. Sketches are merged here, so each row is locked while it is read and written."""
-    add_up(
-        VersionTotal,
-        key=("model", "version", "hardware_class"),
-        sums=("n", "errors", "nan", "latency_sum_ms", "labels", "correct"),
-        latest=("updated_at",),
-        rows=[
-            {
-                "model": model,
-                "version": version,
-                "hardware_class": hardware_class,
-                "n": added.sums["n"],
-                "errors": added.sums["errors"],
-                "nan": added.sums["nan"],
-                "latency": LatencySketch().encode(),
-                "latency_sum_ms": added.latency_sum_ms,
-                "labels": added.sums["labels"],
-                "correct": added.sums["correct"],
-                "updated_at": now,
-            }
-            for (model, version, hardware_class), added in versions.items()
-        ],
-    )
-    for (model, version, hardware_class), added in sorted(versions.items()):
-        if added.latency.total:
-            row = VersionTotal.objects.select_for_update().get(
-                model=model, version=version, hardware_class=hardware_class
-            )
-            merged = LatencySketch.decode(bytes(row.latency))
-            merged.merge(added.latency)
-            row.latency = merged.encode()
-            row.save(update_fields=["latency"])
 
 
 def _window(device_id: str, window: TelemetryWindow, now: datetime) -> Window:
@@ -274,7 +182,7 @@ def _window(device_id: str, window: TelemetryWindow, now: datetime) -> Window:
         digest=window.digest,
         revision=window.revision,
         route=window.route,
-        started_at=_moment(window.started_at, now),
+        started_at=moment_of(window.started_at, now),
         duration_s=window.duration_s,
         n=window.n,
         errors=window.errors,
@@ -322,11 +230,3 @@ def _storable(text: str) -> str:
 
 def _key(device_id: str, key: MessageKey) -> DurableKey:
     return DurableKey(device_id, key.boot, key.seq)
-
-
-def _moment(second: int, now: datetime) -> datetime:
-    """A device's clock as a datetime; one that no calendar holds counts as `now`."""
-    try:
-        return datetime.fromtimestamp(second, tz=UTC)
-    except (OverflowError, ValueError, OSError):
-        return now

@@ -9,6 +9,7 @@ from typing import Any
 from django.core.management.base import BaseCommand
 
 from fleet.apps.rollouts import services as rollouts
+from fleet.apps.telemetry import retention
 from fleet.entrypoints.gateway.lifecycle import stop_on_signals
 from fleet.entrypoints.gateway.worker import Worker
 from fleet.wiring import server
@@ -30,7 +31,12 @@ class Command(BaseCommand):
                 "sweep": _sweep,
                 rollouts.JOB_KIND: rollouts.count_population,
             }
-            Worker(kinds, owner, server.clock(), stop, tidy=server.settle_deltas).run()
+            Worker(kinds, owner, server.clock(), stop, tidy=_tidy).run()
+
+
+def _tidy(now: datetime) -> None:
+    server.settle_deltas(now)
+    retention.purge(now=now)
 
 
 def _build_delta(payload: Mapping[str, object], now: datetime) -> None:
