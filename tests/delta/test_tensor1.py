@@ -170,6 +170,16 @@ def test_patch__tensors_renamed_and_shuffled__still_finds_them() -> None:
     assert len(patch) < 0.25 * len(new)
 
 
+def test_patch__more_tensors_than_a_patch_has_instructions__is_of_the_whole_file() -> None:
+    dice = np.random.default_rng(1)
+    content, other = dice.bytes(280_000), dice.bytes(280_000)
+    segments = [Segment(4 * number, 2, Dtype.INT16, (1,), f"t{number}") for number in range(70_000)]
+    layout = Layout.of(len(content), "any", segments)
+    mixed = b"".join(content[at : at + 2] + other[at : at + 2] for at in range(0, 280_000, 4))
+    patch, _ = make(content, mixed, layouts=(layout, layout))
+    assert applied(content, patch) == mixed
+
+
 def test_patch__same_inputs__same_bytes() -> None:
     old, new = files.safetensors({"w": weights(1, 384, 384)}), files.safetensors({"w": weights(1, 384, 384) * 1.001})
     assert make(old, new, block_bytes=8192)[0] == make(old, new, block_bytes=8192)[0]

@@ -19,6 +19,8 @@ from device_client.wire.tensor1.elements import Element, integers, ordered
 from device_client.wire.tensor1.format import (
     HEADER_BYTES,
     MAX_BLOCK_BYTES,
+    MAX_INSTRUCTIONS,
+    MAX_PROLOGUE_BYTES,
     MIN_BLOCK_BYTES,
     Block,
     Flag,
@@ -67,6 +69,8 @@ def encode(
     block_bytes = max(MIN_BLOCK_BYTES, min(block_bytes, MAX_BLOCK_BYTES))
     writing = _Writing(old, new, out, coding=coding, block_bytes=block_bytes)
     plan = Planner(old, new, old_layout, new_layout, coding).plan()
+    if len(plan.instructions) > MAX_INSTRUCTIONS or len(_prologue(plan)) > MAX_PROLOGUE_BYTES:
+        plan = _whole(new)
     size = writing.write(plan)
     if size > _probable(new):
         size = _smaller_of(writing, plan, size, new)
@@ -97,13 +101,21 @@ def _probable(new: RandomAccess) -> float:
 def _smaller_of(writing: "_Writing", plan: Plan, size: int, new: RandomAccess) -> int:
     """Write the new file as one stream, and go back to the first patch if that was smaller."""
     spent = writing.spent
-    whole = Plan((Instruction(Kind.STREAM, new.size, scalars=(lzma_method(3, 0, 0),)),))
-    streamed = writing.write(whole)
+    streamed = writing.write(_whole(new))
     if streamed < size:
         return streamed
     rewritten = writing.write(plan)
     writing.spent = spent
     return rewritten
+
+
+def _prologue(plan: Plan) -> bytes:
+    return pack_prologue(Prologue(plan.instructions, plan.literals))
+
+
+def _whole(new: RandomAccess) -> Plan:
+    """The new file as one stream."""
+    return Plan((Instruction(Kind.STREAM, new.size, scalars=(lzma_method(3, 0, 0),)),))
 
 
 def _tensors(plan: Plan, spent: dict[int, int], layout: Layout) -> tuple[TensorStats, ...]:
@@ -159,7 +171,7 @@ class _Writing:
     def write(self, plan: Plan) -> int:
         """The patch that follows from a plan; returns its size."""
         self.plan, self.spent, self.needs_pcodec = plan, {}, False
-        raw = pack_prologue(Prologue(plan.instructions, plan.literals))
+        raw = _prologue(plan)
         prologue, prologue_flag = compress_prologue(raw)
         self._out.seek(HEADER_BYTES)
         self._out.write(prologue)

@@ -207,7 +207,7 @@ class Planner:
         """The cheapest of the instruction as it is and with each fit. Bits an element, parameters counted."""
         for fit in fits:
             item = _with(step.item, fit, sample.old_element)
-            price = sample.cost(item, fit.parameters, self.coding) + 8.0 * len(fit.written) / count
+            price = sample.cost(item, fit.parameters, self.coding) + 8.0 * fit.price_bytes / count
             if price < 0.99 * cost:
                 step, cost = Step(item, fit), price
         return step, cost
@@ -226,7 +226,7 @@ class Planner:
         gaps = list(self.old_layout.gaps())
         if self._unmatched > 2 * sum(length for _, length in gaps) + _WIDE_SEARCH:
             gaps = [(0, self.old.size)]
-        index = ByteIndex(self.old, gaps)
+        index: ByteIndex | None = None
         budget = _MAX_MATCHES
         filled: list[Step] = []
         for step in _joined(self._steps):
@@ -234,10 +234,15 @@ class Planner:
                 filled.append(step)
                 continue
             offset, length = step.item.old_offset, step.item.length
+            moved = _end_of(filled)
+            if moved is not None and moved + length <= self.old.size and self._equal(moved, offset, length):
+                filled.append(Step(Instruction(Kind.COPY, length, moved), tensor=step.tensor))
+                continue
+            if index is None:
+                index = ByteIndex(self.old, gaps)
             copies = index.matches(self.new, offset, length, budget)
             budget -= len(copies)
             position = offset
-            moved = _end_of(filled)
             for copy in copies:
                 filled += self._region(position, copy.new_offset - position, moved, copy.old_offset)
                 filled.append(Step(Instruction(Kind.COPY, copy.length, copy.old_offset), tensor=step.tensor))

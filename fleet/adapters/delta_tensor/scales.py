@@ -19,10 +19,9 @@ from device_client.wire.tensor1.format import (
     MAX_PARAMETER_BYTES,
     Derivation,
     Formula,
-    pack_parameters,
 )
 from device_client.wire.tensor1.io import RandomAccess
-from fleet.adapters.delta_tensor.fitting import scales_of, spreads_of, zeros_of
+from fleet.adapters.delta_tensor.fitting import middle, planes_bytes, scales_of, spreads_of, zeros_of
 from fleet.adapters.delta_tensor.tensors import tensor_of
 from fleet.domain.layouts import Dtype, Quantisation, Segment
 
@@ -101,7 +100,7 @@ class Scales:
         scales = scales_of(self._new, described)
         best, right = None, max(1, len(scales) // 2)
         for derived in self._by_count.get(len(scales), [])[:_MAX_COMPARED]:
-            factor = np.float32(np.median(scales.astype(np.float64) / derived.scales))
+            factor = np.float32(middle(scales.astype(np.float64) / derived.scales))
             hits = int(np.count_nonzero(derived.scales * factor == scales))
             if hits > right:
                 best, right = replace(derived.derivation, factor=bits(factor), base=0), hits
@@ -127,11 +126,11 @@ def _best(
 ) -> Derivation | None:
     """The formula that leaves least to correct; None if writing the scales as they are costs no more."""
     wanted = scales.astype("<f4").tobytes() + zeros.astype("<i4").tobytes()
-    best, cheapest = None, 0.9 * len(pack_parameters(wanted)) + 1
+    best, cheapest = None, 0.9 * planes_bytes(wanted) + 1
     for candidate in _candidates(draft, lowest, highest, scales, zeros):
         found, points = parameters_of(candidate, lowest, highest)
         made = found.astype("<f4").tobytes() + points.astype("<i4").tobytes()
-        price = len(pack_parameters(differences(made, wanted)))
+        price = planes_bytes(differences(made, wanted))
         if price < cheapest:
             best, cheapest = candidate, price
     return best
@@ -146,12 +145,12 @@ def _candidates(
 ) -> Iterator[Derivation]:
     largest = np.maximum(-lowest, highest).astype(np.float64)
     spread = highest.astype(np.float64) - lowest
-    base = int(np.median(zeros))
+    base = int(middle(zeros))
     for divisor in _divisors(largest, scales):
         if abs(base) <= MAX_BASE:
             yield replace(draft, divisor=bits(divisor), base=base)
     for divisor in _divisors(spread, scales):
-        start = int(np.median(np.rint(zeros + lowest / scales.astype(np.float64))))
+        start = int(middle(np.rint(zeros + lowest / scales.astype(np.float64))))
         if abs(start) <= MAX_BASE:
             yield replace(draft, formula=Formula.ASYMMETRIC, divisor=bits(divisor), base=start)
 
@@ -161,7 +160,7 @@ def _divisors(sizes: NDArray[np.float64], scales: NDArray[np.float32]) -> list[f
     some = sizes > 0
     if not some.any():
         return []
-    seen = float(np.median(sizes[some] / scales[some]))
+    seen = middle(sizes[some] / scales[some])
     if not np.isfinite(seen) or seen <= 0 or not np.isfinite(np.float32(seen)):
         return []
     exact = [steps for steps in _STEPS if abs(seen / steps - 1) < _NEAR]
