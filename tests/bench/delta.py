@@ -109,6 +109,7 @@ def one(pair: Pair, scratch: Path, *, baselines: bool, portable: bool = False) -
         "codec": "tensor1",
         **measured.encode(),
         "create_above_interpreter_mib": round(said["peak_rss_mib"] - said["interpreter_rss_mib"], 1),
+        "entropy_bound_bytes": int(said["entropy_bound_bytes"]),
         "encode_s": round(said["encode_s"], 4),
         "verified_cpu_s": round(said["cpu_s"], 4),
         "baselines": {},
@@ -156,9 +157,10 @@ def _large(scratch: Path, size: int) -> dict[str, Any]:
 def _line(result: dict[str, Any]) -> str:
     baseline = result["baselines"].get("bsdiff4", {}).get("patch_bytes")
     against = f"{result['patch_bytes'] / baseline:7.4f} of bsdiff4" if baseline else " " * 18
+    bound = f"(bound {100 * result['entropy_bound_bytes'] / result['new_bytes']:8.3f} %)"
     return (
         f"{result['name']:28} {result['kind']:16} {result['new_bytes'] / 1e6:8.1f} MB {result['codec']:8} "
-        f"{100 * result['patch_bytes'] / result['new_bytes']:8.3f} % {against}  "
+        f"{100 * result['patch_bytes'] / result['new_bytes']:8.3f} % {bound} {against}  "
         f"create {result['create_cpu_s']:7.2f} cpu s {result['create_peak_rss_mib']:6.0f} MiB  "
         f"apply {result['apply_s']:6.2f} s {result['apply_peak_rss_mib']:5.0f} MiB  "
         f"{'ok' if result['sha256_ok'] else 'WRONG'}"
@@ -166,15 +168,16 @@ def _line(result: dict[str, Any]) -> str:
 
 
 def _print_summary(summary: dict[str, Any], targets: Sequence[Row]) -> None:
-    print("\ngeometric means by kind" + " " * 18 + "patch/new  patch/bsdiff4  create CPU/bsdiff4")
+    print("\ngeometric means by kind" + " " * 18 + "patch/new  patch/bsdiff4  create CPU/bsdiff4  tensor1/bound")
     for kind, means in [
         *summary["by_kind"].items(),
         ("fine-tuned, all", summary["fine_tuned"]),
         ("all", summary["all"]),
     ]:
         cells = [means["patch_to_new"], means["patch_to_bsdiff4"], means["create_cpu_to_bsdiff4"]]
+        cells.append(means["tensor1_to_entropy_bound"])
         shown = ["-" if cell is None else f"{cell:.4g}" for cell in cells]
-        print(f"  {kind:24} {means['pairs']:3} pairs  {shown[0]:>12} {shown[1]:>14} {shown[2]:>19}")
+        print(f"  {kind:24} {means['pairs']:3} pairs  {shown[0]:>12} {shown[1]:>14} {shown[2]:>19} {shown[3]:>14}")
     print(f"\n{'target':58} {'wanted':>10} {'result':>14}")
     for row in targets:
         mark = {True: "met", False: "MISSED", None: "-"}[row.is_met]

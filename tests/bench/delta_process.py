@@ -56,15 +56,20 @@ def verify_tensor1(old: Path, new: Path, patch: Path) -> None:
             raise SystemExit("expected a patch for the new file, got one that announces another")
 
 
-def apply_tensor1(old: Path, patch: Path, new: Path) -> None:
+def apply_tensor1(old: Path, patch: Path, new: Path) -> float:
+    """Returns the process's CPU seconds when everything was loaded."""
+    # What the first block of most patches would load.
+
     from device_client.wire.tensor1 import decoder
 
+    started = time.process_time()
     with new.open("wb") as out:
 
         def write(offset: int, content: bytes | bytearray) -> None:
             out.write(content)
 
         decoder.apply(File(patch), File(old), write)
+    return started
 
 
 def create_bsdiff4(old: Path, new: Path, patch: Path) -> None:
@@ -95,7 +100,7 @@ def main(action: str, codec: str, *places: str) -> None:
         case "apply", "bsdiff4":
             apply_bsdiff4(first, second, third)
         case "apply", _:
-            apply_tensor1(first, second, third)
+            said["start_cpu_s"] = apply_tensor1(first, second, third) - cpu
         case _:
             raise SystemExit(f"expected create or apply and a codec, got {action} {codec}")
     said |= {

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.bench import delta
+from tests.bench.delta_entropy import entropy_bits
 from tests.bench.delta_targets import SIZE_TARGETS, geometric_mean, rows, summarise
 from tests.delta.pairs import files
 
@@ -62,6 +63,8 @@ def test_benchmark__pairs_of_a_directory__every_figure_of_every_codec(
     (pair,) = document["pairs"]
     assert set(pair) >= FIELDS
     assert (pair["kind"], pair["sha256_ok"]) == ("fp16", True)
+    tensor1_bytes = pair.get("tensor1_bytes", pair["patch_bytes"])
+    assert 0.7 * tensor1_bytes < pair["entropy_bound_bytes"] <= tensor1_bytes
     assert set(pair["baselines"]["bsdiff4"]) >= FIELDS - {
         "name",
         "kind",
@@ -83,6 +86,19 @@ def test_benchmark__large_model__measured_without_a_baseline(tmp_path: Path) -> 
     assert (pair["kind"], pair["baselines"], pair["sha256_ok"]) == ("huge", {}, True)
     assert pair["new_bytes"] > 32 << 20
     assert pair["apply_peak_rss_mib"] <= 48
+
+
+def test_entropy__of_independent_differences__is_near_their_distributions() -> None:
+    dice = np.random.default_rng(4)
+    contexts = dice.integers(0, 3, 60_000)
+    spread = np.array([0.5, 4.0, 900.0])[contexts]
+    differences = np.rint(dice.normal(0, 1, 60_000) * spread).astype(np.int32)
+    # A normal distribution's differential entropy, which that of its rounded values comes near for wide ones.
+    wide = [0.5 * np.log2(2 * np.pi * np.e * size**2) for size in (4.0, 900.0)]
+    narrow = np.bincount(np.abs(differences[contexts == 0]))
+    shares = np.concatenate([narrow[:1], narrow[1:] / 2, narrow[1:] / 2]) / narrow.sum()
+    expected = np.mean([-(shares[shares > 0] * np.log2(shares[shares > 0])).sum(), *wide])
+    assert entropy_bits(differences, contexts) / 60_000 == pytest.approx(expected, rel=0.01)
 
 
 def test_targets__two_pairs_of_a_kind__geometric_mean_beside_the_target() -> None:

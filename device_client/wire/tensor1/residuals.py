@@ -63,11 +63,10 @@ def buckets_of(contexts: NDArray[np.int16], cuts: NDArray[np.int16]) -> NDArray[
     return np.searchsorted(cuts, places, side="right").astype(np.uint8)[contexts]
 
 
-def contexts_of(guess: Integers | None, element: Element, classes: Classes | None, count: int) -> NDArray[np.int16]:
-    """The context of every element that is not left out."""
+def contexts_of(scale: NDArray[np.int16] | None, classes: Classes | None, count: int) -> NDArray[np.int16]:
+    """The context of every element that is not left out, by the guesses' exponents."""
     import numpy as np
 
-    scale = exponents(guess, element) if guess is not None else None
     contexts = np.zeros(count, dtype=np.int16) if scale is None else scale << 1
     return contexts if classes is None else classes.lowered(contexts)
 
@@ -91,7 +90,8 @@ def decode(cursor: Cursor, count: int, element: Element, guess: Integers | None)
     order = None
     sizes = [count if classes is None else classes.kept]
     if cut_count:
-        buckets = buckets_of(contexts_of(guess, element, classes, count), cuts)
+        scale = exponents(guess, element) if guess is not None else None
+        buckets = buckets_of(contexts_of(scale, classes, count), cuts)
         order = np.argsort(buckets, kind="stable")
         sizes = np.bincount(buckets, minlength=cut_count + 1).tolist()
     read = _read_pcodec if mode == Mode.PCODEC else _read_planes

@@ -22,6 +22,7 @@ _WINDOW_ELEMENTS: Final = 1 << 17
 _STEP: Final = 2.0**-24
 _RANKS: Final = (4, 8, 16, 32)
 _PATCH_EDGE: Final = 72
+_PATCH_RUN: Final = 8
 _DROPPED_BITS: Final = (0, 8, 11, 14)
 _SEED: Final = 20
 # What one run of training can have decayed a weight by, in steps of 2**-24; and how many multiplies a replay may have.
@@ -237,12 +238,15 @@ def _rank(pair: Pair) -> int | None:
     """The rank that would save most, judged by a square cut out of the difference; None if none saves enough."""
     inner, rows = pair.inner, pair.rows
     edge = min(_PATCH_EDGE, inner, rows)
-    # All rows of the cut share their columns, from the middle of the matrix.
+    # Rows of the cut come in a few runs and share their columns, from the middle of the matrix.
     start = (inner - edge) // 2
     cut = np.empty((edge, edge), dtype=np.float64)
-    for index in range(edge):
-        first = (rows - 1) * index // (edge - 1) * inner + start
-        cut[index] = pair.new_run(first, edge).astype(np.float64) - pair.old_run(first, edge)
+    for top in range(0, edge, _PATCH_RUN):
+        count = min(_PATCH_RUN, edge - top)
+        first = (rows - count) * top // max(1, edge - count) * inner
+        after, before = pair.new_run(first, count * inner), pair.old_run(first, count * inner)
+        grid = (after.astype(np.float64) - before).reshape(count, inner)
+        cut[top : top + count] = grid[:, start : start + edge]
     return _saving_rank(cut, rows, inner, pair.new_element)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from device_client.wire.tensor1.classes import MAX_COLUMN_CLASS, Classes, Grid, Groups
-from device_client.wire.tensor1.elements import Element, Integers, exponents
+from device_client.wire.tensor1.elements import Integers
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,17 +30,15 @@ _MIN_CLASS_GAIN: Final = 0.012
 _CLASS_CENTRE: Final = 96
 
 
-def classes_of(
-    differences: Integers, element: Element, guess: Integers | None, shape: tuple[int, int] | None
-) -> Classes | None:
-    """The classes that save most, or None where neither zeros nor magnitudes pay."""
+def classes_of(differences: Integers, scale: NDArray[np.int16] | None, shape: tuple[int, int] | None) -> Classes | None:
+    """The classes that save most, or None where neither zeros nor magnitudes pay. `scale` has the guesses' exponents."""
     if len(differences) < _MIN_GROUPED:
         return None
-    scale = exponents(guess, element) if guess is not None else None
     if scale is None:
         return _mask(differences)
     top = int(scale.max())
-    units = np.ldexp(np.float32(1.0), np.maximum(scale - top, -40).astype(np.int32))
+    # 2.0 to the power of the exponent less the highest one, as bits.
+    units = (np.maximum(scale - top, -40).astype(np.int32) + 127 << 23).view(np.float32)
     sizes = np.abs(differences.astype(np.float32))
     sizes *= units
     # Where most differences are zero, knowing the magnitude saves less than the gap.

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pcodec import ChunkConfig, DeltaSpec, ModeSpec, standalone
 
 from device_client.wire.tensor1 import residuals
-from device_client.wire.tensor1.elements import Element, Integers
+from device_client.wire.tensor1.elements import Element, Integers, exponents
 from device_client.wire.tensor1.format import pack_varint
 from device_client.wire.tensor1.residuals import Mode, Plane
 from fleet.adapters.delta_tensor import magnitudes
@@ -44,17 +44,16 @@ def encode(
     if not differences.any():
         return bytes((Mode.ZERO,))
     raw = differences.nbytes + 1
-    classes = magnitudes.classes_of(differences, element, guess, shape)
+    scale = exponents(guess, element) if guess is not None else None
+    classes = magnitudes.classes_of(differences, scale, shape)
     values = np.ascontiguousarray(differences if classes is None else classes.gather(differences))
     cuts: NDArray[np.int16] = np.zeros(0, dtype=np.int16)
     sizes = [len(values)]
-    if element.is_float and guess is not None and len(values) >= 2 * _MIN_BUCKET:
-        contexts = residuals.contexts_of(guess, element, classes, len(differences))
-        cuts = _cuts(contexts)
+    if scale is not None and len(values) >= 2 * _MIN_BUCKET:
+        contexts = residuals.contexts_of(scale, classes, len(differences))
+        cuts, sizes = _cuts(contexts)
         if len(cuts):
-            buckets = residuals.buckets_of(contexts, cuts)
-            values = values[np.argsort(buckets, kind="stable")]
-            sizes = np.bincount(buckets, minlength=len(cuts) + 1).tolist()
+            values = values[np.argsort(residuals.buckets_of(contexts, cuts), kind="stable")]
     mode = Mode.PCODEC if coding is Coding.PCODEC else Mode.PLANES
     head = bytes((mode,)) + (bytes(1) if classes is None else classes.pack())
     head += bytes((len(cuts),)) + cuts.astype("<i2").tobytes()
@@ -64,20 +63,21 @@ def encode(
     return bytes((Mode.RAW,)) + differences.astype(f"<i{element.width}").tobytes()
 
 
-def _cuts(contexts: NDArray[np.int16]) -> NDArray[np.int16]:
-    """Where to part the contexts so that no bucket is too small."""
+def _cuts(contexts: NDArray[np.int16]) -> tuple[NDArray[np.int16], list[int]]:
+    """Where to part the contexts so that no bucket is too small, and the buckets' sizes."""
     lowest = int(contexts.min())
     counts = np.bincount(contexts - lowest)
     smallest = max(_MIN_BUCKET, len(contexts) // (2 * _MAX_BUCKETS))
     cuts: list[int] = []
-    held, left = 0, len(contexts)
+    sizes = [0]
+    left = len(contexts)
     for index, count in enumerate(counts.tolist()):
-        if held >= smallest and left >= smallest and count:
+        if sizes[-1] >= smallest and left >= smallest and count and len(cuts) < residuals.MAX_CUTS:
             cuts.append(lowest + index)
-            held = 0
-        held += count
+            sizes.append(0)
+        sizes[-1] += count
         left -= count
-    return np.array(cuts[: residuals.MAX_CUTS], dtype=np.int16)
+    return np.array(cuts, dtype=np.int16), sizes
 
 
 def _pcodec(values: Integers, sizes: list[int], level: int) -> bytes:
