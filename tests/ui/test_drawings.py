@@ -3,6 +3,8 @@
 import pytest
 
 from fleet.apps.devices.records import RunningCount
+from fleet.entrypoints.ui.drawings.course import Point, draw_course
+from fleet.entrypoints.ui.drawings.forest import Interval, draw_forest
 from fleet.entrypoints.ui.drawings.heat import draw_heat
 from fleet.entrypoints.ui.drawings.interval import draw_interval
 from fleet.entrypoints.ui.drawings.outcomes import draw_installs, draw_silence
@@ -143,3 +145,25 @@ def test_silence__of_a_phase__sets_the_silent_apart() -> None:
     drawing = draw_silence(offered=10, silent=1)
     assert drawing is not None
     assert [(part.name, part.width) for part in drawing.parts] == [("heard", 90.0), ("silent", 10.0)]
+
+
+def test_forest__several_intervals__share_one_axis_that_holds_zero_and_the_margin() -> None:
+    drawing = draw_forest([Interval(0.05, 0.02, 0.08), Interval(0.01, -0.3, 0.32)], margin=-0.05)
+    assert drawing.margin_x is not None
+    assert 0 <= drawing.margin_x < drawing.zero_x < drawing.rows[0].low_x < drawing.rows[0].high_x <= 100
+    assert drawing.rows[1].low_x < drawing.rows[1].estimate_x < drawing.rows[1].high_x
+
+
+def test_forest__one_very_wide_interval__is_cut_so_that_the_others_can_be_read() -> None:
+    drawing = draw_forest([Interval(0.001, -0.001, 0.003), Interval(0.0, -1.0, 1.0)], margin=None)
+    assert drawing.rows[0].high_x - drawing.rows[0].low_x > 5
+    assert 0 <= drawing.rows[1].low_x < drawing.rows[1].high_x <= 100
+
+
+def test_course__narrowing_interval__stays_in_the_box_and_ends_at_the_right() -> None:
+    drawing = draw_course([Point(0, 0.1, -0.9, 1.0), Point(10, 0.08, -0.1, 0.3), Point(20, 0.07, 0.02, 0.12)])
+    assert drawing is not None
+    places = [tuple(float(part) for part in point.split(",")) for point in drawing.band.split()]
+    assert all(0 <= x <= 1000 and 0 <= y <= 100 for x, y in places)
+    assert drawing.line.split()[-1].startswith("1000.0,")
+    assert draw_course([Point(0, 0.1, 0.0, 0.2)]) is None

@@ -4,6 +4,8 @@ from typing import Final
 
 from django import forms
 
+from fleet.domain.presets import PRESETS
+
 ATTRIBUTE_LINES: Final = 64
 HOUR_S: Final = 3_600
 
@@ -59,3 +61,17 @@ class ActionForm(forms.Form):
         ),
     )
     revision = forms.IntegerField(min_value=0, widget=forms.HiddenInput())
+
+
+class ExtendForm(ActionForm):
+    """How much longer an experiment may take."""
+
+    LONGER: Final = {str(days * 24 * HOUR_S): f"{days} days" for days in (1, 3, 7, 14, 30)}
+
+    extra_s = forms.TypedChoiceField(label="Longer by", choices=list(LONGER.items()), coerce=float)
+
+
+class PromoteForm(ActionForm):
+    """By which policy the winner goes on."""
+
+    policy = forms.ChoiceField(label="Policy", choices=[(name, name) for name in PRESETS], initial="safe-ramp")

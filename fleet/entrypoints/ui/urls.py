@@ -5,7 +5,7 @@ from django.templatetags.static import static
 from django.urls import path
 from django.views.generic import RedirectView
 
-from fleet.entrypoints.ui.views import audit, devices, enrol, models, overview, rollouts
+from fleet.entrypoints.ui.views import audit, devices, enrol, experiments, models, overview, rollouts
 
 app_name = "ui"
 
@@ -18,6 +18,9 @@ urlpatterns = [
     path("rollouts/<str:rollout_id>", rollouts.cockpit, name="rollout"),
     path("rollouts/<str:rollout_id>/decisions/<int:decision_id>", rollouts.decision, name="decision"),
     path("rollouts/<str:rollout_id>/<str:action>", rollouts.act, name="act"),
+    path("experiments", experiments.experiments, name="experiments"),
+    path("experiments/<str:experiment_id>", experiments.experiment, name="experiment"),
+    path("experiments/<str:experiment_id>/<str:action>", experiments.act, name="experiment-act"),
     path("devices", devices.devices, name="devices"),
     path("devices/<str:device_id>", devices.device, name="device"),
     path("enrol", enrol.enrol, name="enrol"),

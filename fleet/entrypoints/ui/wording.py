@@ -47,6 +47,21 @@ BADGES: Final[Mapping[str, Badge]] = {
     "resume": Badge("accent", "run", "resume"),
     "revert": Badge("bad", "revert", "revert"),
     "cancel": Badge("", "none", "cancel"),
+    # experiments
+    "decided": Badge("good", "good", "decided"),
+    "promoted": Badge("good", "advance", "promoted"),
+    "stopped": Badge("", "hold", "stopped"),
+    "ship": Badge("good", "good", "ship"),
+    "harm": Badge("bad", "bad", "harm"),
+    "mismatch": Badge("bad", "warn", "not comparable"),
+    "better": Badge("good", "good", "better"),
+    "worse": Badge("bad", "bad", "worse"),
+    "create": Badge("", "none", "draft"),
+    "decide": Badge("accent", "good", "decide"),
+    "extend": Badge("accent", "wait", "extend"),
+    "promote": Badge("good", "advance", "promote"),
+    "stop": Badge("warn", "hold", "stop"),
+    "release": Badge("", "none", "arms dissolved"),
     # versions, deltas
     "publishing": Badge("accent", "wait", "publishing"),
     "published": Badge("good", "good", "published"),
@@ -122,8 +137,8 @@ def age_in_words(seconds: float) -> str:
 
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _SHORT_DIGEST: Final = 12
-_NEXT_GATE: Final = re.compile(r"; (?=(?:PASS|FAIL|WAIT|INCONCLUSIVE): )")
-_VERDICT_HEAD: Final = re.compile(r"^(PASS|FAIL|WAIT|INCONCLUSIVE): ")
+_NEXT_GATE: Final = re.compile(r"; (?=(?:PASS|FAIL|WAIT|INCONCLUSIVE|BETTER): )")
+_VERDICT_HEAD: Final = re.compile(r"^(PASS|FAIL|WAIT|INCONCLUSIVE|BETTER): ")
 _CARRIED_HEAD: Final = re.compile(r": (?:PASS|FAIL|WAIT|INCONCLUSIVE): ")
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from django import template
 from django.template.context import Context
 from django.templatetags.static import static
+from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
@@ -52,6 +53,12 @@ def ago(context: Context, at: datetime | Literal[""] | None, empty: str = "never
         f"{at:%Y-%m-%d %H:%M:%S} UTC",
         age_in_words((context["now"] - at).total_seconds()),
     )
+
+
+@register.simple_tag
+def source_url(source: str) -> str:
+    """The page of the rollout or experiment that a device's version came from."""
+    return reverse("ui:experiment" if source.startswith("e-") else "ui:rollout", args=[source])
 
 
 @register.filter
