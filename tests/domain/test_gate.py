@@ -5,10 +5,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from fleet.domain.budget import Spent, allot
 from fleet.domain.gate import judge as judge_facts
 from fleet.domain.measure import measure
-from fleet.domain.measurements import DeviceRow, Side, Total
+from fleet.domain.measurements import DeviceRow, Side, Total, WatchCount
 from fleet.domain.policy import RolloutPolicy
 from fleet.domain.strata import comparison
 from fleet.domain.verdicts import (
@@ -304,3 +307,326 @@ def test_accuracy_gate__floor__fails_below_it() -> None:
 def test_judgement__any_fail__beats_everything() -> None:
     judged = judge(policy(accuracy={"margin_points": 5}), facts(offers=(offers(4, 0, failed=4),)))
     assert judged.verdict is F
+
+
+# ---------------------------------------------------------------- counts
+
+
+@pytest.mark.parametrize(
+    ("rolled_back", "committed", "at_deadline", "verdict"),
+    [(0, 4, False, P), (1, 3, False, F), (0, 2, False, W), (0, 2, True, INC)],
+)
+def test_rollback_gate__devices_that_went_back__verdict(
+    *, rolled_back: int, committed: int, at_deadline: bool, verdict: Verdict
+) -> None:
+    offer = OfferCount("edge-std", offered=4, committed=committed, rolled_back=rolled_back)
+    found = one(policy(rollbacks={"max_share": 0.05}), facts(offers=(offer,), at_deadline=at_deadline), "rollbacks")
+    assert found.verdict is verdict
+
+
+def test_rollback_gate__refused_before_the_swap__is_the_other_gates() -> None:
+    judged = judge(policy(rollbacks={"max_share": 0.05}), facts(offers=(offers(4, 3, failed=1),)))
+    assert {item.gate: item.verdict for item in judged.results} == {"install_failures": F, "rollbacks": P, "silence": P}
+
+
+def watched(treated: tuple[int, int], control: tuple[int, int]) -> tuple[WatchCount, ...]:
+    """(devices, silent) of either side."""
+    return (WatchCount("edge-std", Side.TREATED, *treated), WatchCount("edge-std", Side.CONTROL, *control))
+
+
+@pytest.mark.parametrize(
+    ("silent", "control_silent", "at_deadline", "verdict"),
+    [
+        (60, 0, False, F),  # proven: no need to wait for the deadline
+        (60, 0, True, F),
+        (60, 120, False, W),  # a network outage hits both sides
+        (60, 120, True, INC),
+        (10, 0, False, P),  # within the limit
+        (30, 30, True, F),  # over the limit, and the control is not: silence counts as failure
+    ],
+)
+def test_silence_gate__beside_the_control__blames_the_version_only_for_its_own(
+    *, silent: int, control_silent: int, at_deadline: bool, verdict: Verdict
+) -> None:
+    seen = facts(
+        counts=PhaseCounts((counts(100, 200, 400),)),
+        offers=(offers(100, 100 - silent, silent=silent),),
+        watched=watched((100, silent), (200, control_silent)),
+        at_deadline=at_deadline,
+    )
+    assert one(policy(), seen, "silence").verdict is verdict
+
+
+def crashed(treated: int, control: int, hours: float = 10.0) -> list[DeviceRow]:
+    """Of 100 treated devices for `hours` and 500 control devices for ten hours, these crashed, some of them often."""
+    return [
+        DeviceRow(
+            f"{side.value}-{i}",
+            "edge-std",
+            side,
+            {"crashes": Total(7 if i < bad else 0, hours if is_treated else 10.0)},
+        )
+        for side, devices, bad, is_treated in ((Side.TREATED, 100, treated, True), (Side.CONTROL, 500, control, False))
+        for i in range(devices)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("treated", "control", "hours", "verdict"),
+    [
+        (0, 0, 10.0, P),
+        (4, 2, 10.0, P),  # within the limit, whatever the ratio
+        (12, 2, 10.0, F),  # over it, and far more often than the control
+        (8, 40, 10.0, W),  # over it, as the control is
+        (9, 9, 1.0, F),  # in a tenth of the hours
+        (40, 200, 10.0, F),  # beyond the limit for sure
+    ],
+)
+def test_crash_gate__devices_that_crashed__verdict(treated: int, control: int, hours: float, verdict: Verdict) -> None:
+    seen = facts(
+        counts=PhaseCounts((counts(100, 500, 1_000),)),
+        offers=(offers(100, 100),),
+        rows=crashed(treated, control, hours),
+    )
+    assert one(policy(crashes={"max_share": 0.05, "max_ratio": 2}), seen, "crashes").verdict is verdict
+
+
+def test_crash_gate__nobody_has_reported__waits() -> None:
+    found = one(policy(crashes={}), facts(), "crashes")
+    assert found.verdict is W
+    assert found.sentence == "WAIT: crashes are known from 0 devices, needs 4"
+
+
+# ---------------------------------------------------------------- comparisons
+
+
+BIG = PhaseCounts((counts(200, 1_000, 2_000),))
+
+
+def against(gate: str, treated: list[DeviceRow], control: list[DeviceRow], **gates: Any) -> GateResult:
+    seen = facts(counts=BIG, offers=(offers(200, 200),), rows=(*treated, *control))
+    return one(policy(**gates), seen, gate)
+
+
+@pytest.mark.parametrize(
+    ("share", "control_share", "verdict"),
+    [
+        (0.10, 0.05, F),  # twice, and five points
+        (0.011, 0.004, P),  # almost three times, but less than a point
+        (0.25, 0.22, P),  # three points, but not one and a half times
+    ],
+)
+def test_latency_gate__relative_margin__needs_a_least_difference_beside_it(
+    share: float, control_share: float, verdict: Verdict
+) -> None:
+    def slow(side: Side, devices: int, of: float) -> list[DeviceRow]:
+        return [
+            DeviceRow(
+                f"{side.value}-{i}", "edge-std", side, {"slow": Total(10_000 * of * (0.9 + 0.1 * (i % 3)), 10_000)}
+            )
+            for i in range(devices)
+        ]
+
+    found = against(
+        "latency",
+        slow(Side.TREATED, 200, share),
+        slow(Side.CONTROL, 1_000, control_share),
+        latency={"slow_ms": 50, "margin_points": 1, "max_ratio": 1.5},
+    )
+    assert found.verdict is verdict
+    assert "(margin 1 and 1.5 times)" in found.sentence
+
+
+@pytest.mark.parametrize(("drop", "verdict"), [(0.0, P), (0.08, F)])
+@pytest.mark.parametrize("shape", ["ratio", "mean"])
+def test_custom_gate__in_its_own_unit__verdict(shape: str, drop: float, verdict: Verdict) -> None:
+    def score(side: Side, devices: int, of: float) -> list[DeviceRow]:
+        values = [of + 0.02 * (i % 3 - 1) for i in range(devices)]
+        return [
+            DeviceRow(
+                f"{side.value}-{i}", "edge-std", side, {"custom.score": Total(100 * x, 100, 100 * (x * x + 0.01))}
+            )
+            for i, x in enumerate(values)
+        ]
+
+    gate = {"score": {"kind": shape, "better": "higher", "margin": 0.05, "limit": 0.1}}
+    seen = facts(
+        counts=BIG,
+        offers=(offers(200, 200),),
+        rows=(*score(Side.TREATED, 200, 0.5 - 2 * drop), *score(Side.CONTROL, 1_000, 0.5)),
+    )
+    by_kind = {item.kind: item for item in judge(policy(custom=gate), seen).results if item.gate == "custom.score"}
+    assert by_kind[Kind.CONTROL].verdict is verdict
+    assert by_kind[Kind.LIMIT].verdict is P
+    assert "points" not in by_kind[Kind.CONTROL].sentence
+    assert "limit at least 0.1" in by_kind[Kind.LIMIT].sentence
+
+
+def test_custom_gate__values_out_of_bounds__are_left_out() -> None:
+    gate = {"score": {"kind": "mean", "better": "higher", "margin": 0.05, "bounds": [0, 1]}}
+    mad = [DeviceRow(f"mad-{i}", "edge-std", Side.TREATED, {"custom.score": Total(1e17, 100)}) for i in range(50)]
+    sane = [
+        DeviceRow(f"{s.value}-{i}", "edge-std", s, {"custom.score": Total(50, 100)}) for s in Side for i in range(30)
+    ]
+    seen = facts(counts=BIG, offers=(offers(200, 200),), rows=(*mad, *sane))
+    found: Any = one(policy(custom=gate), seen, "custom.score")
+    assert found.evidence["treated"]["devices"] == 30
+    assert found.verdict is P  # devices that agree to the last digit leave nothing to be unsure of
+
+
+@pytest.mark.parametrize("lie", [0.0, 1.0])
+def test_accuracy_gate__a_tenth_of_the_treated_lies__is_neither_failed_nor_passed(lie: float) -> None:
+    liars = [DeviceRow(f"liar-{i}", "edge-std", Side.TREATED, {"accuracy": Total(200 * lie, 200)}) for i in range(20)]
+    found = against(
+        "accuracy",
+        [*liars, *rows(Side.TREATED, 180, 0.9)],
+        rows(Side.CONTROL, 1_000, 0.9),
+        accuracy={"margin_points": 2},
+    )
+    assert found.verdict is (W if lie == 0 else P)
+    assert ("devices at the extremes" in found.sentence) == (lie == 0)
+
+
+def test_accuracy_gate__a_fifth_of_the_devices_broken__fails() -> None:
+    broken = [DeviceRow(f"broken-{i}", "edge-std", Side.TREATED, {"accuracy": Total(0, 200)}) for i in range(60)]
+    healthy = rows(Side.TREATED, 140, 0.9)
+    found = against("accuracy", [*broken, *healthy], rows(Side.CONTROL, 1_000, 0.9), accuracy={"margin_points": 2})
+    assert found.verdict is F
+
+
+def test_accuracy_gate__device_that_sends_a_million_labels__has_one_vote() -> None:
+    loud = [DeviceRow("loud", "edge-std", Side.TREATED, {"accuracy": Total(0, 1_000_000)})]
+    found = against(
+        "accuracy",
+        [*loud, *rows(Side.TREATED, 199, 0.9)],
+        rows(Side.CONTROL, 1_000, 0.9),
+        accuracy={"margin_points": 2},
+    )
+    assert found.verdict is P
+
+
+def test_comparison__small_class_beside_a_large_one__can_fail_and_is_not_waited_for() -> None:
+    classes = PhaseCounts((counts(250, 500, 1_000), counts(5, 10, 20, "edge-tiny")))
+    large = (*rows(Side.TREATED, 250, 0.9), *rows(Side.CONTROL, 500, 0.9))
+    tiny = rows(Side.CONTROL, 10, 0.9, hardware_class="edge-tiny")
+    gates = policy(accuracy={"margin_points": 2})
+    for share, verdict in ((0.9, P), (0.3, F)):
+        seen = facts(
+            counts=classes,
+            offers=(offers(255, 255),),
+            rows=(*large, *tiny, *rows(Side.TREATED, 5, share, hardware_class="edge-tiny")),
+        )
+        judged = judge(gates, seen)
+        assert judged.verdict is verdict
+        assert [item.stratum for item in judged.results if item.advisory] == ["edge-tiny"]
+
+
+def test_comparison__simpson__better_in_each_class_passes_although_pooled_it_looks_worse() -> None:
+    """The new version is on the hard class more often; pooled over classes it would be 14 points worse."""
+    classes = PhaseCounts((counts(40, 400, 800, "easy"), counts(400, 100, 800, "hard")))
+    seen = facts(
+        counts=classes,
+        offers=(offers(440, 440),),
+        rows=(
+            *rows(Side.TREATED, 40, 0.95, hardware_class="easy"),
+            *rows(Side.CONTROL, 400, 0.93, hardware_class="easy"),
+            *rows(Side.TREATED, 400, 0.72, hardware_class="hard"),
+            *rows(Side.CONTROL, 100, 0.70, hardware_class="hard"),
+        ),
+    )
+    results = [item for item in judge(policy(accuracy={"margin_points": 1}), seen).results if item.gate == "accuracy"]
+    assert {item.stratum: item.verdict for item in results} == {"all classes": P, "easy": P, "hard": P}
+
+
+def test_comparison__past_of_the_devices__takes_out_what_makes_them_differ() -> None:
+    """Devices from 70% to 95%; the version costs four points on each of them."""
+
+    def arm(side: Side, devices: int, drop: float, *, with_past: bool) -> list[DeviceRow]:
+        own = [0.70 + 0.25 * (i * 7 % devices) / devices for i in range(devices)]
+        return [
+            DeviceRow(
+                f"{side.value}-{i}",
+                "edge-std",
+                side,
+                {"accuracy": Total(5_000 * (x - drop), 5_000)},
+                {"accuracy": Total(5_000 * x, 5_000)} if with_past else {},
+            )
+            for i, x in enumerate(own)
+        ]
+
+    verdicts = {}
+    for with_past in (False, True):
+        found = against(
+            "accuracy",
+            arm(Side.TREATED, 60, 0.04, with_past=with_past),
+            arm(Side.CONTROL, 300, 0.0, with_past=with_past),
+            accuracy={"margin_points": 2},
+        )
+        verdicts[with_past] = (found.verdict, found.evidence["theta"] is not None)
+    assert verdicts == {False: (W, False), True: (F, True)}
+
+
+@pytest.mark.parametrize(("drop", "verdict"), [(0.0, P), (0.06, F)])
+def test_own_past__phase_without_a_control__devices_are_compared_with_themselves(drop: float, verdict: Verdict) -> None:
+    treated = [
+        DeviceRow(
+            f"t-{i}",
+            "edge-std",
+            Side.TREATED,
+            {"accuracy": Total(1_000 * (0.7 + i / 200 - drop), 1_000)},
+            {"accuracy": Total(1_000 * (0.7 + i / 200 + 0.002 * (i % 3 - 1)), 1_000)},
+        )
+        for i in range(50)
+    ]
+    whole = facts(phase=2, counts=PhaseCounts((counts(50, 0, 50),)), offers=(offers(50, 50),), rows=treated)
+    found = one(policy(accuracy={"margin_points": 2}), whole, "accuracy")
+    assert (found.kind, found.verdict, found.advisory) == (Kind.OWN_PAST, verdict, False)
+    assert "the same devices before" in found.sentence
+    carried = whole.but(carried={"accuracy": Carried(1, P, "PASS: fine")})
+    judged = judge(policy(accuracy={"margin_points": 2}), carried)
+    assert judged.verdict is verdict
+    assert {item.kind for item in judged.results if item.gate == "accuracy"} == {Kind.OWN_PAST, Kind.CARRIED}
+
+
+# ---------------------------------------------------------------- arms and budget
+
+
+@pytest.mark.parametrize(("treated", "control", "verdict"), [(2_500, 5_000, P), (2_600, 4_900, P), (2_000, 5_500, INC)])
+def test_arms__counts_against_the_shares__mismatch_holds_at_once(treated: int, control: int, verdict: Verdict) -> None:
+    seen = facts(
+        counts=PhaseCounts((counts(treated, control, 10_000),)),
+        offers=(offers(treated, treated),),
+        rows=(*rows(Side.TREATED, treated, 0.9), *rows(Side.CONTROL, control, 0.9)),
+    )
+    judged = judge(policy(accuracy={"margin_points": 2}), seen)
+    assert {item.gate: item.verdict for item in judged.results}["arms"] is verdict
+    assert judged.verdict is verdict
+
+
+def test_budget__of_a_whole_rollout__is_never_more_than_alpha() -> None:
+    gates = policy(accuracy={"margin_points": 2, "min_share": 0.5}, errors={"margin_points": 1}, crashes={})
+    spent, used = Spent(), []
+    for phase in range(3):
+        control = (0, 400)[phase < 2]
+        judged = judge(gates, facts(phase=phase, counts=PhaseCounts((counts(400, control, 800),)), spent=spent))
+        assert judged.allotment is not None
+        spent = spent.plus(judged.allotment.spent)
+        used.append(judged.allotment.comparative)
+    assert spent.comparative + spent.absolute == pytest.approx(gates.alpha)
+    assert used == pytest.approx([0.002, 0.001, 0.001])
+
+
+def test_budget__phase_that_compares_nothing__leaves_its_share_to_the_next() -> None:
+    gates = policy(accuracy={"margin_points": 2})
+    small = judge(gates, facts(counts=PhaseCounts((counts(1, 8),)), has_baseline=False))
+    assert small.allotment is not None
+    assert small.allotment.spent.comparative == 0
+
+
+@given(st.integers(1, 6), st.floats(1e-4, 0.2), st.lists(st.integers(0, 9), min_size=6, max_size=6))
+def test_budget__any_phases_and_gates__adds_up_to_at_most_alpha(phases: int, alpha: float, tests: list[int]) -> None:
+    spent = Spent()
+    for phase in range(phases):
+        part = allot(alpha, phase=phase, phases=phases, spent=spent, comparisons=tests[phase], limits=tests[-phase - 1])
+        spent = spent.plus(part.spent)
+    assert spent.comparative + spent.absolute <= alpha * (1 + 1e-9)

@@ -42,7 +42,7 @@ def refused() -> dict[tuple[str, str], int]:
 
 @pytest.mark.parametrize(
     ("change", "code"),
-    [({"version": "999"}, "unknown_version"), ({"model": "vision.nothing"}, "unknown_model")],
+    [({"version": "999"}, "no_such_version"), ({"model": "vision.nothing"}, "no_such_model")],
 )
 def test_window__of_a_name_that_nobody_pushed__is_counted_and_forgotten(
     device: SimulatedDevice, change: dict[str, Any], code: str
@@ -59,7 +59,7 @@ def test_label__of_a_version_that_nobody_pushed__is_counted_and_not_stored(devic
     store(device, batch)
     assert services.credit_labels(labels=batch.labels, now=later(2)) == 0
     assert not LabelCredit.objects.exists()
-    assert refused() == {("label", "unknown_version"): 6}
+    assert refused() == {("label", "no_such_version"): 6}
 
 
 def test_replay__of_what_was_purged__is_refused_for_its_age(device: SimulatedDevice) -> None:

@@ -75,8 +75,8 @@ class Admission:
     def _stranger(self, model: str, version: str) -> str:
         known = self.labels_by_model.get(model)
         if known is None:
-            return "unknown_model"
-        return "" if version in known or version == FACTORY_VERSION else "unknown_version"
+            return "no_such_model"
+        return "" if version in known or version == FACTORY_VERSION else "no_such_version"
 
     def _passes(self, kind: str, device_id: str, reason: str, left: Counter[str], named: str) -> bool:
         if not reason and device_id in left:

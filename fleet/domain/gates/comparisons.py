@@ -1,13 +1,14 @@
 """Comparisons of the treated with the control, per stratum and over all of them, signed so that lower is worse.
 
-FAIL: the whole interval lies beyond the margin. PASS: it lies within, also with the extremes that were left out; so a few
-lying devices can delay a phase but neither fail nor pass it, and a version that breaks a few devices does not pass.
+FAIL: the whole interval lies beyond the margin. PASS: it lies within, and so does the mean with the outliers that the
+interval leaves out: lying devices can delay a phase but not fail it, and a version that breaks a few devices completely
+does not pass. That the mean is enough there, without an interval of its own, is because one mad device would widen it.
 With `max_ratio`, a phase fails only beyond the margin and beyond that many times the control's value, and passes within
 either. Over all classes, differences are taken within strata first and averaged by population then, never pooled.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fleet.domain.gate_policy import MeasuredGate, Shape
 from fleet.domain.gates.words import (
@@ -191,7 +192,13 @@ def _verdict(gate: MeasuredGate, found: _Intervals) -> Verdict | None:
     if is_beyond(gate, found.trimmed) and (found.trimmed_times is None or _is_worse(gate, found.trimmed_times)):
         return Verdict.FAIL
     is_within = _is_within(gate, found.trimmed, found.trimmed_times)
-    return Verdict.PASS if is_within and _is_within(gate, found.plain, found.plain_times) else None
+    times = None if found.plain_times is None else point(found.plain_times)
+    return Verdict.PASS if is_within and _is_within(gate, point(found.plain), times) else None
+
+
+def point(found: Estimate) -> Estimate:
+    """The value alone."""
+    return replace(found, lower=found.value, upper=found.value)
 
 
 def is_beyond(gate: MeasuredGate, found: Estimate) -> bool:

@@ -6,7 +6,7 @@ add a failure.
 """
 
 from fleet.domain.gate_policy import MeasuredGate, Shape
-from fleet.domain.gates.comparisons import is_beyond, is_inside
+from fleet.domain.gates.comparisons import is_beyond, is_inside, point
 from fleet.domain.gates.words import apart, estimate_evidence, margin, named, saying, undecided
 from fleet.domain.policy import RolloutPolicy
 from fleet.domain.stats.contrasts import interval, one_sample
@@ -28,7 +28,7 @@ def judge(
         return None
     if is_beyond(gate, trimmed):
         verdict = Verdict.FAIL
-    elif is_inside(gate, trimmed) and is_inside(gate, plain):
+    elif is_inside(gate, trimmed) and is_inside(gate, point(plain)):
         verdict = Verdict.PASS
     else:
         verdict = undecided(facts)
