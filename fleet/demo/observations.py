@@ -38,6 +38,17 @@ class Event:
     bytes_received: int
     bytes_total: int
     resumed_from: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A patch to one version's weights that the server made, shipped or not; `digest` is of the version's variant."""
+
+    digest: str
+    codec: str
+    patch_bytes: int
+    new_bytes: int
 
 
 @dataclass(frozen=True)
@@ -89,7 +100,34 @@ def _event(device_id: str, item: Mapping[str, Any]) -> Event:
         bytes_received=report["bytes_received"],
         bytes_total=report["bytes_total"],
         resumed_from=report["resumed_from"],
+        digest=report["digest"],
     )
+
+
+def candidates(control: ControlPlane) -> list[Candidate]:
+    """Every patch that came out of the server's own trials. The demo's devices go from each version to the next only."""
+    digests = {
+        variant["weights_sha256"]: variant["digest"]
+        for version in control.every(f"models/{MODEL}/versions")
+        for variant in version["variants"]
+    }
+    return [
+        Candidate(digests[item["new_sha256"]], item["codec"], item["made_bytes"], item["new_bytes"])
+        for item in control.every(f"models/{MODEL}/deltas")
+        if item["made_bytes"] is not None
+    ]
+
+
+def bytes_by(codec: str, updates: Iterable[Event], made: Iterable[Candidate]) -> int:
+    """What these updates would have taken with patches of one codec: the rest of the bundle is the same for all."""
+    sizes = {item.digest: item for item in made if item.codec == codec}
+    total = 0
+    for update in updates:
+        found = sizes.get(update.digest)
+        total += update.bytes_total
+        if found is not None and found.patch_bytes < found.new_bytes:
+            total -= found.new_bytes - found.patch_bytes
+    return total
 
 
 def performance(control: ControlPlane) -> list[Performance]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fleet.demo import observations
-from fleet.demo.observations import Event, Performance, Running
+from fleet.demo.observations import Candidate, Event, Performance, Running
 
 MIB = 1024 * 1024
 
@@ -18,6 +18,7 @@ class Observed:
     events: Sequence[Event]
     performance: Sequence[Performance]
     decisions: Sequence[Mapping[str, Any]]
+    candidates: Sequence[Candidate]
     witness_served: int
     witness_failed: int
     killed: str
@@ -44,6 +45,12 @@ def build(seen: Observed) -> dict[str, Any]:
         },
         "bytes_full": sum(event.bytes_total for event in later),
         "bytes_sent": sum(event.bytes_received for event in later),
+        "bytes_tensor1": observations.bytes_by("tensor1", later, seen.candidates),
+        "bytes_bsdiff4": observations.bytes_by("bsdiff4", later, seen.candidates),
+        "patches": [
+            {"codec": item.codec, "patch_bytes": item.patch_bytes, "new_bytes": item.new_bytes}
+            for item in sorted(seen.candidates, key=lambda item: (item.new_bytes, item.digest, item.codec))
+        ],
         "bytes_first_install": sum(event.bytes_received for event in updates if event.version == "1"),
         "exposed_to_v3": len(observations.exposed(seen.events, "3")),
         "seconds_to_revert": observations.seconds_to_revert(seen.events, "3", "2"),
@@ -83,6 +90,9 @@ def failures(report: Mapping[str, Any], devices: int) -> list[str]:
         "the killed device went on where it was": report["killed_device_recovered"],
         "no inference failed": report["failed_inferences"] == 0,
         "deltas smaller than full files": 0 < report["bytes_sent"] < report["bytes_full"],
+        "tensor1 smaller than bsdiff4": 0 < report["bytes_tensor1"] < report["bytes_bsdiff4"],
+        # The killed device takes a little twice; more than that would be files instead of patches.
+        "the smaller patches shipped": report["bytes_sent"] < (report["bytes_tensor1"] + report["bytes_bsdiff4"]) / 2,
     }
     return [expected for expected, holds in checks.items() if not holds]
 
@@ -90,6 +100,10 @@ def failures(report: Mapping[str, Any], devices: int) -> list[str]:
 def _accuracy(versions: Mapping[str, Any], version: str) -> float:
     accuracy = versions.get(version, {}).get("accuracy")
     return float("nan") if accuracy is None else float(accuracy)
+
+
+def _saved(sent: float, instead_of: float) -> str:
+    return f"{100 * (1 - sent / instead_of):.0f} %" if instead_of else "nothing"
 
 
 def table(report: Mapping[str, Any]) -> str:
@@ -101,11 +115,12 @@ def table(report: Mapping[str, Any]) -> str:
         lines.append(f"v{version:<7} {accuracy:<10} {p95:<8} {item['devices']:<8} {item['devices_now']}")
     seconds = report["seconds_to_revert"]
     sent, full = report["bytes_sent"] / MIB, report["bytes_full"] / MIB
-    saved = 100 * (1 - sent / full) if full else 0.0
+    other = report["bytes_bsdiff4"] / MIB
     lines += [
         "",
         f"devices                     {report['devices']}",
-        f"bytes of updates            {sent:.2f} MiB sent, {full:.2f} MiB in full ({saved:.0f} % saved)",
+        f"bytes of updates            {sent:.2f} MiB sent: {_saved(sent, full)} less than the {full:.2f} MiB in full,",
+        f"                            {_saved(sent, other)} less than the {other:.2f} MiB of bsdiff4 patches",
         f"exposed to v3               {report['exposed_to_v3']} devices, back on v2 "
         + ("never" if seconds is None else f"{seconds:.0f} s after the first exposure"),
         f"refused the altered v4      {report['tampered_refused']} devices",

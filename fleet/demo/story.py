@@ -26,7 +26,7 @@ from fleet.demo.progress import Progress, StoryError
 
 IMAGES_PER_S: Final = 10.0
 LABEL_DELAY_S: Final = 1.5
-UPDATE_BYTES_PER_S: Final = 40_000  # slow enough to be killed in mid-download, fast enough for a patch
+UPDATE_BYTES_PER_S: Final = 25_000  # slow enough to be killed in mid-download, fast enough for a patch
 KILL_SHARE: Final = 0.3
 PHASE_WITHIN_S: Final = 170.0
 
@@ -104,10 +104,17 @@ class Story:
         updates = observations.updates(observations.timeline(self.control), "2")
         sent, full = sum(item.bytes_received for item in updates), sum(item.bytes_total for item in updates)
         by_delta = sum(item.transport == "delta" for item in updates)
+        made = observations.candidates(self.control)
+        other = observations.bytes_by("bsdiff4", updates, made)
         self.progress.say(
-            f"{by_delta} of {len(updates)} devices updated by delta: {sent:,} bytes instead of {full:,} "
-            f"({100 * (1 - sent / max(full, 1)):.0f} % saved)"
+            f"{by_delta} of {len(updates)} devices updated by delta: {sent:,} bytes instead of {full:,} in full "
+            f"({100 * (1 - sent / max(full, 1)):.0f} % saved) or {other:,} with bsdiff4 alone "
+            f"({100 * (1 - sent / max(other, 1)):.0f} % saved)"
         )
+        for item in sorted(made, key=lambda item: (-item.new_bytes, item.patch_bytes)):
+            self.progress.say(
+                f"made and proven by the server: {item.codec:8} {item.patch_bytes:>9,} of {item.new_bytes:,} bytes"
+            )
         self._measured("2")
 
     def _kill_in_download(self) -> None:
@@ -173,6 +180,7 @@ class Story:
                 decisions=[
                     item for rollout in self._rollouts for item in observations.decisions(self.control, rollout)
                 ],
+                candidates=observations.candidates(self.control),
                 witness_served=sum(item["served"] for item in witnesses),
                 witness_failed=sum(item["failed"] for item in witnesses),
                 killed=KILLED,

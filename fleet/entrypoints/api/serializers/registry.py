@@ -192,12 +192,17 @@ class DeltaSerializer(Serializer[Any]):
     old_sha256 = serializers.CharField()
     new_sha256 = serializers.CharField()
     codec = serializers.CharField()
-    state = serializers.CharField(source="state.value", help_text="`queued`, `ready`, `useless` or `failed`.")
+    state = serializers.CharField(
+        source="state.value", help_text="`queued`, `ready`, `useless`, `failed`, `left_out` or `expired`."
+    )
     patch_sha256 = serializers.CharField(allow_null=True)
-    patch_bytes = serializers.IntegerField(allow_null=True)
+    patch_bytes = serializers.IntegerField(allow_null=True, help_text="While the patch is there.")
+    made_bytes = serializers.IntegerField(allow_null=True, help_text="How large it came out, kept or not.")
     new_bytes = serializers.IntegerField()
-    build_s = serializers.FloatField(allow_null=True)
-    detail = serializers.CharField()
+    devices = serializers.IntegerField(help_text="Devices that could use it when it was asked for.")
+    build_s = serializers.FloatField(allow_null=True, help_text="Making and proving it, seconds.")
+    cpu_s = serializers.FloatField(allow_null=True)
+    detail = serializers.CharField(help_text="Why it was left out, failed or was no use.")
 
 
 class TransferSerializer(Serializer[Any]):

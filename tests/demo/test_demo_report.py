@@ -1,0 +1,62 @@
+"""The end of the demo's story: figures add up, and a figure that is not as told is named."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Final
+
+from fleet.demo import report
+from fleet.demo.observations import COMMITTED, Candidate, Event, bytes_by
+
+NOW: Final = datetime(2026, 3, 1, tzinfo=UTC)
+UPDATE: Final = Event(
+    device_id="cam-01",
+    seen_at=NOW,
+    version="2",
+    state=COMMITTED,
+    active_version="2",
+    transport="delta",
+    failure="",
+    bytes_received=140,
+    bytes_total=1_040,
+    resumed_from=0,
+    digest="d2",
+)
+MADE: Final = [Candidate("d2", "tensor1", 100, 1_000), Candidate("d2", "bsdiff4", 300, 1_000)]
+
+
+def observed(*events: Event) -> report.Observed:
+    return report.Observed(
+        devices=[],
+        events=events,
+        performance=[],
+        decisions=[],
+        candidates=MADE,
+        witness_served=0,
+        witness_failed=0,
+        killed="cam-01",
+        seconds=1.0,
+    )
+
+
+def test_bytes_by__patch_of_that_codec__stands_for_the_file_and_the_rest_stays() -> None:
+    assert bytes_by("tensor1", [UPDATE, UPDATE], MADE) == 2 * 140
+    assert bytes_by("bsdiff4", [UPDATE], MADE) == 340
+
+
+def test_bytes_by__no_patch_or_one_that_is_larger__the_whole_file() -> None:
+    assert bytes_by("bsdiff4", [replace(UPDATE, digest="other")], MADE) == 1_040
+    assert bytes_by("bsdiff4", [UPDATE], [Candidate("d2", "bsdiff4", 1_001, 1_000)]) == 1_040
+
+
+def test_build__updates__sent_in_full_and_by_each_codec() -> None:
+    first = replace(UPDATE, version="1", digest="d1", transport="full", bytes_received=1_040)
+    built = report.build(observed(first, UPDATE))
+    assert (built["bytes_sent"], built["bytes_full"], built["bytes_first_install"]) == (140, 1_040, 1_040)
+    assert (built["bytes_tensor1"], built["bytes_bsdiff4"]) == (140, 340)
+    assert "59 % less than the 0.00 MiB of bsdiff4 patches" in report.table(built)
+    assert not {"tensor1 smaller than bsdiff4", "the smaller patches shipped"} & set(report.failures(built, 0))
+
+
+def test_failures__larger_patches_shipped__named() -> None:
+    shipped = report.build(observed(replace(UPDATE, bytes_received=340)))
+    assert "the smaller patches shipped" in report.failures(shipped, 0)
