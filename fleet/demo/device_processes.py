@@ -60,12 +60,12 @@ class DeviceProcesses:
             arguments += ["--precision", precision]
         self._command(device.id, *arguments)
 
-    def start(self, device_id: str) -> None:
-        """Start the device's one process: the agent with the camera application in it."""
+    def start(self, device_id: str, *, bandwidth: str = "") -> None:
+        """Start the device's one process: the agent with the camera application in it. `bandwidth`: of a slow link."""
         state = self._state(device_id)
         with (state / "device.log").open("ab") as log:
             self._running[device_id] = subprocess.Popen(
-                [*_COMMAND, "run", "--state", str(state), "--app", APPLICATION],
+                [*_COMMAND, "run", "--state", str(state), "--app", APPLICATION, *_link(bandwidth)],
                 cwd=ROOT,
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
@@ -79,6 +79,16 @@ class DeviceProcesses:
         process = self._running.pop(device_id)
         process.send_signal(signal.SIGKILL)
         process.wait()
+
+    def leave(self, device_id: str) -> None:
+        """Stop one device the way its supervisor would."""
+        process = self._running.pop(device_id)
+        process.terminate()
+        try:
+            process.wait(STOP_WITHIN_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
     def status(self, device_id: str) -> Any:
         """What `modelfleet-device status --json` reads from the device's journal."""
@@ -102,13 +112,8 @@ class DeviceProcesses:
         """Ask every device to stop, then make sure."""
         for process in self._running.values():
             process.terminate()
-        for process in self._running.values():
-            try:
-                process.wait(STOP_WITHIN_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        self._running.clear()
+        for device_id in tuple(self._running):
+            self.leave(device_id)
 
     def _state(self, device_id: str) -> Path:
         return self._directory / device_id
@@ -124,6 +129,10 @@ class DeviceProcesses:
                 f"{words[-1] if words else 'no words'}"
             )
         return done.stdout
+
+
+def _link(bandwidth: str) -> tuple[str, ...]:
+    return ("--bandwidth", bandwidth) if bandwidth else ()
 
 
 _COMMAND: Final = (sys.executable, "-m", "device_client")

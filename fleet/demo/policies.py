@@ -40,12 +40,12 @@ def everyone(*, allow_delta: bool, max_failed_share: float = 0.1) -> dict[str, o
     }
 
 
-def ramp(*, download_bytes_per_s: int = 0) -> dict[str, object]:
+def ramp() -> dict[str, object]:
     """25-50-100 with an accuracy gate against the control; the last step carries its verdict over."""
     return {
         "phases": _phases(*RAMP),
         "control_share": 0.5,
         "gates": {**_HEALTH, "accuracy": _ACCURACY},
-        "device": {**_DEVICE, "download_bytes_per_s": download_bytes_per_s},
+        "device": _DEVICE,
         "delta_wait_s": 40,
     }

@@ -26,8 +26,9 @@ from fleet.demo.progress import Progress, StoryError
 
 IMAGES_PER_S: Final = 10.0
 LABEL_DELAY_S: Final = 1.5
-UPDATE_BYTES_PER_S: Final = 25_000  # slow enough to be killed in mid-download, fast enough for a patch
-KILL_SHARE: Final = 0.3
+SLOW_LINK: Final = "8kB"  # a second: slow enough to be killed in mid-download, however busy this machine is
+FAST_LINK: Final = "100MB"
+KILL_SHARE: Final = 0.15
 PHASE_WITHIN_S: Final = 170.0
 
 
@@ -98,7 +99,10 @@ class Story:
     def _improve(self) -> None:
         self.progress.step(f"v2: better, by delta, 25-50-100; {KILLED} is killed in mid-download")
         self._push("2")
-        rollout = self._start("2", policies.ramp(download_bytes_per_s=UPDATE_BYTES_PER_S), SEED_BETTER)
+        self._devices.leave(KILLED)
+        self._devices.start(KILLED, bandwidth=SLOW_LINK)
+        self.progress.say(f"{KILLED} is now on a link of {SLOW_LINK}/s")
+        rollout = self._start("2", policies.ramp(), SEED_BETTER)
         self._kill_in_download()
         self._until(rollout, "completed", phases=3)
         updates = observations.updates(observations.timeline(self.control), "2")
@@ -131,7 +135,7 @@ class Story:
         )
         self._devices.kill(KILLED)
         self.progress.say(f"{KILLED} killed with SIGKILL; starting it again")
-        self._devices.start(KILLED)
+        self._devices.start(KILLED, bandwidth=FAST_LINK)
 
     def _degrade(self) -> None:
         self.progress.step("v3: loads, passes its self-test, and is much worse in the field")
