@@ -378,13 +378,14 @@ def test_answer__only_what_others_need_is_being_built__does_not_wait() -> None:
     assert decision(ask(device, 10)) is Decision.NOW
 
 
-def test_answer__row_is_queued_but_its_job_was_given_up__does_not_wait() -> None:
+@pytest.mark.parametrize("permanent", [True, False], ids=["given up", "to be tried again"])
+def test_answer__row_is_queued_but_its_job_has_failed__does_not_wait(*, permanent: bool) -> None:
     old, new = make_version("1"), make_version("2")
     make_delta(old.weights["onnx-fp32-any"], new.weights["onnx-fp32-any"], ready=False)
     run_rule(new, delta_wait_s=30.0)
     job = jobs.claim(kinds=["delta"], owner="w", lease_s=60, now=NOW)
     assert job is not None
-    jobs.fail(job=job, error="no", now=NOW, permanent=True)
+    jobs.fail(job=job, error="no", now=NOW, permanent=permanent)
     assert decision(ask(updating_device(old), 10)) is Decision.NOW
 
 

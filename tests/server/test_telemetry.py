@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
+from typing import Any
 
 import pytest
 from django.db import connection, connections
@@ -15,6 +16,7 @@ from device_client.wire.errors import MalformedMessageError
 from device_client.wire.messages import MetricTotals, Presence, StateReport, TelemetryWindow
 from device_client.wire.predictions import PredictionId
 from device_client.wire.sketch import LatencySketch
+from device_client.wire.states import FailureCode, Transport, UpdateState
 from fleet.apps.assignments import selectors as rules
 from fleet.apps.assignments import services as assignments
 from fleet.apps.devices import selectors as device_selectors
@@ -22,6 +24,7 @@ from fleet.apps.devices import services as devices
 from fleet.apps.telemetry import selectors, services
 from fleet.apps.telemetry.models import GateTotal, LabelCredit, VersionTotal, Window
 from fleet.apps.telemetry.records import DurableKey, Incoming, Report
+from fleet.apps.telemetry.savings import savings
 from fleet.domain.facts import RuleState
 from fleet.entrypoints.gateway.lifecycle import with_database
 from tests.fakes.fleet_simulator import FleetSimulator, SimulatedDevice, shuffled
@@ -311,9 +314,46 @@ def test_take_in__report_of_a_known_digest__names_the_weights() -> None:
     take(device, *update(device, new, later(5)), at=later(6))
     assert device_selectors.weights_counts(MODEL) == {new.weights["onnx-fp32-any"]: 1}
     assert device_selectors.device(device.device_id).last_seen_at == later(6)
-    assert [(row.version, row.updates, row.bytes_received) for row in device_selectors.transfers(MODEL)] == [
-        ("2", 1, 1_000)
-    ]
+    assert [(row.version, row.updates, row.bytes_received) for row in savings(MODEL)] == [("2", 1, 1_000)]
+
+
+def test_take_in__ends_of_updates__traffic_by_variant_and_codec_once_each() -> None:
+    new = make_version("2")
+    start_rule(new, treated=BUCKETS)
+    fleet = enrolled(4)
+    for number, device in enumerate(fleet):
+        *_, last = update(device, new, later(5))
+        ended: dict[str, Any] = {"transport": Transport.DELTA, "codec": "tensor1", "bytes_received": 100}
+        if number == 1:
+            ended["fallbacks"] = ("bsdiff4", "bsdiff4", "zstd")
+        if number == 2:
+            ended = {"transport": Transport.FULL, "codec": "", "fallbacks": ("tensor1",), "bytes_received": 1_100}
+        if number == 3:
+            ended |= {"state": UpdateState.IDLE, "failure": FailureCode.DOWNLOAD}
+        message = replace(last, bytes_total=1_000, **ended)
+        for _ in range(2):
+            take(device, message, at=later(6))
+    found = {(row.transport, row.codec): row for row in savings(MODEL)}
+    assert {key: (row.updates, row.failed, row.fallbacks) for key, row in found.items()} == {
+        ("delta", "tensor1"): (2, 1, 1),
+        ("delta", "bsdiff4"): (0, 0, 1),
+        ("delta", "other"): (0, 0, 1),
+        ("full", ""): (1, 0, 0),
+    }
+    assert {row.bytes_saved for row in found.values()} == {1_800, 0, -100}
+    row = found["delta", "tensor1"]
+    assert (row.version, row.variant, row.format) == ("2", "onnx-fp32-any", "onnx")
+    assert savings() == savings(MODEL)
+    assert savings("vision.other") == ()
+
+
+def test_take_in__update_to_what_nobody_released__is_nobody_s_traffic() -> None:
+    new = make_version("2")
+    start_rule(new, treated=BUCKETS)
+    (device,) = enrolled(1)
+    *_, last = update(device, new, later(5))
+    take(device, replace(last, digest="e" * 64), at=later(6))
+    assert savings() == ()
 
 
 def test_take_in__presence__is_stored_and_is_no_message_to_forget() -> None:

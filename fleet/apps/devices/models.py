@@ -85,6 +85,29 @@ class DeviceEvent(models.Model):
         return f"{self.device_id} {self.state}"
 
 
+class UpdateTraffic(models.Model):
+    """What ended updates to one variant took over the network, by the way in which the bytes came. Sums: rows only grow.
+
+    `updates` reached the device's slot; `failed` did not. `fallbacks` counts devices that gave up a patch of this codec on the
+    way. Bytes are of `updates`; `bytes_total` is what full downloads would have taken.
+    """
+
+    digest = models.CharField(max_length=64)
+    transport = models.CharField(max_length=8)
+    codec = models.CharField(max_length=16, blank=True)
+    updates = models.PositiveBigIntegerField(default=0)
+    failed = models.PositiveBigIntegerField(default=0)
+    fallbacks = models.PositiveBigIntegerField(default=0)
+    bytes_received = models.PositiveBigIntegerField(default=0)
+    bytes_total = models.PositiveBigIntegerField(default=0)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(name="update_traffic_unique", fields=["digest", "transport", "codec"])]
+
+    def __str__(self) -> str:
+        return f"{self.digest[:8]} {self.transport} {self.codec}"
+
+
 class Group(models.Model):
     """A named set of devices given by an explicit list of ids."""
 

@@ -152,11 +152,18 @@ class WeightsGroup:
 
 
 @dataclass(frozen=True)
-class Transfer:
-    """What the network carried for the updates of one model, as devices reported it at the end of each update."""
+class Traffic:
+    """What updates to one variant took over the network, one way: sums of what devices said at the end of each.
 
-    version: str
+    `updates` were installed, `failed` were not; `fallbacks` counts devices that gave up a patch of this codec. Bytes are of
+    `updates`.
+    """
+
+    digest: str
     transport: str
+    codec: str
     updates: int
+    failed: int
+    fallbacks: int
     bytes_received: int
     bytes_total: int

@@ -14,7 +14,7 @@ from device_client.wire.fields import Fields
 from device_client.wire.messages import Capabilities
 from fleet.apps.devices.bucketing import Segment
 from fleet.apps.devices.filtering import Matches
-from fleet.apps.devices.models import Device, DeviceEvent, DeviceModel, Group
+from fleet.apps.devices.models import Device, DeviceEvent, DeviceModel, Group, UpdateTraffic
 from fleet.apps.devices.records import (
     DeviceBrief,
     DeviceChoice,
@@ -23,7 +23,7 @@ from fleet.apps.devices.records import (
     EventRecord,
     RunningCount,
     Tally,
-    Transfer,
+    Traffic,
     WeightsGroup,
 )
 from fleet.domain.errors import NotFoundError
@@ -192,19 +192,24 @@ def rollout_events(rollout: str, limit: int = 500) -> tuple[tuple[str, EventReco
     return tuple((row.device_id, _event(row)) for row in rows)
 
 
-def transfers(model: str) -> tuple[Transfer, ...]:
-    """What finished updates of `model` took over the network, by version and transport."""
-    totals: dict[tuple[str, str], list[int]] = {}
-    for version, report in (
-        DeviceEvent.objects.filter(model=model, state__in=("committed", "rolled_back"))
-        .values_list("version", "report")
-        .iterator(chunk_size=2_000)
-    ):
-        total = totals.setdefault((version, str(report.get("transport", ""))), [0, 0, 0])
-        total[0] += 1
-        total[1] += int(report.get("bytes_received", 0))
-        total[2] += int(report.get("bytes_total", 0))
-    return tuple(Transfer(version, transport, *total) for (version, transport), total in sorted(totals.items()))
+def traffic(digests: Collection[str] | None = None) -> tuple[Traffic, ...]:
+    """What ended updates to these variants, or to any, took over the network."""
+    rows = UpdateTraffic.objects.order_by("digest", "transport", "codec")
+    if digests is not None:
+        rows = rows.filter(digest__in=digests)
+    return tuple(
+        Traffic(
+            digest=row.digest,
+            transport=row.transport,
+            codec=row.codec,
+            updates=row.updates,
+            failed=row.failed,
+            fallbacks=row.fallbacks,
+            bytes_received=row.bytes_received,
+            bytes_total=row.bytes_total,
+        )
+        for row in rows
+    )
 
 
 def _chosen(choice: DeviceChoice) -> QuerySet[Device]:

@@ -18,6 +18,7 @@ from device_client.wire.names import parse_device_id
 from device_client.wire.states import UpdateState
 from fleet.apps.additive import insert_new
 from fleet.apps.devices.models import Device, DeviceEvent, DeviceModel, Group
+from fleet.apps.devices.traffic import add_traffic
 from fleet.domain.errors import ForbiddenError, InvalidInputError, NotFoundError
 
 # In these states the device is on its way to `version`; in all others it has arrived or has given up.
@@ -122,7 +123,7 @@ def record_states(
 
     Reports of one boot are ordered by `seq`, whatever order they arrive in. A new boot is a new life of the device's
     outbox, which begins after the old one ended. `weights` names the weights file of each known digest, which a report
-    does not. Costs a constant number of statements. The devices must be known.
+    does not; updates to digests that it does not name are nobody's traffic. Costs a constant number of statements. The devices must be known.
     """
     unique: dict[tuple[str, str, int], StateReport] = {}
     for device_id, report in reports:
@@ -136,6 +137,7 @@ def record_states(
         if row.boot != report.key.boot or report.key.seq > row.seq:
             _apply_report(row, report, weights, now)
     _store(rows.values())
+    add_traffic([unique[key] for key in new], weights.keys())
     return tuple((key[0], unique[key]) for key in new)
 
 

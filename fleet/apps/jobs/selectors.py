@@ -14,6 +14,12 @@ def open_keys(*, kind: str, keys: Collection[str]) -> frozenset[str]:
     return frozenset(rows.values_list("key", flat=True))
 
 
+def awaited_keys(*, kind: str, keys: Collection[str]) -> frozenset[str]:
+    """Those of `open_keys` whose work has not failed yet: what has may take many pauses to succeed, or never do."""
+    rows = Job.objects.filter(kind=kind, key__in=keys, state__in=[Job.State.QUEUED, Job.State.RUNNING], error="")
+    return frozenset(rows.values_list("key", flat=True))
+
+
 def given_up(*, kind: str, keys: Collection[str]) -> Mapping[str, str]:
     """Those of `keys` for which no work of this kind is open, each with the last error or an empty string."""
     closed = set(keys) - open_keys(kind=kind, keys=keys)

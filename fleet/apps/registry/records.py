@@ -83,6 +83,17 @@ class VersionRecord:
 
 
 @dataclass(frozen=True)
+class NamedVariant:
+    """A variant by its names. `format` is that of its weights, such as `onnx`."""
+
+    digest: str
+    model: str
+    version: str
+    slug: str
+    format: str
+
+
+@dataclass(frozen=True)
 class AliasRecord:
     """A movable name for a version."""
 
@@ -124,12 +135,27 @@ class DeltaRecord:
 
 
 @dataclass(frozen=True)
+class DeltaCount:
+    """How many deltas of one codec stand in one state, and the bytes of the patches that are kept."""
+
+    codec: str
+    state: str
+    count: int
+    patch_bytes: int
+
+
+@dataclass(frozen=True)
 class DeltaSavings:
-    """What deltas to the variants of one model save, a download each: sums over ready deltas."""
+    """What deltas to the variants of one model save, a download each: sums over pairs of files that have a ready delta.
+
+    Of several codecs the smallest patch counts.
+    """
 
     ready: int
     queued: int
     useless: int
     failed: int
+    left_out: int
+    expired: int
     patch_bytes: int
     full_bytes: int

@@ -1,9 +1,9 @@
 """Reads of the registry: models, versions with their variants, aliases, deltas, blobs."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
-from django.db.models import Count, QuerySet, Sum
+from django.db.models import Count, Max, Min, QuerySet, Sum
 
 from device_client.wire.bundles import Manifest
 from device_client.wire.delta import Codec
@@ -12,9 +12,11 @@ from fleet.apps.jobs import selectors as jobs
 from fleet.apps.registry.models import Alias, Blob, Delta, Model, Namespace, Variant, Version
 from fleet.apps.registry.records import (
     AliasRecord,
+    DeltaCount,
     DeltaRecord,
     DeltaSavings,
     ModelRecord,
+    NamedVariant,
     NamespaceRecord,
     VariantRecord,
     VersionRecord,
@@ -130,6 +132,19 @@ def variant_by_digest(digest: str) -> tuple[VersionRecord, VariantRecord] | None
     return next(((version, item) for item in version.variants if item.digest == digest), None)
 
 
+def variants_named(digests: Iterable[str]) -> Mapping[str, NamedVariant]:
+    """What each of these digests stands for; unknown ones are absent."""
+    rows = Variant.objects.filter(digest__in=set(digests)).values_list(
+        "digest", "version__model_id", "version__label", "slug", "format"
+    )
+    return {digest: NamedVariant(digest, *names) for digest, *names in rows}
+
+
+def digests_of(model: str) -> frozenset[str]:
+    """The digests of all variants of a model."""
+    return frozenset(Variant.objects.filter(version__model_id=model).values_list("digest", flat=True))
+
+
 def weights_by_digest(digests: Iterable[str]) -> dict[str, str]:
     """The sha256 of the weights file of each variant digest; unknown digests are absent."""
     return dict(Variant.objects.filter(digest__in=set(digests)).values_list("digest", "weights_id"))
@@ -237,13 +252,14 @@ def ready_deltas(old_sha256: str, new_sha256: str) -> list[DeltaRecord]:
 def awaited_codecs(old_sha256: str, new_sha256: str, *, version_id: int) -> frozenset[str]:
     """The codecs in which a patch is still being made, or may yet be asked for while the version's plan is being made.
 
-    Only work that a worker has or will have counts, whatever the rows of deltas say.
+    Only work that a worker has or will have counts, whatever the rows of deltas say, and only until it has failed once: no
+    device waits for what is being tried again.
     """
-    if jobs.open_keys(kind=PLAN_JOB_KIND, keys=[str(version_id)]):
+    if jobs.awaited_keys(kind=PLAN_JOB_KIND, keys=[str(version_id)]):
         return frozenset(codec.value for codec in Codec)
     rows = Delta.objects.filter(old_id=old_sha256, new_id=new_sha256, state=DeltaState.QUEUED.value)
     keys = {build_job_key(old_sha256, new_sha256, codec): codec for codec in rows.values_list("codec", flat=True)}
-    return frozenset(keys[key] for key in jobs.open_keys(kind=BUILD_JOB_KIND, keys=keys)) if keys else frozenset()
+    return frozenset(keys[key] for key in jobs.awaited_keys(kind=BUILD_JOB_KIND, keys=keys)) if keys else frozenset()
 
 
 def deltas(model: str, *, to_label: str | None = None, limit: int = 200) -> list[DeltaRecord]:
@@ -260,12 +276,22 @@ def delta_savings(model: str) -> DeltaSavings:
     weights = Variant.objects.filter(version__model_id=model).values("weights_id")
     rows = Delta.objects.filter(new_id__in=weights)
     counts = dict(rows.values_list("state").annotate(count=Count("pk")))
-    sums = rows.filter(state=DeltaState.READY.value).aggregate(patch=Sum("patch__length"), full=Sum("new__length"))
+    pairs = (
+        rows.filter(state=DeltaState.READY.value)
+        .values("old_id", "new_id")
+        .annotate(patch_bytes=Min("patch__length"), full_bytes=Max("new__length"))
+    )
+    sums = pairs.aggregate(patch=Sum("patch_bytes"), full=Sum("full_bytes"))
     return DeltaSavings(
-        ready=counts.get(DeltaState.READY.value, 0),
-        queued=counts.get(DeltaState.QUEUED.value, 0),
-        useless=counts.get(DeltaState.USELESS.value, 0),
-        failed=counts.get(DeltaState.FAILED.value, 0),
+        **{state.value: counts.get(state.value, 0) for state in DeltaState},
         patch_bytes=sums["patch"] or 0,
         full_bytes=sums["full"] or 0,
+    )
+
+
+def delta_counts() -> tuple[DeltaCount, ...]:
+    """All deltas by codec and state."""
+    rows = Delta.objects.values_list("codec", "state").annotate(count=Count("pk"), patch_bytes=Sum("patch__length"))
+    return tuple(
+        DeltaCount(codec, state, count, size or 0) for codec, state, count, size in rows.order_by("codec", "state")
     )

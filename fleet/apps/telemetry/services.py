@@ -43,8 +43,8 @@ def take_in(*, messages: Sequence[Incoming], now: datetime) -> tuple[DurableKey,
     refused = [item for item in messages if item.device_id not in known or not known[item.device_id].is_active]
     durable: list[DurableKey] = []
     reports = [(item.device_id, item.message) for item in accepted if isinstance(item.message, StateReport)]
-    active = {report.active_digest for _, report in reports if report.active_digest}
-    weights = registry.weights_by_digest(active) if active else {}
+    named = {digest for _, report in reports for digest in (report.active_digest, report.digest) if digest}
+    weights = registry.weights_by_digest(named) if named else {}
     new = device_services.record_states(reports=reports, weights=weights, now=now)
     assignments.record_reports(reports=new, now=now)
     durable += [_key(device_id, report.key) for device_id, report in reports]

@@ -12,12 +12,14 @@ from prometheus_client.registry import Collector
 from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
 
+from device_client.wire.states import Transport
 from fleet.apps.devices import selectors as devices
 from fleet.apps.jobs import selectors as jobs
 from fleet.apps.outbox import selectors as outbox
 from fleet.apps.registry import selectors as registry
 from fleet.apps.rollouts import selectors as rollouts
 from fleet.apps.telemetry import selectors as telemetry
+from fleet.apps.telemetry.savings import savings
 from fleet.apps.trust import selectors as trust
 from fleet.domain.scopes import Scope
 from fleet.entrypoints.api.access import require_everything
@@ -53,6 +55,7 @@ class _Figures(Collector):
         yield from _work()
         yield from _fleet()
         yield from _models()
+        yield from _updates()
         yield from _trust()
 
 
@@ -99,9 +102,6 @@ def _models() -> Iterable[Metric]:
     errors = CounterMetricFamily("modelfleet_inference_errors", "Inferences that failed.", labels=labels)
     labelled = CounterMetricFamily("modelfleet_labels", "Labels that were credited.", labels=labels)
     correct = CounterMetricFamily("modelfleet_labels_correct", "Labels that agree.", labels=labels)
-    saved = GaugeMetricFamily(
-        "modelfleet_update_bytes_saved", "Bytes that updates by delta did not take.", labels=["model"]
-    )
     for model in registry.models():
         for item in telemetry.version_summary(model.name):
             named = [model.name, item.version, item.hardware_class]
@@ -109,9 +109,49 @@ def _models() -> Iterable[Metric]:
             errors.add_metric(named, item.errors)
             labelled.add_metric(named, item.labels)
             correct.add_metric(named, item.correct)
-        moved = [item for item in devices.transfers(model.name) if item.transport == "delta"]
-        saved.add_metric([model.name], sum(item.bytes_total - item.bytes_received for item in moved))
-    yield from (inferences, errors, labelled, correct, saved)
+    yield from (inferences, errors, labelled, correct)
+
+
+def _updates() -> Iterable[Metric]:
+    labels = ["model", "format", "transport", "codec"]
+    done = CounterMetricFamily(
+        "modelfleet_updates", "Updates that were installed, by how their bytes came.", labels=labels
+    )
+    failed = CounterMetricFamily("modelfleet_updates_failed", "Updates that were not installed.", labels=labels)
+    received = CounterMetricFamily(
+        "modelfleet_update_bytes_received", "Bytes that installed updates took.", labels=labels
+    )
+    full = CounterMetricFamily("modelfleet_update_bytes_full", "What full downloads would have taken.", labels=labels)
+    fallbacks = CounterMetricFamily(
+        "modelfleet_patch_fallbacks", "Devices that gave up a patch of this codec.", labels=labels
+    )
+    saved = GaugeMetricFamily(
+        "modelfleet_update_bytes_saved", "Bytes that updates by delta did not take.", labels=["model"]
+    )
+    sums: dict[tuple[str, ...], list[int]] = {}
+    by_delta: dict[str, int] = {}
+    for item in savings():
+        values = (item.updates, item.failed, item.bytes_received, item.bytes_total, item.fallbacks)
+        total = sums.setdefault((item.model, item.format, item.transport, item.codec), [0] * len(values))
+        total[:] = [before + value for before, value in zip(total, values, strict=True)]
+        if item.transport == Transport.DELTA.value:
+            by_delta[item.model] = by_delta.get(item.model, 0) + item.bytes_saved
+    families = (done, failed, received, full, fallbacks)
+    for key, total in sums.items():
+        for family, value in zip(families, total, strict=True):
+            family.add_metric(list(key), value)
+    for model, count in by_delta.items():
+        saved.add_metric([model], count)
+    yield from (*families, saved)
+    deltas = GaugeMetricFamily(
+        "modelfleet_deltas", "Patches between files by codec and state.", labels=["codec", "state"]
+    )
+    sizes = GaugeMetricFamily("modelfleet_delta_bytes", "Bytes of the patches that are kept.", labels=["codec"])
+    for counted in registry.delta_counts():
+        deltas.add_metric([counted.codec, counted.state], counted.count)
+        if counted.patch_bytes:
+            sizes.add_metric([counted.codec], counted.patch_bytes)
+    yield from (deltas, sizes)
 
 
 def _trust() -> Iterable[Metric]:

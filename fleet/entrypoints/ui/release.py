@@ -2,10 +2,13 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
+from device_client.wire.states import Transport
 from fleet.apps.devices.records import RunningCount
 from fleet.apps.registry.records import AliasRecord, DeltaRecord, DeltaSavings, VersionRecord
 from fleet.apps.telemetry.records import VersionSummary
+from fleet.apps.telemetry.savings import Saving
 from fleet.domain.delta_states import DeltaState
 
 
@@ -83,6 +86,34 @@ class Patch:
         if self.delta.state is not DeltaState.READY or not self.delta.new_bytes:
             return None
         return (self.delta.patch_bytes or 0) / self.delta.new_bytes
+
+
+WAYS: Final = {Transport.FULL.value: "in full", Transport.NONE.value: "was on the device"}
+MAX_UPDATE_LINES: Final = 40
+
+
+@dataclass(frozen=True)
+class UpdateLine:
+    """Updates to one variant that came one way. `way` is for people: the patch's codec, or what came instead."""
+
+    saving: Saving
+
+    @property
+    def way(self) -> str:
+        """How the bytes came."""
+        return WAYS.get(self.saving.transport) or f"by {self.saving.codec or 'a patch'}"
+
+    @property
+    def share_saved(self) -> float | None:
+        """Of what full downloads would have taken; None where nothing was downloaded."""
+        return self.saving.bytes_saved / self.saving.bytes_total if self.saving.bytes_total else None
+
+
+def update_lines(savings: Iterable[Saving], versions: Iterable[VersionRecord]) -> tuple[UpdateLine, ...]:
+    """The lines of these versions, in their order."""
+    places = {version.label: place for place, version in enumerate(versions)}
+    lines = [UpdateLine(item) for item in savings if item.version in places]
+    return tuple(sorted(lines, key=lambda line: places[line.saving.version])[:MAX_UPDATE_LINES])
 
 
 @dataclass(frozen=True)

@@ -209,8 +209,13 @@ class TransferSerializer(Serializer[Any]):
     """What finished updates took over the network, as devices reported it."""
 
     version = serializers.CharField()
+    variant = serializers.CharField()
+    format = serializers.CharField()
     transport = serializers.CharField(help_text="`full`, `delta` or `none`.")
-    updates = serializers.IntegerField()
+    codec = serializers.CharField(help_text="Of the patch; empty where there was none.")
+    updates = serializers.IntegerField(help_text="Installed, whatever became of them in probation.")
+    failed = serializers.IntegerField(help_text="Not installed.")
+    fallbacks = serializers.IntegerField(help_text="Devices that gave up a patch of this codec.")
     bytes_received = serializers.IntegerField()
     bytes_total = serializers.IntegerField(help_text="What full downloads would have taken.")
 
@@ -222,6 +227,8 @@ class SavingsSerializer(Serializer[Any]):
     queued = serializers.IntegerField()
     useless = serializers.IntegerField()
     failed = serializers.IntegerField()
-    patch_bytes = serializers.IntegerField()
-    full_bytes = serializers.IntegerField()
+    left_out = serializers.IntegerField()
+    expired = serializers.IntegerField()
+    patch_bytes = serializers.IntegerField(help_text="Of the smallest ready patch of each pair of files.")
+    full_bytes = serializers.IntegerField(help_text="Of the files that these patches make.")
     transfers = TransferSerializer(many=True)

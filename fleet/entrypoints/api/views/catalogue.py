@@ -8,9 +8,9 @@ from http import HTTPStatus
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from fleet.apps.devices import selectors as devices
 from fleet.apps.registry import selectors, services
 from fleet.apps.registry.records import DeltaSavings, ModelRecord
+from fleet.apps.telemetry import savings as traffic
 from fleet.domain.scopes import Scope
 from fleet.entrypoints.api.access import namespace_of, require
 from fleet.entrypoints.api.base import ApiView
@@ -166,4 +166,4 @@ class Savings(ApiView):
         selectors.model(model)
         savings: DeltaSavings = selectors.delta_savings(model)
         shown = {name: getattr(savings, name) for name in savings.__dataclass_fields__}
-        return Response(forms.SavingsSerializer({**shown, "transfers": devices.transfers(model)}).data)
+        return Response(forms.SavingsSerializer({**shown, "transfers": traffic.savings(model)}).data)

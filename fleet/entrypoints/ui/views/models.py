@@ -10,12 +10,13 @@ from fleet.apps.registry import selectors
 from fleet.apps.registry.records import ModelRecord
 from fleet.apps.rollouts import selectors as rollouts
 from fleet.apps.telemetry import selectors as telemetry
+from fleet.apps.telemetry.savings import savings
 from fleet.apps.trust import selectors as trust
 from fleet.domain.errors import NotFoundError
 from fleet.entrypoints.ui.access import reader
 from fleet.entrypoints.ui.page import moment, render_page
 from fleet.entrypoints.ui.queries import positive, query
-from fleet.entrypoints.ui.release import Patch, parents, version_lines
+from fleet.entrypoints.ui.release import Patch, parents, update_lines, version_lines
 
 PAGE_ROWS: Final = 25
 RECENT_ROLLOUTS: Final = 6
@@ -49,6 +50,7 @@ def model(request: HttpRequest, name: str) -> HttpResponse:
         "is_first": below is None,
         "aliases": aliases,
         "savings": selectors.delta_savings(name),
+        "updates": update_lines(savings(name), shown),
         "rollouts": rollouts.rollouts(model=name, limit=RECENT_ROLLOUTS),
         "role": trust.model_role_states([name]).get(name),
     }
