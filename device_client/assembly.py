@@ -79,6 +79,7 @@ def probe(config: Config, paths: StatePaths, found: Mapping[str, Runtime]) -> Ca
         max_opset=max((item.max_opset for item in probes.values()), default=0),
         max_ir_version=max((item.max_ir_version for item in probes.values()), default=0),
         client_version=__version__,
+        in_place=config.in_place,
     )
 
 

@@ -86,6 +86,12 @@ def _add_choices(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bandwidth", metavar="RATE", help="download no faster, e.g. 300kB or 2MB per second")
     parser.add_argument("--threads", type=int, help="threads of one inference (default 1)")
     parser.add_argument(
+        "--in-place",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="without room for two, let a patch use up the installed file; a failed update leaves no file to go back to",
+    )
+    parser.add_argument(
         "--attribute", action="append", default=[], metavar="KEY=VALUE", help="tell the server (repeat)"
     )
 
@@ -105,6 +111,7 @@ def _chosen(config: Config, options: argparse.Namespace) -> Config:
         precisions=tuple(options.precision),
         bandwidth=options.bandwidth,
         threads=options.threads,
+        in_place=options.in_place,
         attributes=attributes or None,
     )
 

@@ -69,7 +69,10 @@ class StatePaths:
 
 @dataclass(frozen=True)
 class Config:
-    """One device's configuration. `bandwidth_bytes_per_s` zero means unlimited; `precisions` empty means any."""
+    """One device's configuration. `bandwidth_bytes_per_s` zero means unlimited; `precisions` empty means any.
+
+    `in_place` allows updates that use up the installed file where there is no room for two: see docs/devices.md first.
+    """
 
     device_id: str
     server_url: str
@@ -81,6 +84,7 @@ class Config:
     precisions: tuple[str, ...] = ()
     bandwidth_bytes_per_s: int = 0
     intra_op_threads: int = 1
+    in_place: bool = False
     attributes: Mapping[str, str] = field(default_factory=dict)
 
     def encode(self) -> bytes:
@@ -97,6 +101,7 @@ class Config:
             "precisions": list(self.precisions),
             "bandwidth_bytes_per_s": self.bandwidth_bytes_per_s,
             "intra_op_threads": self.intra_op_threads,
+            "in_place": self.in_place,
             "attributes": dict(self.attributes),
         }
         return (json.dumps(values, indent=2) + "\n").encode()
@@ -118,6 +123,7 @@ class Config:
                 precisions=fields.texts("precisions", max_chars=32),
                 bandwidth_bytes_per_s=fields.integer("bandwidth_bytes_per_s", default=0),
                 intra_op_threads=fields.integer("intra_op_threads", minimum=1, maximum=1_024, default=1),
+                in_place=fields.flag("in_place", default=False),
                 attributes=fields.pairs("attributes", max_items=MAX_ATTRIBUTES, max_chars=128),
             )
         except WireError as error:
@@ -131,6 +137,7 @@ class Config:
         precisions: tuple[str, ...] = (),
         bandwidth: str | None = None,
         threads: int | None = None,
+        in_place: bool | None = None,
         attributes: Mapping[str, str] | None = None,
     ) -> "Config":
         """This configuration with what a person chose on the command line; raises `ConfigError`."""
@@ -151,6 +158,7 @@ class Config:
             precisions=precisions or self.precisions,
             bandwidth_bytes_per_s=self.bandwidth_bytes_per_s if bandwidth is None else parse_rate(bandwidth),
             intra_op_threads=self.intra_op_threads if threads is None else threads,
+            in_place=self.in_place if in_place is None else in_place,
             attributes=self.attributes if attributes is None else {**self.attributes, **attributes},
         )
 

@@ -144,6 +144,15 @@ class Patcher(Protocol):
         `feed(start)` gives the patch from that byte on; what it raises is raised here, and what was made is kept.
         """
 
+    def apply_in_place(
+        self, job: PatchJob, patch: Path, give_up: Callable[[], None], cancelled: Callable[[], bool]
+    ) -> None:
+        """Turn the old file into the new one where room is for one only; goes on where an earlier call was cut.
+
+        The patch is proved on the old file first, and an error up to then has changed nothing. Then `give_up` is called,
+        which moves the old file to `job.output`; from there on only the disk can fail, and nothing is cancelled.
+        """
+
     def taken(self, work: Path) -> int:
         """How many bytes of a streamed patch earlier calls have used up."""
 
@@ -183,6 +192,12 @@ class Slots(Protocol):
 
     def staging(self, model: str, digest: str) -> Path:
         """The private directory in which the slot is prepared; made if missing."""
+
+    def give_up(self, model: str, sha256: str, output: Path) -> None:
+        """Move the file with this content to `output` and remove the slot that it belonged to (*durable*).
+
+        Called again after a power cut, it ends what it had begun. `output` lies in a staging directory.
+        """
 
     def publish(self, model: str, manifest: Manifest) -> None:
         """Check the staged files against the manifest and make them the slot (*durable*)."""

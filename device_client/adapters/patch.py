@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Final
 
 from device_client.adapters.patch_child import Exit
+from device_client.adapters.patching import in_place
 from device_client.adapters.patching.journal import patch_bytes_taken
 from device_client.core.errors import CancelledError, DeviceError, NoSpaceError, PatchError, TransferError
 from device_client.ports import PatchJob
@@ -56,7 +57,7 @@ class ChildPatcher:
         limits = {"memory_bytes": memory_bytes, "file_bytes": job.new_bytes}
         with _child("whole", job, patch=str(patch), output=str(job.output), **limits) as child:
             try:
-                child.end(_cpu_s(job) * WALL_FACTOR, lambda: False)
+                child.end(_cpu_s(job) * WALL_FACTOR, _never)
             except (PatchError, NoSpaceError):
                 job.output.unlink(missing_ok=True)
                 raise
@@ -71,6 +72,18 @@ class ChildPatcher:
                 taken += len(chunk)
             child.end(_cpu_s(job) * WALL_FACTOR, cancelled)
         return taken
+
+    def apply_in_place(
+        self, job: PatchJob, patch: Path, give_up: Callable[[], None], cancelled: Callable[[], bool]
+    ) -> None:
+        within_s = _cpu_s(job) * WALL_FACTOR
+        file_bytes = max(job.new_bytes, patch.stat().st_size) + in_place.BESIDE_BYTES
+        limits = {"memory_bytes": STREAM_MEMORY_BYTES, "file_bytes": file_bytes}
+        with _child("in-place", job, patch=str(patch), **limits) as child:
+            child.wanted_from(cancelled, within_s)
+            give_up()
+            child.give(b"!", _never)
+            child.wait(within_s, _never)
 
     def taken(self, work: Path) -> int:
         return patch_bytes_taken(work)
@@ -128,15 +141,13 @@ class _Child:
         self._stdin, self._stdout, self._stderr = process.stdin, process.stdout, process.stderr
         os.set_blocking(self._stdin.fileno(), False)
 
-    def wanted_from(self, cancelled: Callable[[], bool]) -> int:
+    def wanted_from(self, cancelled: Callable[[], bool], within_s: float = STARTS_WITHIN_S) -> int:
         """The child's first word: from which byte on it wants the patch."""
-        until = time.monotonic() + STARTS_WITHIN_S
+        until = time.monotonic() + within_s
         while not select.select([self._stdout], [], [], POLL_S)[0]:
             _heed(cancelled)
             if time.monotonic() > until:
-                raise PatchError(
-                    f"expected a word within {STARTS_WITHIN_S:g} s from the process that applies the patch"
-                )
+                raise PatchError(f"expected a word within {within_s:g} s from the process that applies the patch")
         line = self._stdout.readline()
         if not line:
             self.end(ENDS_WITHIN_S, cancelled)
@@ -164,6 +175,10 @@ class _Child:
     def end(self, within_s: float, cancelled: Callable[[], bool]) -> None:
         """There is no more to give: wait for the outcome; raises what the exit status means."""
         _close(self._stdin)
+        self.wait(within_s, cancelled)
+
+    def wait(self, within_s: float, cancelled: Callable[[], bool]) -> None:
+        """As `end`, for a child that stops as soon as it has no parent any more."""
         until = time.monotonic() + within_s
         while (status := self._process.poll()) is None:
             _heed(cancelled)
@@ -177,6 +192,10 @@ class _Child:
         last = self._stderr.read().decode(errors="replace").strip().rsplit("\n", 1)[-1]
         said = f"expected a patched file, got exit status {status}: {last}"[:300]
         raise ERRORS.get(status, PatchError)(said)
+
+
+def _never() -> bool:
+    return False
 
 
 def _heed(cancelled: Callable[[], bool]) -> None:

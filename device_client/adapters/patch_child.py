@@ -99,6 +99,31 @@ def _streamed(job: Mapping[str, Any]) -> None:
     del lock
 
 
+def _in_place(job: Mapping[str, Any]) -> None:
+    """Turn the old file into the new one: says a word once it has proved that it can, and waits for one to begin."""
+    from device_client.adapters.patching.files import DiskFolder, read_only
+    from device_client.adapters.patching.in_place import InPlaceApply
+    from device_client.adapters.patching.staged import Expected
+    from device_client.adapters.patching.stream import PatchEndedError
+
+    folder = DiskFolder(Path(job["work"]))
+    lock = _locked(folder)
+    apply = InPlaceApply(folder, Expected.of(job), read_only(Path(job["patch"])), time.monotonic)
+    if not apply.begun:
+        apply.rehearse(read_only(Path(job["old"])))
+    sys.stdout.write("0 0\n")
+    sys.stdout.flush()
+    if not os.read(STDIN, 1):
+        raise PatchEndedError("expected a word to begin, got none")
+    apply.run(_has_ended)
+    del lock
+
+
+def _has_ended() -> bool:
+    """Whether nobody holds the other end of stdin any more."""
+    return bool(select.select([STDIN], [], [], 0)[0]) and not os.read(STDIN, 1)
+
+
 def _locked(folder: Any) -> Any:
     """Wait for an earlier child whose parent has died: it ends as soon as its stdin does."""
     file = folder.open("lock")
@@ -125,7 +150,11 @@ def _taker(idle: Callable[[], None]) -> Callable[[int], bytes]:
     return take
 
 
-WAYS: Final[Mapping[str, Callable[[Mapping[str, Any]], None]]] = {"whole": _whole, "streamed": _streamed}
+WAYS: Final[Mapping[str, Callable[[Mapping[str, Any]], None]]] = {
+    "whole": _whole,
+    "streamed": _streamed,
+    "in-place": _in_place,
+}
 
 
 if __name__ == "__main__":

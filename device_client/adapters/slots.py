@@ -13,6 +13,7 @@ from typing import Final
 
 from device_client.adapters import durable
 from device_client.core.errors import DigestMismatchError, SlotDamagedError
+from device_client.core.keys import GIVEN_UP
 from device_client.ports import Links, OpenSlot
 from device_client.wire.bundles import BundleFile, Manifest
 from device_client.wire.errors import WireError
@@ -82,6 +83,23 @@ class FileSlots:
     def staging(self, model: str, digest: str) -> Path:
         return durable.make_directory(self._staged(model, digest))
 
+    def give_up(self, model: str, sha256: str, output: Path) -> None:
+        doomed = output.with_name(GIVEN_UP)
+        held = self.blob(model, sha256)
+        if held is not None and not output.exists() and not doomed.exists():
+            held.parent.rename(doomed)  # at once: what bears a digest as its name is complete
+            durable.sync_directory(self._model(model))
+            durable.sync_directory(doomed.parent)
+        for file in _read_manifest_of(doomed).files if doomed.exists() and not output.exists() else ():
+            if file.sha256 == sha256:
+                (doomed / file.name).rename(output)
+                output.chmod(durable.PRIVATE_FILE)
+                durable.sync_directory(doomed)
+                durable.sync_directory(output.parent)
+        shutil.rmtree(doomed, ignore_errors=True)
+        if not output.exists():
+            raise SlotDamagedError(f"expected a slot with the file {sha256[:16]}, got none")
+
     def publish(self, model: str, manifest: Manifest) -> None:
         digest = manifest.digest
         staged, slot = self._staged(model, digest), self._slot(model, digest)
@@ -144,6 +162,11 @@ def _read_manifest(slot: Path, digest: str) -> Manifest:
         return Manifest.parse(payload)
     except WireError as error:
         raise SlotDamagedError(f"slot {digest[:16]}: {error}") from error
+
+
+def _read_manifest_of(slot: Path) -> Manifest:
+    """The manifest of a slot that no longer bears its digest as its name."""
+    return _read_manifest(slot, hashlib.sha256((slot / MANIFEST).read_bytes()).hexdigest())
 
 
 def _read_file(slot: Path, file: BundleFile) -> bytes:

@@ -210,10 +210,16 @@ class Deployments:
         self._around.deliver()
 
     def attested(self, model: str) -> tuple[str, str]:
-        """Digest and version that this device serves now; empty if it is the fallback or nothing."""
+        """Digest and version that this device serves now; empty if it is the fallback or nothing.
+
+        What serves from memory counts even where an update in place has used up its files.
+        """
         current = self._slots.links(model).current
         manifest = self._slots.holds(model, current) if current else None
-        return ("", "") if manifest is None else (current, manifest.version)
+        if manifest is not None:
+            return current, manifest.version
+        serving = self._host.serving(model)
+        return ("", "") if serving is None else (serving.digest, serving.version)
 
     def recall(self, model: str) -> None:
         """Go back to the previous version because a person at the device says so."""

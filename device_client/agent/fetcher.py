@@ -4,15 +4,13 @@ Deltas are tried smallest first; each that fails is noted, so that no later atte
 next one or the full file follows. What is staged is kept until the deployment ends: a download goes on where it stopped.
 """
 
-import json
 import logging
-import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from hashlib import sha256
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from device_client.agent.pieces import STREAMED, Piece, Progress, Way, has, remove, size
 from device_client.core import acceptance
 from device_client.core.backoff import Backoff
 from device_client.core.deployment import Deployment, Fetched, FetchPlanned, Patch, Target
@@ -23,6 +21,7 @@ from device_client.core.errors import (
     IncompatibleError,
     NoSpaceError,
     PatchError,
+    SlotDamagedError,
     StalledError,
     TicketError,
     TransferError,
@@ -37,72 +36,16 @@ from device_client.wire.states import Transport
 
 log = logging.getLogger(__name__)
 
-SPARE_BYTES: Final = 16 * 2**20  # left free for everything else on the device
 RETRIES: Final = Backoff(least_s=0.2, first_s=1.0, most_s=60.0)
-PATCH: Final = ".patch."
-WORK: Final = ".work."
-STREAMED: Final = frozenset({Codec.TENSOR1.value, Codec.TENSOR1_PORTABLE.value})
-STREAM_BESIDE_BYTES: Final = 16 * 2**20  # what a streamed patch keeps on disk for interruptions
 MANIFEST_PART: Final = ".manifest"  # no file of a bundle can be called so: their names begin with a letter or digit
 
 
 @dataclass(frozen=True)
-class _Piece:
-    """One file of the bundle that must come over the network: `patch` says whether as a delta.
+class Room:
+    """How much of the disk an update leaves alone, and what the application of a patch may need beside the file."""
 
-    `part` is the file that grows while it comes, or the directory in which a patch is applied while it comes.
-    """
-
-    file: BundleFile
-    patch: Patch | None
-    part: Path
-
-    @property
-    def streams(self) -> bool:
-        return self.patch is not None and self.patch.codec in STREAMED
-
-    @property
-    def length(self) -> int:
-        return self.file.length if self.patch is None else self.patch.length
-
-    @property
-    def sha256(self) -> str:
-        return self.file.sha256 if self.patch is None else self.patch.sha256
-
-
-@dataclass
-class _Progress:
-    """What is known of the fetch of one digest, over restarts: the journal has the same.
-
-    `parts` are the lengths of what is fetched by the name under which it is staged, `failed` the codecs of patches that
-    were given up by their sha256.
-    """
-
-    digest: str
-    transport: Transport = Transport.NONE
-    codec: str = ""
-    parts: dict[str, int] = field(default_factory=dict)
-    failed: dict[str, str] = field(default_factory=dict)
-
-    def encode(self) -> str:
-        return json.dumps({**self.__dict__, "transport": self.transport.value})
-
-    @classmethod
-    def parse(cls, text: str | None, digest: str) -> "_Progress":
-        """What an interrupted fetch of the same digest left."""
-        try:
-            stored = json.loads(text or "{}")
-            if stored.get("digest") != digest:
-                return cls(digest)
-            return cls(
-                digest,
-                Transport(stored["transport"]),
-                str(stored["codec"]),
-                {str(name): int(length) for name, length in stored["parts"].items()},
-                {str(name): str(codec) for name, codec in stored["failed"].items()},
-            )
-        except (ValueError, KeyError, AttributeError):
-            return cls(digest)
+    spare_bytes: int = 16 * 2**20
+    beside_bytes: int = 16 * 2**20
 
 
 class Fetcher:
@@ -117,7 +60,9 @@ class Fetcher:
         journal: Journal,
         clock: Clock,
         dice: Callable[[], float],
+        room: Room,
     ) -> None:
+        self.room = room
         self._slots = slots
         self._downloads = downloads
         self._patcher = patcher
@@ -187,7 +132,7 @@ class _Fetch:
         self._announce = announce
         self._cancelled = cancelled
         self._staging = self._slots.staging(self._model, self._aim.digest)
-        self._progress = _Progress.parse(self._journal.recall(progress_key(self._model)), self._aim.digest)
+        self._progress = Progress.parse(self._journal.recall(progress_key(self._model)), self._aim.digest)
 
     def run(self) -> Fetched:
         """Stage what is missing."""
@@ -197,8 +142,7 @@ class _Fetch:
         manifest, manifest_bytes = self._manifest()
         received += manifest_bytes
         acceptance.suit(manifest, self._aim.path, self._profile)
-        pieces = self._plan(manifest)
-        self._require_space(pieces, manifest)
+        pieces = self._fitting(self._plan(manifest), manifest)
         total = self._aim.length + manifest.content_bytes
         begun = sum(self._held(piece) for piece in pieces if piece.part.name in before)
         progress.parts = {MANIFEST_PART: self._aim.length, **progress.parts}
@@ -206,10 +150,10 @@ class _Fetch:
             progress.transport = _transport(pieces)
         self._note(pieces, total, begun)
         for piece in pieces:
-            received += self._bring(piece, total, begun)
+            received += self._bring(piece, manifest, total, begun)
         return Fetched(progress.transport, received, total, progress.codec, self._fallbacks)
 
-    def _bring(self, wanted: _Piece, total: int, begun: int) -> int:
+    def _bring(self, wanted: Piece, manifest: Manifest, total: int, begun: int) -> int:
         """One piece by whichever way works; returns the bytes that came."""
         received, piece = 0, wanted
         while True:
@@ -221,20 +165,24 @@ class _Fetch:
                     raise
                 log.warning("a %s patch for %s %s failed: %s", piece.patch.codec, self._model, self._aim.version, error)
                 received += max(0, self._held(piece) - held)
-                _remove(piece.part)
-                if piece.streams and held and isinstance(error, PatchError):
+                remove(piece.part)
+                remove(piece.work)
+                if piece.way is Way.STREAM and held and isinstance(error, PatchError):
                     # What was there may have been torn, or of another patch: once more, from nothing.
                     continue
                 self._progress.failed[piece.patch.sha256] = piece.patch.codec
-            piece = self._piece(piece.file)
-            self._progress.transport = _transport([piece])
-            self._note([piece], total, begun)
+            wanted = self._piece(piece.file)
+            self._progress.transport = _transport([wanted])
+            self._note([wanted], total, begun)
+            (piece,) = self._fitting([wanted], manifest)
+            if piece != wanted:
+                self._note([piece], total, begun)
 
     @property
     def _fallbacks(self) -> tuple[str, ...]:
         return tuple(self._progress.failed.values())
 
-    def _note(self, pieces: list[_Piece], total: int, begun: int) -> None:
+    def _note(self, pieces: list[Piece], total: int, begun: int) -> None:
         """Record and report by which way the pieces come from now on."""
         progress = self._progress
         if pieces:
@@ -259,7 +207,7 @@ class _Fetch:
         except WireError as error:
             raise IncompatibleError(f"manifest of {aim.path}: {error}") from error
 
-    def _plan(self, manifest: Manifest) -> list[_Piece]:
+    def _plan(self, manifest: Manifest) -> list[Piece]:
         """What must come over the network: small files first. What is here already is copied."""
         pieces = []
         for file in sorted(manifest.files, key=lambda item: item.role is FileRole.WEIGHTS):
@@ -270,11 +218,17 @@ class _Fetch:
                 pieces.append(self._piece(file))
         return pieces
 
-    def _piece(self, file: BundleFile) -> _Piece:
+    def _piece(self, file: BundleFile) -> Piece:
         """The cheapest way to a file that has not failed yet."""
+        begun = self._progress.in_place
+        if begun is not None and begun.new_sha256 == file.sha256 and begun.sha256 not in self._progress.failed:
+            piece = Piece(file, begun, Way.IN_PLACE, self._staging)
+            if piece.begun_in_place:
+                return piece
         patch = next(iter(self._patches(file)), None)
-        kind = PART if patch is None else STREAM if patch.codec in STREAMED else PATCH
-        return _Piece(file, patch, self._staging / f"{kind}{file.name}")
+        if patch is None:
+            return Piece(file, None, Way.FULL, self._staging)
+        return Piece(file, patch, Way.STREAM if patch.codec in STREAMED else Way.PATCH, self._staging)
 
     def _patches(self, file: BundleFile) -> list[Patch]:
         if file.role is not FileRole.WEIGHTS:
@@ -293,60 +247,92 @@ class _Fetch:
             and patch.sha256 not in self._progress.failed
         ]
 
-    def _require_space(self, pieces: list[_Piece], manifest: Manifest) -> None:
-        """Room for the files and for what patches need beside them: a streamed one is never on disk as a whole."""
-        needed = 0
-        for piece in pieces:
-            if piece.streams:
-                beside = min(piece.length, STREAM_BESIDE_BYTES)
-                needed += beside + piece.file.length - size(piece.part / "output")
-            else:
-                needed += piece.length + (piece.file.length if piece.patch else 0) - size(piece.part)
-        needed = max(needed, manifest.requirements.disk_bytes) + SPARE_BYTES
-        free = self._slots.free_bytes()
-        if free < needed:
-            raise NoSpaceError(f"expected {needed} free bytes, got {free}")
+    def _fitting(self, pieces: list[Piece], manifest: Manifest) -> list[Piece]:
+        """The pieces by ways for which there is room: in place where its owner allows that and nothing else fits."""
+        if not pieces or any(piece.begun_in_place for piece in pieces):
+            return pieces  # what is done in place took its room before it began, and there is no way back
+        needed, free = self._needed_bytes(pieces), self._slots.free_bytes()
+        if free >= max(needed, manifest.requirements.disk_bytes) + self._fetcher.room.spare_bytes:
+            return pieces
+        tight = [
+            replace(piece, way=Way.IN_PLACE)
+            if piece.way is Way.STREAM and piece.file.role is FileRole.WEIGHTS
+            else piece
+            for piece in pieces
+        ]
+        if (
+            self._profile.capabilities.in_place
+            and tight != pieces
+            and free >= self._needed_bytes(tight) + self._fetcher.room.spare_bytes
+        ):
+            self._progress.in_place = next(piece.patch for piece in tight if piece.way is Way.IN_PLACE)
+            return tight
+        raise NoSpaceError(f"expected {needed + self._fetcher.room.spare_bytes} free bytes, got {free}")
 
-    def _held(self, piece: _Piece) -> int:
+    def _needed_bytes(self, pieces: list[Piece]) -> int:
+        return sum(piece.needed_bytes(self._old_bytes(piece), self._fetcher.room.beside_bytes) for piece in pieces)
+
+    def _old_bytes(self, piece: Piece) -> int:
+        old = None if piece.patch is None else self._slots.blob(self._model, piece.patch.old_sha256)
+        return 0 if old is None else size(old)
+
+    def _held(self, piece: Piece) -> int:
         """The bytes of a piece that are here, or have been used up, already."""
-        return self._patcher.taken(piece.part) if piece.streams else size(piece.part)
+        return self._patcher.taken(piece.work) if piece.way is Way.STREAM else size(piece.part)
 
-    def _get(self, piece: _Piece) -> int:
+    def _get(self, piece: Piece) -> int:
         """One piece: fetched, and if it is a patch, applied. Returns the bytes that came."""
         file, patch = piece.file, piece.patch
-        transfer = self._transfer(piece.sha256, piece.length)
+
+        def transfer() -> Transfer:
+            return self._transfer(piece.sha256, piece.length)
+
         if patch is None:
-            received = self._downloads.fetch(transfer, piece.part, self._cancelled).received
+            received = self._downloads.fetch(transfer(), piece.part, self._cancelled).received
             piece.part.replace(self._staging / file.name)
             return received
         job = self._job(piece, patch)
-        if piece.streams:
+        received = 0
+        if piece.way is Way.STREAM:
             received = self._patcher.stream(
-                job, lambda start: self._downloads.stream(transfer, start, self._cancelled), self._cancelled
+                job, lambda start: self._downloads.stream(transfer(), start, self._cancelled), self._cancelled
             )
-        else:
-            received = self._downloads.fetch(transfer, piece.part, self._cancelled).received
+        elif not has(piece.part, patch.length, patch.sha256):
+            received = self._downloads.fetch(transfer(), piece.part, self._cancelled).received
+        if piece.way is Way.PATCH:
             self._patcher.apply(job, piece.part)
+        elif piece.way is Way.IN_PLACE:
+            self._patcher.apply_in_place(job, piece.part, lambda: self._give_up(job), self._cancelled)
         if not has(job.output, file.length, file.sha256):
             job.output.unlink(missing_ok=True)
             raise PatchError(f"expected the patch to make {file.sha256[:16]}, got other bytes")
         job.output.replace(self._staging / file.name)
         return received
 
-    def _job(self, piece: _Piece, patch: Patch) -> PatchJob:
+    def _job(self, piece: Piece, patch: Patch) -> PatchJob:
+        """The work to do. What a power cut interrupted in the middle of giving up the old file is ended first."""
         old = self._slots.blob(self._model, patch.old_sha256)
-        if old is None:
+        if old is None and piece.way is not Way.IN_PLACE:
             raise PatchError(f"expected the blob {patch.old_sha256[:16]} on this device, got none")
-        return PatchJob(
+        job = PatchJob(
             codec=Codec(patch.codec),
             patch_sha256=patch.sha256,
             patch_bytes=patch.length,
-            old=old,
+            old=old or piece.work / "output",
             old_sha256=patch.old_sha256,
             new_sha256=piece.file.sha256,
             new_bytes=piece.file.length,
-            work=piece.part if piece.streams else self._staging / f"{WORK}{piece.file.name}",
+            work=piece.work,
         )
+        if old is None:
+            self._give_up(job)
+        return job
+
+    def _give_up(self, job: PatchJob) -> None:
+        try:
+            self._slots.give_up(self._model, job.old_sha256, job.output)
+        except (SlotDamagedError, OSError) as error:
+            raise PatchError(f"expected the blob {job.old_sha256[:16]} on this device, got {error}") from error
 
     def _transfer(self, digest: str, length: int) -> Transfer:
         policy = self._aim.policy
@@ -370,28 +356,6 @@ def _ticket(aim: Target, digest: str) -> str:
     return ticket
 
 
-def size(path: Path) -> int:
-    """Its bytes; 0 if there is no such file."""
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
-
-
-def has(path: Path, length: int, digest: str) -> bool:
-    """Whether a staged file is complete and right."""
-    if size(path) != length:
-        return False
-    hasher = sha256()
-    try:
-        with path.open("rb") as file:
-            while chunk := file.read(1 << 20):
-                hasher.update(chunk)
-    except OSError:
-        return False
-    return hasher.hexdigest() == digest
-
-
 def _copy(source: Path, output: Path, file: BundleFile) -> bool:
     """Take a file that a retained slot has; False if its bytes have rotted."""
     try:
@@ -406,12 +370,5 @@ def _copy(source: Path, output: Path, file: BundleFile) -> bool:
     return False
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _transport(pieces: list[_Piece]) -> Transport:
+def _transport(pieces: list[Piece]) -> Transport:
     return Transport.DELTA if any(piece.patch is not None for piece in pieces) else Transport.FULL

@@ -10,7 +10,8 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 
-from device_client.agent.fetcher import MANIFEST_PART, SPARE_BYTES, Fetcher, has
+from device_client.agent.fetcher import MANIFEST_PART, Fetcher, Room
+from device_client.agent.pieces import has
 from device_client.core import acceptance
 from device_client.core.deployment import (
     Activated,
@@ -52,13 +53,15 @@ class Installer:
         journal: Journal,
         clock: Clock,
         dice: Callable[[], float],
+        room: Room | None = None,
     ) -> None:
         self._profile = profile
         self._slots = slots
         self._host = host
         self._journal = journal
+        self._room = room or Room()
         self._fetcher = Fetcher(
-            slots=slots, downloads=downloads, patcher=patcher, journal=journal, clock=clock, dice=dice
+            slots=slots, downloads=downloads, patcher=patcher, journal=journal, clock=clock, dice=dice, room=self._room
         )
 
     def expect(self, model: str, contract: Contract) -> None:
@@ -79,8 +82,8 @@ class Installer:
             else:
                 acceptance.suit(slot.manifest, aim.path, self._profile)
                 return PreflightPassed(in_slot=True)
-        if self._slots.free_bytes() < SPARE_BYTES:
-            raise NoSpaceError(f"expected {SPARE_BYTES} free bytes, got {self._slots.free_bytes()}")
+        if self._slots.free_bytes() < self._room.spare_bytes:
+            raise NoSpaceError(f"expected {self._room.spare_bytes} free bytes, got {self._slots.free_bytes()}")
         return PreflightPassed(in_slot=False)
 
     # ------------------------------------------------------------ fetch

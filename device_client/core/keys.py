@@ -13,6 +13,7 @@ RENEWED_KEY: Final = "certificate_received_at"
 RENEWAL_TROUBLE_KEY: Final = "renewal_trouble"
 PART: Final = ".part."  # before the name of a file whose bytes are not all there yet
 STREAM: Final = ".stream."  # before the name of a file that a patch is making while it comes: a directory
+GIVEN_UP: Final = "given-up"  # in such a directory: a slot whose file is about to be used up by an update in place
 
 
 def answer_key(model: str) -> str:

@@ -23,11 +23,13 @@ from device_client.adapters.identity import IdentityPaths, StoredIdentity, make_
 from device_client.adapters.journal import SqliteJournal
 from device_client.adapters.outbox import SqliteOutbox, life_of
 from device_client.adapters.patching.files import DiskFolder, read_only
+from device_client.adapters.patching.in_place import InPlaceApply
 from device_client.adapters.patching.journal import patch_bytes_taken
 from device_client.adapters.patching.staged import Expected, StagedApply
 from device_client.adapters.patching.stream import PatchEndedError
 from device_client.adapters.slots import FileSlots
 from device_client.adapters.trust import TufTrust
+from device_client.agent.fetcher import Room
 from device_client.agent.installer import Installer
 from device_client.agent.jobs import Continuation, Job
 from device_client.agent.loop import Agent
@@ -162,9 +164,7 @@ class InlinePatcher:
         job.output.write_bytes(output)
 
     def stream(self, job: PatchJob, feed: Callable[[int], Iterator[bytes]], cancelled: Callable[[], bool]) -> int:
-        old, new, made = (bytes.fromhex(digest) for digest in (job.old_sha256, job.new_sha256, job.patch_sha256))
-        expected = Expected(made, job.patch_bytes, old, new, job.new_bytes)
-        apply = StagedApply(DiskFolder(job.work), expected, time.monotonic)
+        apply = StagedApply(DiskFolder(job.work), _expected(job), time.monotonic)
         chunks = feed(apply.start.patch_offset)
         taken = 0
 
@@ -180,12 +180,43 @@ class InlinePatcher:
             raise PatchError(str(error)) from error
         return taken
 
+    def apply_in_place(
+        self, job: PatchJob, patch: Path, give_up: Callable[[], None], cancelled: Callable[[], bool]
+    ) -> None:
+        try:
+            apply = InPlaceApply(DiskFolder(job.work), _expected(job), read_only(patch), time.monotonic)
+            if not apply.begun:
+                apply.rehearse(read_only(job.old))
+            give_up()
+            apply.run(lambda: False)
+        except WireError as error:
+            raise PatchError(str(error)) from error
+
     def taken(self, work: Path) -> int:
         return patch_bytes_taken(work)
 
 
+def _expected(job: PatchJob) -> Expected:
+    old, new, made = (bytes.fromhex(digest) for digest in (job.old_sha256, job.new_sha256, job.patch_sha256))
+    return Expected(made, job.patch_bytes, old, new, job.new_bytes)
+
+
 class PowerCutError(BaseException):
     """The lights went out. No `except Exception` of the client may hold it."""
+
+
+class SmallDisk(FileSlots):
+    """Slots on a disk of so many bytes; None: the real one's."""
+
+    def __init__(self, root: Path, disk_bytes: int | None) -> None:
+        super().__init__(root)
+        self._disk_bytes = disk_bytes
+
+    def free_bytes(self) -> int:
+        if self._disk_bytes is None:
+            return super().free_bytes()
+        held = sum(path.stat().st_size for path in self._root.rglob("*") if path.is_file() and not path.is_symlink())
+        return self._disk_bytes - held
 
 
 class Mains:
@@ -239,6 +270,8 @@ class Rig:
         hardware_class: str = "any",
         precisions: tuple[str, ...] = (),
         codecs: tuple[Codec, ...] = (Codec.BSDIFF4,),
+        in_place: bool = False,
+        disk_bytes: int | None = None,
         contracts: Mapping[str, Contract] | None = None,
         models: tuple[str, ...] = (MODEL,),
         bandwidth_bytes_per_s: int = 0,
@@ -253,6 +286,7 @@ class Rig:
         self.device_id = device_id
         self.mains = mains or Mains()
         self.real_patcher = real_patcher
+        self.disk_bytes = disk_bytes
         self.profile = Profile(
             device_id=device_id,
             models=models,
@@ -265,6 +299,7 @@ class Rig:
                 codecs=tuple(codec.value for codec in codecs),
                 max_opset=17,
                 ram_bytes=2**30,
+                in_place=in_place,
             ),
         )
         self.pace = pace
@@ -280,7 +315,7 @@ class Rig:
         boot = life_of(self.database, lambda: "b0b0b0b0b0b0b0b0")
         self.journal = SqliteJournal(self.database, boot)
         self.outbox = SqliteOutbox(self.database, boot)
-        self.slots = FileSlots(self.state / "models")
+        self.slots = SmallDisk(self.state / "models", self.disk_bytes)
         self.host = ModelHost(device_id=self.device_id, runtimes={"fake": FakeRuntime()}, clock=self.clock)
         self.model = ServedModel(self.host, MODEL, lambda: None)
         self.broker = MemoryBroker(self.server, self.device_id)
@@ -299,7 +334,7 @@ class Rig:
         self.identity = self._enrolled()
         journal = Wired(self.journal, mains, "journal", ("record", "remember"))
         outbox = Wired(self.outbox, mains, "outbox", ("add", "sent", "acknowledge"))
-        slots = Wired(self.slots, mains, "slots", ("staging", "publish", "point", "discard", "collect"))
+        slots = Wired(self.slots, mains, "slots", ("staging", "publish", "give_up", "point", "discard", "collect"))
         host = Wired(self.host, mains, "host", ("prepare", "self_test", "switch"))
         patcher = patch.ChildPatcher() if self.real_patcher else InlinePatcher()
         self.downloads = HttpDownloads(pool, self.clock, self.server.url, self.pace)
@@ -307,11 +342,12 @@ class Rig:
             profile=self.profile,
             slots=slots,
             downloads=Wired(self.downloads, mains, "downloads", ("fetch",)),
-            patcher=Wired(patcher, mains, "patcher", ("apply", "stream")),
+            patcher=Wired(patcher, mains, "patcher", ("apply", "stream", "apply_in_place")),
             host=host,
             journal=journal,
             clock=self.clock,
             dice=lambda: 0.5,
+            room=None if self.disk_bytes is None else Room(spare_bytes=4_096, beside_bytes=4_096),
         )
         self.agent = Agent(
             profile=self.profile,

@@ -28,6 +28,9 @@ class File(Protocol):
     def truncate(self, size: int) -> None:
         """Cut or extend to `size`."""
 
+    def reserve(self, size: int) -> None:
+        """Extend to `size` if it is shorter, and make sure that writes up to there find room; raises `OSError`."""
+
     def sync(self) -> None:
         """Return once everything written so far is on disk."""
 
@@ -83,6 +86,10 @@ class DiskFile:
 
     def truncate(self, size: int) -> None:
         os.ftruncate(self._descriptor, size)
+
+    def reserve(self, size: int) -> None:
+        if size > 0:
+            os.posix_fallocate(self._descriptor, 0, size)
 
     def sync(self) -> None:
         os.fdatasync(self._descriptor)

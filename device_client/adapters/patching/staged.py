@@ -59,10 +59,13 @@ class Expected:
 class StagedApply:
     """One patch in one folder. `clock` gives seconds that never go back."""
 
-    def __init__(self, folder: Folder, expected: Expected, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, folder: Folder, expected: Expected, clock: Callable[[], float], sync_bytes: int = SYNC_BYTES
+    ) -> None:
         self._folder = folder
         self._expected = expected
         self._clock = clock
+        self._sync_bytes = sync_bytes
         self._output = folder.open(OUTPUT)
         self._journal = PatchJournal(folder.open(journal.NAME), expected.patch_sha256)
         self._head = folder.open(HEAD)
@@ -96,7 +99,7 @@ class StagedApply:
     def sync_if_due(self) -> None:
         """Keep to what a power cut may cost. Also for whoever waits for the network."""
         if self._dirty_since is not None and (
-            self._unsynced_bytes >= SYNC_BYTES or self._clock() - self._dirty_since >= SYNC_S
+            self._unsynced_bytes >= self._sync_bytes or self._clock() - self._dirty_since >= SYNC_S
         ):
             self._sync()
 

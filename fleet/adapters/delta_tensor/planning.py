@@ -11,6 +11,7 @@ from typing import Final
 from device_client.wire.tensor1.elements import Element
 from device_client.wire.tensor1.format import MAX_INSTRUCTIONS, Field, Instruction, Kind, Predictor
 from device_client.wire.tensor1.io import RandomAccess
+from device_client.wire.tensor1.reach import reach_back
 from device_client.wire.tensor1.streams import STORED, lzma_method
 from fleet.adapters.delta_tensor import fitting, samples
 from fleet.adapters.delta_tensor.byte_matching import ByteIndex
@@ -300,22 +301,15 @@ class Planner:
             if step.item.kind is Kind.LITERAL:
                 step = self._placed(step, literals)  # noqa: PLW2901 - the step as it will be written
             steps.append(step)
-        offset = reach = 0
-        for step in steps:
-            if step.item.old_record_bytes:
-                reach = max(reach, offset - step.item.old_offset, self._end_reach(step.item, offset))
-            if step.item.derivation is not None:
-                # Derived again whenever decoding resumes within it.
-                reach = max(reach, offset + step.item.length - step.item.derivation.old_offset)
-            offset += step.item.length
+        instructions = tuple(step.item for step in steps)
         return Plan(
-            tuple(step.item for step in steps),
+            instructions,
             {number: step.fit.parameters for number, step in enumerate(steps) if step.fit and step.fit.parameters},
             {number: step.fit.written for number, step in enumerate(steps) if step.fit and step.fit.parameters},
             {number: step.tensor for number, step in enumerate(steps) if step.tensor is not None},
             {number: columns for number, step in enumerate(steps) if (columns := self._columns(step))},
             bytes(literals),
-            reach,
+            reach_back(instructions),
             frozenset(self._unchanged),
         )
 
@@ -325,11 +319,6 @@ class Planner:
             return 0
         tensor = tensor_of(self.new_layout.segments[step.tensor])
         return tensor.inner if tensor.fields == step.item.fields and tensor.element is not None else 0
-
-    @staticmethod
-    def _end_reach(item: Instruction, offset: int) -> int:
-        """How far behind writing the last record is read."""
-        return offset + item.length - item.record_bytes - (item.old_offset + item.old_length - item.old_record_bytes)
 
     def _placed(self, step: Step, literals: bytearray) -> Step:
         """A run of plain bytes: a literal, or a stream if it is long."""
