@@ -25,6 +25,7 @@ CEILINGS = {
     "int8-requantised": 0.22,
     "cast": 0.02,
     "fp32-to-int8": 0.02,
+    "fp32-to-gguf": 0.01,
     "gguf-q8_0": 0.30,
     "gguf-q4_0": 0.30,
     "metadata": 0.002,

@@ -51,6 +51,8 @@ def _cases() -> dict[str, tuple[bytes, bytes]]:
         "quantise_margin": (files.onnx_file({"w": square})[0], files.onnx_int8({"w": square}, margin=1.07)),
         "requantise": (files.onnx_int8({"w": square}), files.onnx_int8({"w": square}, margin=1.1)),
         "blocks_q8_0": (files.gguf({"w": square}, "q8_0"), files.gguf({"w": square + product}, "q8_0")),
+        "pack_q8_0": (st({"w": square}), files.gguf({"w": square}, "q8_0")),
+        "pack_q4_0": (st({"w": square.astype("f2")}), files.gguf({"w": square.astype("f2").astype("f4")}, "q4_0")),
         "text": (b"nothing in common", b"".join(b"line %d of a text\n" % (index % 40) for index in range(700))),
         "verbatim": (b"old", hashlib.shake_128(b"new").digest(300)),
         "empty": (b"old", b""),

@@ -86,6 +86,11 @@ class Predictor(IntEnum):
     QUANTISE = 7
     REQUANTISE = 8
     SCALES = 9
+    PACK = 10
+
+
+# Elements of the old file that make one record of `PACK`.
+PACKED_ELEMENTS: Final = 32
 
 
 class Formula(IntEnum):
@@ -182,7 +187,9 @@ class Instruction:
             return 1
         if self.kind is not Kind.DELTA or self.predictor in {Predictor.NOTHING, Predictor.SCALES}:
             return 0
-        return self.record_bytes if self.old_element is None else self.old_element.width
+        if self.old_element is None:
+            return self.record_bytes
+        return self.old_element.width * (PACKED_ELEMENTS if self.predictor is Predictor.PACK else 1)
 
     @property
     def old_length(self) -> int:

@@ -14,6 +14,7 @@ machine to the next. `w` is the old number as float32, `i` the index of the para
 | ROW_SCALE | inner, count | s: f32[count] | w * s[i] |
 | LOW_RANK | rank, columns | v: f32[rank, columns], u: f32[rows, rank] | w + (u[r,0] v[0,c] + u[r,1] v[1,c] + ...) |
 | QUANTISE | inner, count | s: f32[count], z: i32[count] | rint(w / s[i]) + z[i], clipped |
+| PACK | kind | | blocks of ggml out of 32 w each: see `packing` |
 | SCALES | 1, count | s: f32[count] | s[i] |
 | REQUANTISE | inner, count | s: f32[count], a: i32[count], z: i32[count] | rint((q - a[i]) * s[i]) + z[i], clipped |
 """
@@ -24,7 +25,8 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from device_client.wire.tensor1.elements import Element, Integers, bits_of, integers, ordered, reals
 from device_client.wire.tensor1.errors import PatchLimitError, PatchPayloadError, PatchTableError
-from device_client.wire.tensor1.format import MAX_MULTIPLIES, MAX_RANK, Instruction, Predictor
+from device_client.wire.tensor1.format import MAX_MULTIPLIES, MAX_RANK, PACKED_ELEMENTS, Instruction, Predictor
+from device_client.wire.tensor1.packing import FIELDS, Packing, pack
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,6 +45,7 @@ _WHOLE: Final = {
 }
 _STEP: Final = 2.0**-24
 _MAX_DECAY: Final = 1 << 16
+_PART: Final = 1 << 15
 
 
 def check(item: Instruction) -> None:
@@ -58,6 +61,11 @@ def check(item: Instruction) -> None:
             raise PatchTableError(f"expected SCALES to be plain floats of their own, got {item.fields}")
         if item.length // new.width != _count_of_scales(item) or item.parameter_bytes != 4 * item.scalars[1]:
             raise PatchTableError(f"expected parameters that fit {item.scalars}, got {item.parameter_bytes} bytes")
+        return
+    if item.predictor is Predictor.PACK:
+        kinds = [kind for kind in Packing if item.scalars == (kind,)]
+        if not kinds or item.fields != FIELDS[kinds[0]] or old is None or not old.is_float or item.parameter_bytes:
+            raise PatchTableError(f"expected blocks of a known kind out of floats, got {item.scalars} {item.fields}")
         return
     if len(item.fields) != 1 or item.fields[0].count != 1 or old is None:
         raise PatchTableError(f"expected {item.predictor.name} on plain numbers from stated ones, got {item.fields}")
@@ -118,8 +126,10 @@ def predict(item: Instruction, parameters: bytes, content: bytes, first: int, co
     old = item.old_element
     if old is None:
         raise PatchTableError(f"expected {item.predictor.name} to say what it predicts from")
-    new = item.fields[0].element
     raw = integers(content, old)
+    if item.predictor is Predictor.PACK:
+        return _packed(item, reals(raw, old))
+    new = item.fields[0].element
     # Numbers that overflow or are not numbers are guesses like any other.
     with np.errstate(all="ignore"):
         if item.predictor is Predictor.PRUNE:
@@ -127,7 +137,9 @@ def predict(item: Instruction, parameters: bytes, content: bytes, first: int, co
         elif item.predictor in _FLOAT_TO_FLOAT:
             guess = bits_of(_float_guess(item, parameters, reals(raw, old), first), new)
         else:
-            guess = _quantised(item, parameters, raw, first)
+            # In parts, so that what lies between floats and bytes takes little memory and stays in the cache.
+            parts = range(0, len(raw), _PART) or (0,)
+            guess = np.concatenate([_quantised(item, parameters, raw[at : at + _PART], first + at) for at in parts])
     return [ordered(guess, new)]
 
 
@@ -144,6 +156,16 @@ def _same(item: Instruction, content: bytes) -> list[Integers]:
         guesses.append(ordered(run.view(f"<i{field.element.width}").reshape(-1), field.element))
         position += field.length
     return guesses
+
+
+def _packed(item: Instruction, weights: Any) -> list[Integers]:
+    import numpy as np
+
+    made = pack(Packing(item.scalars[0]), weights.reshape(-1, PACKED_ELEMENTS))
+    return [
+        ordered(np.ascontiguousarray(part).reshape(-1).view(f"<i{field.element.width}"), field.element)
+        for part, field in zip(made, item.fields, strict=True)
+    ]
 
 
 def _float_guess(item: Instruction, parameters: bytes, weights: Any, first: int) -> Any:

@@ -12,10 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from device_client.wire.tensor1.derivations import derive, differences
-from device_client.wire.tensor1.elements import Element, integers, reals
-from device_client.wire.tensor1.format import MAX_PARAMETER_BYTES, Derivation, Predictor, pack_parameters
+from device_client.wire.tensor1.elements import Element, integers, ordered, reals
+from device_client.wire.tensor1.format import (
+    MAX_PARAMETER_BYTES,
+    Derivation,
+    Instruction,
+    Kind,
+    Predictor,
+    pack_parameters,
+)
 from device_client.wire.tensor1.io import RandomAccess
+from device_client.wire.tensor1.packing import FIELDS, Packing
+from device_client.wire.tensor1.predictors import predict
 from fleet.adapters.delta_tensor.samples import Sample
+from fleet.adapters.delta_tensor.tensors import Tensor, sample_ranges
 from fleet.domain.layouts import Quantisation, Segment
 
 _WINDOW_ELEMENTS: Final = 1 << 17
@@ -33,6 +43,7 @@ _MIN_ROW: Final = 8
 _SLOPE_RANGE: Final = (8, 127)
 _FAR: Final = 16
 _MIN_POINTS: Final = 32
+_TRIED_BLOCKS: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,3 +377,28 @@ def requantise(old: RandomAccess, new: RandomAccess, before: Segment, after: Seg
         return
     parameters = ratio.astype("<f4").tobytes() + lost.astype("<i4").tobytes() + points.tobytes()
     yield Fit(Predictor.REQUANTISE, spread, parameters)
+
+
+def packed(old: RandomAccess, new: RandomAccess, before: Tensor, after: Tensor) -> Instruction | None:
+    """Floats that became blocks of ggml, if most of those that are tried come out right."""
+    blocks, element = after.segment.blocks, before.element
+    if blocks is None or element is None or not element.is_float or before.segment.elements != after.segment.elements:
+        return None
+    kind = Packing.__members__.get(blocks.name.upper())
+    if kind is None or FIELDS[kind] != after.fields:
+        return None
+    item = Instruction(
+        Kind.DELTA, after.segment.length, before.segment.offset, Predictor.PACK, after.fields, element, (kind,)
+    )
+    right = tried = 0
+    for first, count in sample_ranges(after.count, 1, _TRIED_BLOCKS):
+        source = old.read_at(item.old_offset + first * item.old_record_bytes, count * item.old_record_bytes)
+        made = new.read_at(after.segment.offset + first * item.record_bytes, count * item.record_bytes)
+        records = np.frombuffer(made, dtype=np.uint8).reshape(count, -1)
+        position = 0
+        for field, guess in zip(after.fields, predict(item, b"", source, first, count), strict=True):
+            cells = ordered(guess, field.element).view(np.uint8).reshape(count, -1)
+            right += int(np.count_nonzero(cells == records[:, position : position + field.length]))
+            position += field.length
+        tried += len(made)
+    return item if right > tried // 2 else None

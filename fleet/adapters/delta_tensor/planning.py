@@ -119,6 +119,9 @@ class Planner:
             return steps + (self._alone(tensor, segment.offset + shared, rest) if rest else [])
         if source.shape == segment.shape and tensor.element is not None and before.element is not None:
             return self._converted(tensor, before)
+        packed = fitting.packed(self.old, self.new, before, tensor)
+        if packed is not None:
+            return [Step(packed)]
         return None if segment.length < _SMALL else self._alone(tensor, segment.offset, segment.length)
 
     def _equal(self, old_offset: int, new_offset: int, length: int) -> bool:

@@ -141,7 +141,8 @@ class Pairing:
 def fits(old: Segment, new: Segment) -> bool:
     """Whether numbers of `old` can predict those of `new` in order: same shape, or rows were added or taken away."""
     if old.blocks != new.blocks:
-        return False
+        # Floats may have been packed into blocks.
+        return old.blocks is None and old.shape == new.shape
     return old.shape == new.shape or (
         old.dtype == new.dtype and len(old.shape) == len(new.shape) > 0 and old.shape[1:] == new.shape[1:]
     )

@@ -138,6 +138,7 @@ def pairs(versions: Versions) -> Iterator[Pair]:
     yield Pair("fp32_to_fp16", "cast", ".safetensors", st(base), st(half(base)))
     yield Pair("fp32_to_bf16", "cast", ".safetensors", st(base), st(brain(base)))
     yield Pair("fp32_to_int8", "fp32-to-int8", ".onnx", _onnx(base), files.onnx_int8(base))
+    yield Pair("fp32_to_q8_0", "fp32-to-gguf", ".gguf", files.gguf(base, "f32"), files.gguf(base, "q8_0"))
     for kind in ("q8_0", "q4_0"):
         yield Pair(f"adamw_{kind}", f"gguf-{kind}", ".gguf", files.gguf(base, kind), files.gguf(tuned, kind))
     yield Pair("shuffled_order", "fp32", ".safetensors", st(_shuffled(base, 1)), st(_shuffled(tuned, 2)))

@@ -2,7 +2,7 @@
 
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import onnx
@@ -43,8 +43,13 @@ def raw(weights: Weights) -> bytes:
 
 
 def gguf(weights: Weights, kind: str) -> bytes:
-    """Matrices as blocks of `q8_0` or `q4_0`, vectors as float32."""
-    code, pack = {"q8_0": (8, _q8_0), "q4_0": (2, _q4_0)}[kind]
+    """Matrices as float32 or blocks of `q8_0` or `q4_0`, vectors as float32."""
+    kinds: dict[str, tuple[int, Callable[[np.ndarray], bytes]]] = {
+        "f32": (0, lambda array: array.tobytes()),
+        "q8_0": (8, _q8_0),
+        "q4_0": (2, _q4_0),
+    }
+    code, pack = kinds[kind]
 
     def text(value: str) -> bytes:
         return struct.pack("<Q", len(value)) + value.encode()
