@@ -53,8 +53,17 @@ class Assignment:
         return 0 if self.rule is None else self.rule.phase
 
 
-def assign(facts: DeviceFacts, rules: Sequence[Rule], *, model: str, now: datetime) -> Assignment:
-    """Decide for `model`; rules of other models are ignored."""
+def assign(facts: DeviceFacts, rules: Sequence[Rule], *, model: str, now: datetime, stop: str = "") -> Assignment:
+    """Decide for `model`; rules of other models are ignored. With a `stop` in force, devices keep what they run."""
+    found = _by_rules(facts, rules, model, now)
+    running = facts.models.get(model)
+    if not stop or found.build is None or (running is not None and running.digest == found.build.digest):
+        return found
+    reason = f"{stop}: the device keeps what it runs"
+    return Assignment(model, Decision.NOTHING, reason, (*found.trace, Step(model, "refused", reason)))
+
+
+def _by_rules(facts: DeviceFacts, rules: Sequence[Rule], model: str, now: datetime) -> Assignment:
     trace: list[Step] = []
     if not facts.is_active:
         trace.append(Step(facts.device_id, "refused", "the device is revoked or in quarantine"))

@@ -1,6 +1,6 @@
 """Decides what happens to a rollout next. Reads a snapshot, returns one frozen intent; a service applies it.
 
-Order: the emergency stop, then a revert under way, then failed gates, then a person's hold, then the deadline, then the
+Order: a person's emergency stop, which holds what runs, then a revoked version, then a revert under way, then failed gates, then a person's hold, then the deadline, then the
 way forward. A phase goes on when every gate passes, it has lasted its minimum, and enough devices have installed the
 version (which the install gate asks for). The deadline runs from the phase's start, or from the last time that a person
 resumed it.
@@ -31,7 +31,8 @@ class Action(StrEnum):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One rollout at one moment. `stop` is the reason of an emergency stop, if one was asked for.
+    """One rollout at one moment. `stop` is why it must be reverted whatever its gates say (a revoked version);
+    `frozen` is why nobody may move any device (a person's emergency stop). Both are empty otherwise.
 
     Before `is_counted` nobody knows how many devices the phase is about, and nothing can be judged by shares of them.
     `still_running` counts the devices that attest the version while a revert is under way. `clock_from` is the start
@@ -45,6 +46,7 @@ class Snapshot:
     clock_from: datetime
     is_counted: bool = True
     stop: str = ""
+    frozen: str = ""
     still_running: int = 0
     reverting_since: datetime | None = None
 
@@ -66,6 +68,10 @@ UNCOUNTED: Final = "the phase's devices are still being counted"
 
 def decide(snapshot: Snapshot, now: datetime) -> Intent:
     """The one intent for this moment. WAIT changes nothing."""
+    if snapshot.frozen:
+        if snapshot.state is RolloutState.RUNNING:
+            return Intent(Action.HOLD, snapshot.frozen, evidence={"stop": snapshot.frozen})
+        return Intent(Action.WAIT, snapshot.frozen)
     if snapshot.state is RolloutState.REVERTING:
         return _reverting(snapshot, now)
     if snapshot.state not in (RolloutState.RUNNING, RolloutState.HELD):

@@ -233,6 +233,20 @@ def test_live__approvals__asked_for_given_by_others_and_in_an_emergency(
     assert modelfleet.ok("rollout", "approve", urgent["id"], "--reason", "fire", "--emergency")["state"] == "running"
 
 
+def test_live__emergency_stop__set_listed_lifted_within_ones_reach(modelfleet: CommandLine, keys: Path) -> None:
+    modelfleet.ok("namespaces", "list")
+    scoped = _limited(modelfleet, "rollout:write:vision")
+    everything = ("stop", "set", "everything", "--reason", "unknown")
+    assert _error(scoped, *everything) == "scope_missing"
+    assert _error(scoped, "stop", "set", "sound", "--reason", "x") == "scope_missing"
+    assert _error(scoped, "stop", "set", "vision.digits", "--reason", "x") == "model_not_found"
+    assert modelfleet.ok(*everything)["scope"] == "*"
+    assert _error(modelfleet, *everything) == "stopped_already"
+    assert [item["reason"] for item in scoped.ok("stop", "list")] == ["unknown"]
+    modelfleet.ok("stop", "lift", "everything", "--reason", "known")
+    assert modelfleet("stop", "list").out == "nothing is stopped\n"
+
+
 @pytest.mark.usefixtures("publisher")
 def test_live__plan_of_a_version_that_fits_no_device__exit_code_4(
     modelfleet: CommandLine, keys: Path, onnx_file: Callable[..., Path]

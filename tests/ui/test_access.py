@@ -18,7 +18,7 @@ from tests.ui.story import MODEL, Story, policy
 pytestmark = pytest.mark.django_db
 
 OPEN_TO_EVERYBODY = {"login", "logout", "favicon"}
-OPERATORS_ONLY = {"enrol", "act"}
+OPERATORS_ONLY = {"enrol", "act", "experiment-act", "stops"}
 ARGUMENTS = {
     "name": MODEL,
     "label": "1",
@@ -186,6 +186,19 @@ def test_intervention__without_a_reason__is_not_done(operator: Client) -> None:
     form = {"reason": " ", "revision": rollouts.rollout(rollout_id).revision}
     assert operator.post(f"/rollouts/{rollout_id}/cancel", form).status_code == 422
     assert rollouts.rollout(rollout_id).state == "running"
+
+
+def test_emergency_stop__set_and_lifted_on_the_page__every_page_says_so(operator: Client) -> None:
+    Story(timezone.now(), size=3, away=0).first_rollout()
+    unknown = operator.post("/stops", {"scope": "nobody", "reason": "smoke"})
+    assert unknown.status_code == 422
+    assert "expected an existing namespace" in unknown.text
+    operator.post("/stops", {"scope": "*", "reason": "smoke in hall 2"})
+    for page in ("/", "/rollouts", "/stops"):
+        assert "Everything is stopped" in operator.get(page).text
+        assert "smoke in hall 2" in operator.get(page).text
+    operator.post("/stops", {"scope": "*", "reason": "was the oven", "lift": "true"})
+    assert "Everything is stopped" not in operator.get("/").text
 
 
 def test_approval__asked_for__shown_and_given_by_another_person_on_the_page(operator: Client) -> None:

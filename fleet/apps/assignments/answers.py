@@ -61,7 +61,7 @@ def _answer(device_id: str, check: Check, plans: PlanCache, now: datetime) -> Ch
         plan = known.get(running.model)
         if plan is None:
             continue
-        assigned = domain.assign(facts, plan.rules, model=running.model, now=now)
+        assigned = domain.assign(facts, plan.rules, model=running.model, now=now, stop=plan.stop)
         patches, until = _patches(assigned, running, check, plan, now)
         decided = assigned if until is None else _wait_for_patch(assigned, until)
         # An arm's devices count from their assignment: waiting for a patch would make one arm look smaller.

@@ -81,6 +81,25 @@ class RuleArm(models.Model):
         return f"rule {self.rule_id} arm {self.name}"
 
 
+class Stop(models.Model):
+    """Nobody may change what devices run: of one model, of a namespace, or of everything (`*`). Lifted, it is history."""
+
+    scope = models.CharField(max_length=63)
+    reason = models.CharField(max_length=500)
+    created_by = models.CharField(max_length=128)
+    created_at = models.DateTimeField()
+    lifted_by = models.CharField(max_length=128, blank=True)
+    lifted_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(name="stop_once", fields=["scope"], condition=Q(lifted_at__isnull=True)),
+        ]
+
+    def __str__(self) -> str:
+        return f"stop of {self.scope}"
+
+
 class PlanRevision(models.Model):
     """How often a model's plan changed: the revision of its retained notice."""
 

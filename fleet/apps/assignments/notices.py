@@ -14,8 +14,8 @@ from fleet.apps.assignments.records import RuleRecord
 from fleet.domain.facts import RuleState
 
 
-def plan_notice(revision: int, rules: Sequence[RuleRecord]) -> PlanNotice:
-    """The notice for `rules`, which are all of one model.
+def plan_notice(revision: int, rules: Sequence[RuleRecord], *, is_stopped: bool = False) -> PlanNotice:
+    """The notice for `rules`, which are all of one model. While that is stopped, everybody who was called is halted.
 
     Running rules call the devices in their range; held ones stop theirs; a withdrawn one stops those that it had
     reached, until a newer rule speaks for the model; the newest completed one calls the devices that it never reached.
@@ -37,5 +37,5 @@ def plan_notice(revision: int, rules: Sequence[RuleRecord]) -> PlanNotice:
             case _:
                 continue
         if reached:
-            asked.append(PlanRule(ask, rule.seed, reached, rule.jitter_s))
+            asked.append(PlanRule(Ask.HALT if is_stopped else ask, rule.seed, reached, rule.jitter_s))
     return PlanNotice(revision, tuple(asked[:MAX_RULES_PER_NOTICE]))

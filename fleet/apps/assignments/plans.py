@@ -12,7 +12,7 @@ from typing import Final
 
 from fleet.apps.assignments.models import PlanRevision
 from fleet.apps.assignments.records import RuleRecord
-from fleet.apps.assignments.selectors import assignable_rules, device_policy, rule_record
+from fleet.apps.assignments.selectors import assignable_rules, device_policy, rule_record, stop_of
 from fleet.apps.registry import selectors as registry
 from fleet.apps.registry.records import VersionRecord, VersionState
 from fleet.domain.errors import NotFoundError
@@ -33,6 +33,8 @@ class RulesOfModel:
     rules: tuple[Rule, ...]
     manifests: Mapping[str, bytes]
     records: Mapping[int, RuleRecord]
+    stop: str = ""
+    """Why no device may change what it runs; empty if nothing forbids it."""
 
     def patch_wait_s(self, rule: Rule) -> float:
         """For how long devices wait for a patch in a phase of this rule."""
@@ -93,6 +95,7 @@ def _read(model: str, revision: int, now: datetime) -> RulesOfModel | None:
             variant.digest: variant.manifest_bytes for version in versions.values() for variant in version.variants
         },
         records={record.id: record for record in records},
+        stop=stop_of(model),
     )
 
 

@@ -14,6 +14,16 @@ from fleet.domain.filters.predicate import Described
 
 
 @dataclass(frozen=True)
+class StopRecord:
+    """A stop in force. `scope` is a model, a namespace, or `*` for everything."""
+
+    scope: str
+    reason: str
+    created_by: str
+    created_at: datetime
+
+
+@dataclass(frozen=True)
 class ArmRecord:
     """One arm of an experiment's rule: the devices in these buckets get this version."""
 

@@ -10,7 +10,7 @@ from device_client.wire.bucketing import BucketRange
 from device_client.wire.director import DevicePolicy
 from device_client.wire.errors import WireError
 from device_client.wire.fields import Fields
-from fleet.apps.assignments.models import Assignment, Offer, PlanRevision, Rule
+from fleet.apps.assignments.models import Assignment, Offer, PlanRevision, Rule, Stop
 from fleet.apps.assignments.records import (
     ArmOffers,
     ArmRecord,
@@ -20,6 +20,7 @@ from fleet.apps.assignments.records import (
     OfferRecord,
     RuleRecord,
     RuleView,
+    StopRecord,
 )
 from fleet.domain.assign import Step
 from fleet.domain.errors import NotFoundError
@@ -48,6 +49,22 @@ def rules(model: str) -> tuple[RuleRecord, ...]:
 def assignable_rules(model: str) -> tuple[Rule, ...]:
     """The rows that can give a device a version of this model. For this app only."""
     return _with_arms(_assignable(model))
+
+
+def stops() -> tuple[StopRecord, ...]:
+    """The stops in force, the newest first."""
+    rows = Stop.objects.filter(lifted_at=None).order_by("-created_at", "-pk")
+    return tuple(StopRecord(row.scope, row.reason, row.created_by, row.created_at) for row in rows)
+
+
+def stop_of(model: str) -> str:
+    """Why nobody may change what devices run of this model, as a sentence; empty if nothing forbids it."""
+    scopes = ["*", model.partition(".")[0], model]
+    row = Stop.objects.filter(lifted_at=None, scope__in=scopes).order_by("created_at", "pk").first()
+    if row is None:
+        return ""
+    meant = "everything" if row.scope == "*" else row.scope
+    return f"{meant} was stopped by {row.created_by}: {row.reason}"
 
 
 def announced_rules(model: str) -> tuple[Rule, ...]:

@@ -24,14 +24,14 @@ from fleet.apps.assignments.models import Offer, PlanRevision, Rule, RuleArm
 from fleet.apps.assignments.notices import plan_notice
 from fleet.apps.assignments.plans import PlanCache
 from fleet.apps.assignments.records import ArmRecord
-from fleet.apps.assignments.selectors import announced_rules, rule_record
+from fleet.apps.assignments.selectors import announced_rules, rule_record, stop_of
 from fleet.apps.outbox import services as outbox
 from fleet.apps.registry import selectors as registry
-from fleet.domain.errors import InvalidInputError, NotFoundError
+from fleet.domain.errors import ConflictError, InvalidInputError, NotFoundError
 from fleet.domain.facts import RuleState
 from fleet.domain.filters.filter import Filter
 
-__all__ = ["PlanCache", "answer_check", "create_rule", "record_reports", "repeat_notice", "set_rule"]
+__all__ = ["PlanCache", "announce", "answer_check", "create_rule", "record_reports", "repeat_notice", "set_rule"]
 
 # Failures after the swap: the device had served the version before it went back.
 _AFTER_SWAP: Final = frozenset({FailureCode.LOAD, FailureCode.PROBATION, FailureCode.CRASH_LOOP})
@@ -104,7 +104,8 @@ def set_rule(
 ) -> None:
     """Change a rule and tell the fleet: a new revision of the model's plan notice waits in the outbox.
 
-    A new phase begins `now`. Completed and withdrawn rules end `now`; a withdrawn one cannot come back.
+    A new phase begins `now`. Completed and withdrawn rules end `now`; a withdrawn one cannot come back. Raises
+    `ConflictError` for a rule that would offer while its model is stopped.
     """
     row = Rule.objects.select_for_update().filter(pk=rule_id).first()
     if row is None:
@@ -113,6 +114,9 @@ def set_rule(
         raise InvalidInputError("rule_withdrawn", f"rule {rule_id} is withdrawn, got {state} for it")
     if phase is not None and phase != row.phase:
         row.phase, row.phase_started_at = phase, now
+    stop = stop_of(row.model_id) if state is RuleState.RUNNING else ""
+    if stop:
+        raise ConflictError("stopped", f"expected no stop in force, got one: {stop}")
     if treated_end is not None:
         row.treated_end = treated_end
     if control_start is not None:
@@ -205,6 +209,12 @@ def _outcome(report: StateReport) -> Offer.Outcome | None:
     return None
 
 
+@transaction.atomic
+def announce(*, model: str, now: datetime) -> None:
+    """Tell the fleet that something about a model's plan has changed."""
+    _announce(model, now)
+
+
 def _announce(model: str, now: datetime) -> None:
     PlanRevision.objects.get_or_create(model_id=model)
     PlanRevision.objects.filter(pk=model).update(revision=F("revision") + 1)
@@ -213,5 +223,6 @@ def _announce(model: str, now: datetime) -> None:
 
 def _publish_notice(model: str, now: datetime) -> None:
     revision = PlanRevision.objects.get(pk=model).revision
-    notice = plan_notice(revision, [rule_record(row) for row in announced_rules(model)])
+    rules = [rule_record(row) for row in announced_rules(model)]
+    notice = plan_notice(revision, rules, is_stopped=bool(stop_of(model)))
     outbox.enqueue(topic=topics.plan(registry.model(model).plan_key), payload=notice.encode(), retain=True, now=now)

@@ -76,7 +76,7 @@ def begin_approved(*, rollout_id: str, now: datetime) -> Decision | None:
 
 
 def _is_busy(model: str) -> bool:
-    """Whether something else moves devices of this model."""
-    return bool(assignments.running_experiment(model)) or (
+    """Whether something else moves devices of this model, or nothing may."""
+    return bool(assignments.stop_of(model) or assignments.running_experiment(model)) or (
         Rollout.objects.filter(model_id=model, state__in=OFFERING).exists()
     )

@@ -42,6 +42,7 @@ def snapshot(row: Rollout, policy: RolloutPolicy, now: datetime) -> Snapshot:
         clock_from=row.clock_from_at or started_at,
         is_counted=current is not None and current.counted_at is not None,
         stop="" if reverting else _stop(row),
+        frozen=assignments.stop_of(row.model_id),
         still_running=_still_running(row) if reverting else 0,
         reverting_since=row.reverting_since_at,
     )

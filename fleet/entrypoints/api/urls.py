@@ -3,7 +3,17 @@
 from django.urls import path, re_path
 
 from fleet.entrypoints.api import converters
-from fleet.entrypoints.api.views import catalogue, devices, experiments, figures, rollouts, schema, trust, versions
+from fleet.entrypoints.api.views import (
+    catalogue,
+    devices,
+    experiments,
+    figures,
+    rollouts,
+    schema,
+    stops,
+    trust,
+    versions,
+)
 
 converters.register()
 
@@ -55,6 +65,8 @@ urlpatterns = [
         experiments.ExperimentDecisions.as_view(),
         name="experiment-decisions",
     ),
+    path("stops", stops.Stops.as_view(), name="stops"),
+    path("stops:lift", stops.StopLifting.as_view(), name="lift-stop"),
     path("devices", devices.Devices.as_view(), name="devices"),
     path("devices/<device:device>", devices.Device.as_view(), name="device"),
     path("devices/<device:device>:revoke", devices.DeviceRevocation.as_view(), name="revoke-device"),

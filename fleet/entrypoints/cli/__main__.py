@@ -20,6 +20,7 @@ MODULES: Final[Mapping[str, Sequence[str]]] = {
     "models": ("models", "versions", "revoke", "alias"),
     "namespaces": ("namespaces",),
     "push": ("push",),
+    "stops": ("stop",),
     "rollouts": ("rollout",),
     "experiments": ("experiment",),
     "devices": ("devices", "explain"),

@@ -50,6 +50,23 @@ class ClaimForm(forms.Form):
         return {name.strip(): value.strip() for name, _, value in pairs}
 
 
+class StopForm(forms.Form):
+    """What is to be stopped, or let go, and why."""
+
+    scope = forms.CharField(
+        label="Model, namespace, or *",
+        max_length=63,
+        widget=forms.TextInput(attrs={"autocomplete": "off", "spellcheck": "false", "placeholder": "vision.defects"}),
+        help_text="A star stops everything. Rollouts are held, downloads end, nothing new is offered.",
+    )
+    reason = forms.CharField(
+        label="Reason",
+        max_length=500,
+        widget=forms.TextInput(attrs={"autocomplete": "off", "placeholder": "shown to everybody who asks why"}),
+    )
+    lift = forms.BooleanField(required=False, widget=forms.HiddenInput())
+
+
 class ActionForm(forms.Form):
     """Why a person intervenes in a rollout, and which state of it they were looking at."""
 

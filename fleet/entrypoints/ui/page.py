@@ -8,6 +8,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.utils import timezone
 
+from fleet.apps.assignments import selectors as assignments
 from fleet.apps.trust import selectors as trust
 from fleet.apps.trust.records import RoleState
 from fleet.entrypoints.ui.access import is_live_request, is_operator
@@ -48,6 +49,7 @@ def render_page(
         "set_up": state.roots_imported,
         "expired_roles": expired,
         "expiring_roles": expiring,
+        "stops": assignments.stops(),
     }
     return render(request, template, {**inner, **frame}, status=status)
 

@@ -5,7 +5,7 @@ from django.templatetags.static import static
 from django.urls import path
 from django.views.generic import RedirectView
 
-from fleet.entrypoints.ui.views import audit, devices, enrol, experiments, models, overview, rollouts
+from fleet.entrypoints.ui.views import audit, devices, enrol, experiments, models, overview, rollouts, stops
 
 app_name = "ui"
 
@@ -21,6 +21,7 @@ urlpatterns = [
     path("experiments", experiments.experiments, name="experiments"),
     path("experiments/<str:experiment_id>", experiments.experiment, name="experiment"),
     path("experiments/<str:experiment_id>/<str:action>", experiments.act, name="experiment-act"),
+    path("stops", stops.stop, name="stops"),
     path("devices", devices.devices, name="devices"),
     path("devices/<str:device_id>", devices.device, name="device"),
     path("enrol", enrol.enrol, name="enrol"),

@@ -24,12 +24,14 @@ EXAMPLES = {
     "alias": "champion",
     "sha256": "a" * 64,
     "rollout": "r-0a1b2c3d4e5f",
+    "experiment": "e-0a1b2c3d4e5f",
     "device": "cam-0001",
     "group": "first",
     "token_id": "1",
     "action": "pause",
     "repository": "image",
 }
+OWN = {"experiment_action": "stop"}
 CHANGING = {"POST", "PUT", "PATCH", "DELETE"}
 # A dry run stores nothing, so that who may look may also ask what would happen.
 READING_POSTS = {"plan"}
@@ -41,7 +43,10 @@ def addresses() -> Iterator[tuple[str, str]]:
         assert isinstance(pattern, URLPattern)
         if pattern.name not in PUBLIC:
             text = str(pattern.pattern)
-            yield str(pattern.name), "/" + re.sub(r"<\w+:(\w+)>", lambda match: EXAMPLES[match[1]], text)
+            yield (
+                str(pattern.name),
+                "/" + re.sub(r"<(\w+):(\w+)>", lambda match: OWN.get(match[1]) or EXAMPLES[match[2]], text),
+            )
 
 
 def is_problem(answer: Any, status: int) -> bool:
