@@ -50,6 +50,8 @@ _HASHED: Final = 1 << 20
 # Up to this size the whole new file is tried as one LZMA stream when that looks smaller than the patch.
 _MAX_WHOLE: Final = 64 << 20
 _WHOLE_MARGIN: Final = 1.15
+# With so many instructions, of at most 100 bytes each in practice, there is room for all literals too.
+_MAX_SURE: Final = 1 << 15
 
 
 def encode(
@@ -69,7 +71,7 @@ def encode(
     block_bytes = max(MIN_BLOCK_BYTES, min(block_bytes, MAX_BLOCK_BYTES))
     writing = _Writing(old, new, out, coding=coding, block_bytes=block_bytes)
     plan = Planner(old, new, old_layout, new_layout, coding).plan()
-    if len(plan.instructions) > MAX_INSTRUCTIONS or len(_prologue(plan)) > MAX_PROLOGUE_BYTES:
+    if not _fits(plan):
         plan = _whole(new)
     size = writing.write(plan)
     if size > _probable(new):
@@ -107,6 +109,12 @@ def _smaller_of(writing: "_Writing", plan: Plan, size: int, new: RandomAccess) -
     rewritten = writing.write(plan)
     writing.spent = spent
     return rewritten
+
+
+def _fits(plan: Plan) -> bool:
+    """Whether a prologue may be as long as the plan's. Few plans are long enough for that to be in doubt."""
+    count = len(plan.instructions)
+    return count <= _MAX_SURE or (count <= MAX_INSTRUCTIONS and len(_prologue(plan)) <= MAX_PROLOGUE_BYTES)
 
 
 def _prologue(plan: Plan) -> bytes:

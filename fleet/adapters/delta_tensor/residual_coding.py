@@ -21,7 +21,8 @@ from fleet.adapters.delta_tensor import magnitudes
 LEVEL: Final = 8
 # Buckets smaller than this lose more to their own tables than they gain.
 _MIN_BUCKET: Final = 1536
-_MAX_BUCKETS: Final = 24
+# Half as many again would save 0.1-0.3% and take an eighth more time, on both sides.
+_MAX_BUCKETS: Final = 16
 
 
 class Coding(StrEnum):
