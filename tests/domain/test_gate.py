@@ -357,6 +357,17 @@ def test_silence_gate__beside_the_control__blames_the_version_only_for_its_own(
     assert one(policy(), seen, "silence").verdict is verdict
 
 
+def test_silence_gate__devices_fall_silent_after_they_installed_it__fails() -> None:
+    seen = facts(
+        counts=PhaseCounts((counts(100, 200, 400),)),
+        offers=(offers(100, 100),),
+        watched=watched((100, 45), (200, 20)),
+    )
+    found = one(policy(), seen, "silence")
+    assert found.verdict is F
+    assert "45 of 100 and 20 of 200 control devices are" in found.sentence
+
+
 def crashed(treated: int, control: int, hours: float = 10.0) -> list[DeviceRow]:
     """Of 100 treated devices for `hours` and 500 control devices for ten hours, these crashed, some of them often."""
     return [

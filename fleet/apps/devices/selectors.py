@@ -71,6 +71,14 @@ def tallies(*, choice: DeviceChoice, seed: str, edges: Sequence[int]) -> tuple[T
     return tuple(Tally(*row) for row in rows)
 
 
+def placed(*, choice: DeviceChoice, seed: str, start: int, end: int, limit: int) -> tuple[tuple[str, str], ...]:
+    """Id and hardware class of at most `limit` chosen devices whose buckets under `seed` lie in [start, end)."""
+    if start >= end:
+        return ()
+    rows = _chosen(choice).annotate(segment=Segment(seed, (start, end))).filter(segment=1)
+    return tuple(rows.order_by("pk").values_list("pk", "hardware_class")[:limit])
+
+
 def hardware_classes() -> tuple[str, ...]:
     """The classes that devices have, in order."""
     return tuple(Device.objects.order_by("hardware_class").values_list("hardware_class", flat=True).distinct())

@@ -101,6 +101,22 @@ class PhaseRun(models.Model):
         return f"{self.rollout_id} phase {self.index}"
 
 
+class Watched(models.Model):
+    """A device that was there before a phase began, on either side: whose silence is compared. Kept while it runs."""
+
+    rollout = models.ForeignKey(Rollout, on_delete=models.CASCADE, related_name="+")
+    phase = models.PositiveIntegerField()
+    device = models.ForeignKey("devices.Device", on_delete=models.CASCADE, related_name="+")
+    hardware_class = models.CharField(max_length=63)
+    side = models.CharField(max_length=8)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(name="watched_once", fields=["rollout", "phase", "device"])]
+
+    def __str__(self) -> str:
+        return f"{self.rollout_id} phase {self.phase} {self.side} {self.device_id}"
+
+
 class Decision(models.Model):
     """What was decided about a rollout, by whom or by which gate, with the evidence frozen at that moment."""
 

@@ -12,6 +12,7 @@ from typing import Any
 from fleet.apps.assignments import services as assignments
 from fleet.apps.audit import services as audit
 from fleet.apps.registry import services as registry
+from fleet.apps.rollouts import watch
 from fleet.apps.rollouts.models import Decision, PhaseRun, Rollout
 from fleet.domain.errors import ConflictError
 from fleet.domain.facts import RuleState
@@ -151,6 +152,7 @@ def _enter(row: Rollout, policy: RolloutPolicy, phase: int, counts: PhaseCounts 
         control_start=found.control_start,
         now=now,
     )
+    watch.ask(row, policy, phase, now)
     if policy.allow_delta:
         registry.request_plan(model=row.model_id, version_id=row.version_id, now=now)
 

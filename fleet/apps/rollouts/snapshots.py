@@ -12,6 +12,7 @@ from fleet.apps.devices import selectors as devices
 from fleet.apps.devices.records import DeviceChoice
 from fleet.apps.registry import selectors as registry
 from fleet.apps.registry.records import VersionState
+from fleet.apps.rollouts import watch
 from fleet.apps.rollouts.models import PhaseRun, Rollout
 from fleet.apps.rollouts.population import ACTIVE
 from fleet.apps.telemetry import selectors as telemetry
@@ -95,6 +96,7 @@ def _facts(row: Rollout, policy: RolloutPolicy, runs: Mapping[int, PhaseRun], no
             comparison(counts, has_baseline=row.against_id is not None),
             _device_rows(totals, _pasts(row, policy)),
         ),
+        watched=watch.counts(row, now=now, grace_s=policy.gates.silence_grace_s),
         carried=_carried(policy, earlier),
         spent=_spent(earlier),
         has_baseline=row.against_id is not None,

@@ -26,23 +26,28 @@ def judge(policy: RolloutPolicy, facts: PhaseFacts, alpha: float) -> GateResult:
     """The one result, over all classes."""
     total = total_of(facts.offers)
     limit, grace_s = policy.gates.silence_max_share, policy.gates.silence_grace_s
-    excess = _excess(facts.watched, alpha)
-    counted = f"{total.silent:,} of {total.offered:,} offered devices were silent for {grace_s:g} s or more"
     treated, control = (_watch(facts.watched, side) for side in (Side.TREATED, Side.CONTROL))
-    beside = f"; of those watched, {treated.silent:,} of {treated.devices:,} and {control.silent:,} of {control.devices:,} control devices are"
-    is_over = total.silent > limit * total.offered + SLACK
+    excess = _excess(treated, control, alpha)
+    is_proven = isinstance(excess, Estimate) and excess.lower > 0
+    # Those that installed it and fell silent afterwards are no open offers; the control tells them from the usual.
+    falls_silent = isinstance(excess, Estimate) and excess.value > limit
+    is_over = falls_silent or total.silent > limit * total.offered + SLACK
+    words = f"{total.silent:,} of {total.offered:,} offered devices were silent for {grace_s:g} s or more (limit {percent(limit)}"
+    beside = (
+        f"); of those watched, {treated.silent:,} of {treated.devices:,} "
+        f"and {control.silent:,} of {control.devices:,} control devices are"
+    )
     if total.offered == 0:
         verdict, words = undecided(facts), "no device has asked for the version yet"
     elif not is_over:
-        verdict, words = Verdict.PASS, f"{counted} (limit {percent(limit)})"
-    elif isinstance(excess, Estimate) and excess.lower > 0:
-        verdict, words = Verdict.FAIL, f"{counted} (limit {percent(limit)}){beside}"
+        verdict, words = Verdict.PASS, f"{words})"
+    elif is_proven:
+        verdict, words = Verdict.FAIL, f"{words}{beside}"
     elif facts.at_deadline and control.devices >= MIN_CONTROL and control.silent > limit * control.devices + SLACK:
-        verdict = Verdict.INCONCLUSIVE
-        words = f"{counted} (limit {percent(limit)}), and so is the control{beside}"
+        verdict, words = Verdict.INCONCLUSIVE, f"{words}{beside}: the control is silent, too"
     else:
         verdict = Verdict.FAIL if facts.at_deadline else Verdict.WAIT
-        words = f"{counted} (limit {percent(limit)}, counted at the deadline)"
+        words = f"{words}, counted at the deadline)"
     evidence = {
         **evidence_of(total),
         "max_share": limit,
@@ -63,9 +68,8 @@ def _watch(watched: tuple[WatchCount, ...], side: Side) -> WatchCount:
     return WatchCount(ALL_CLASSES, side, sum(item.devices for item in of_side), sum(item.silent for item in of_side))
 
 
-def _excess(watched: tuple[WatchCount, ...], alpha: float) -> Estimate | Unjudgeable:
+def _excess(treated: WatchCount, control: WatchCount, alpha: float) -> Estimate | Unjudgeable:
     """How much larger a share of the treated is silent, within [-1, 1]."""
-    treated, control = _watch(watched, Side.TREATED), _watch(watched, Side.CONTROL)
     if treated.devices < MIN_TREATED or control.devices < MIN_CONTROL:
         return Unjudgeable(
             f"{treated.devices} treated and {control.devices} control devices are watched, "

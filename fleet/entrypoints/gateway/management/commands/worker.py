@@ -9,6 +9,7 @@ from typing import Any
 from django.core.management.base import BaseCommand
 
 from fleet.apps.rollouts import services as rollouts
+from fleet.apps.rollouts import watch
 from fleet.apps.telemetry import retention
 from fleet.entrypoints.gateway.lifecycle import stop_on_signals
 from fleet.entrypoints.gateway.worker import Worker
@@ -30,6 +31,7 @@ class Command(BaseCommand):
                 "delta-plan": server.plan_deltas,
                 "sweep": _sweep,
                 rollouts.JOB_KIND: rollouts.count_population,
+                watch.JOB_KIND: watch.begin,
             }
             Worker(kinds, owner, server.clock(), stop, tidy=_tidy).run()
 

@@ -1,0 +1,69 @@
+"""Whose silence is compared: devices of both sides that were there before a phase began.
+
+A sample on either side, taken by a job once per phase, because it reads the fleet; a look then reads the sample alone. A
+device is in it if it was heard of within the policy's window before the phase, or since: only a device that is heard of can
+be treated, so that what the treatment does to a device cannot take it out of the sample.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Final
+
+from django.db import transaction
+from django.db.models import Count, Q
+
+from device_client.wire.bucketing import BUCKETS
+from fleet.apps.devices import selectors as devices
+from fleet.apps.jobs import services as jobs
+from fleet.apps.rollouts.models import Rollout, Watched
+from fleet.apps.rollouts.population import concerned
+from fleet.domain.measurements import Side, WatchCount
+from fleet.domain.plan import ranges
+from fleet.domain.policy import RolloutPolicy
+from fleet.domain.rollout_states import OFFERING
+from fleet.domain.strata import has_control
+
+JOB_KIND: Final = "watch"
+# So many tell a share of silent devices to about two points.
+DEVICES_PER_SIDE: Final = 2_000
+
+
+def ask(row: Rollout, policy: RolloutPolicy, phase: int, now: datetime) -> None:
+    """Queue the choice of devices, if the phase has a control to compare with."""
+    if has_control(policy.phases[phase].share, policy.control_share):
+        payload = {"rollout": row.pk, "phase": phase}
+        jobs.enqueue(kind=JOB_KIND, key=f"{row.pk}-{phase}", payload=payload, now=now)
+
+
+def begin(payload: Mapping[str, object], now: datetime) -> None:
+    """The work of a `watch` job. A rollout that has moved on is left alone; what nobody looks at any more goes."""
+    Watched.objects.exclude(rollout__state__in=OFFERING).delete()
+    row = Rollout.objects.filter(
+        pk=str(payload["rollout"]), state__in=OFFERING, phase=int(str(payload["phase"]))
+    ).first()
+    if row is None:
+        return
+    policy = RolloutPolicy.parse(row.policy)
+    found, since = ranges(policy, row.phase), row.phase_started_at or now
+    choice = concerned(row.model_id, policy, since)
+    chosen = [
+        Watched(rollout=row, phase=row.phase, device_id=device_id, hardware_class=name, side=side.value)
+        for side, start, end in (
+            (Side.TREATED, 0, found.treated_end),
+            (Side.CONTROL, found.control_start, BUCKETS),
+        )
+        for device_id, name in devices.placed(
+            choice=choice, seed=row.seed, start=start, end=end, limit=DEVICES_PER_SIDE
+        )
+    ]
+    with transaction.atomic():
+        Watched.objects.filter(rollout=row).delete()
+        Watched.objects.bulk_create(chosen, batch_size=500)
+
+
+def counts(row: Rollout, *, now: datetime, grace_s: float) -> tuple[WatchCount, ...]:
+    """How many of the sample there are by class and side, and how many have been silent for `grace_s` or more."""
+    silent = Q(device__last_seen_at__isnull=True) | Q(device__last_seen_at__lt=now - timedelta(seconds=grace_s))
+    rows = Watched.objects.filter(rollout=row, phase=row.phase).order_by("hardware_class", "side")
+    found = rows.values_list("hardware_class", "side").annotate(n=Count("pk"), silent=Count("pk", filter=silent))
+    return tuple(WatchCount(name, Side(side), n, quiet) for name, side, n, quiet in found)
