@@ -83,7 +83,7 @@ def _without_control(
     later = any(has_control(phase.share, policy.control_share) for phase in policy.phases[facts.phase + 1 :])
     if not facts.has_baseline:
         return []
-    past = own_past.judge(gate, policy, facts, alpha, advisory=carried is not None or later)
+    past = own_past.judge(gate, policy, facts, alpha, is_second=carried is not None or later)
     results = [] if past is None else [past]
     if carried is not None:
         verdict = carried.verdict if carried.verdict is Verdict.PASS else undecided(facts)

@@ -66,6 +66,13 @@ SCENARIOS: Final = (
     ),
     Scenario("aa_false_revert_margin", "no change, margin 2 points, 30 daily looks", World(), MARGIN, 0.01),
     Scenario(
+        "aa_false_revert_no_control",
+        "no change and no control: their own past alone",
+        World(devices=2_000),
+        replace(MARGIN, control_share=0.0),
+        0.01,
+    ),
+    Scenario(
         "aa_false_revert_minutely",
         "no change, margin 0, 1,000 looks a minute apart",
         World(devices=1_000, classes=CLASSES[:2], labels=0.3, inferences=6.0, crashes=1e-5, past_looks=200),

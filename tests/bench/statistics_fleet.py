@@ -14,11 +14,11 @@ import numpy as np
 
 from fleet.domain.gate_policy import MeasuredGate
 from fleet.domain.measure import MIN_WITH_PAST
-from fleet.domain.measurements import Arm, CrashCount, Measured, Measures, Side
+from fleet.domain.measurements import Arm, CrashCount, Measured, Measures, Side, WatchCount
 from fleet.domain.policy import RolloutPolicy
 from fleet.domain.stats.samples import MAD_TO_SD, MAX_TRIM, OUTLIER, TRIM_FROM, Location, Sample
 from fleet.domain.strata import ALL_CLASSES, comparison, parts
-from fleet.domain.verdicts import ClassCount, OfferCount, PhaseCounts, WatchCount
+from fleet.domain.verdicts import ClassCount, OfferCount, PhaseCounts
 
 Array = np.ndarray[Any, np.dtype[Any]]
 METRICS: Final = ("accuracy", "slow", "errors")
@@ -182,7 +182,8 @@ class Fleet:
         compared = comparison(counts, has_baseline=True)
         names = [item.name for item in self.world.classes]
         strata: dict[str, frozenset[str]] = {ALL_CLASSES: frozenset(names)}
-        strata |= {item.name: item.classes for item in (*parts(counts, compared), *compared.strata)}
+        strata |= {item.name: item.classes for item in parts(counts, compared)}
+        strata |= {item.name: item.classes for item in compared.strata}
         by_gate = {
             (gate.name, name): self._measured(gate, self._members_of(classes))
             for gate in policy.gates.measured
@@ -209,7 +210,16 @@ class Fleet:
             arm(numerator[side], denominator[side], theta * (values - middle) if theta else None, limit=gate.limit)
             for side, values in zip(chosen, before, strict=True)
         ]
-        return Measured(arms[0], arms[1], theta)
+        return Measured(arms[0], arms[1], theta, self._own_past(numerator, denominator, chosen[0], before[0]))
+
+    def _own_past(self, numerator: Array, denominator: Array, side: Array, before: Array) -> Sample:
+        """The treated against themselves; asked for only where there is no control."""
+        known = side[~np.isnan(before)]
+        if self.control.any() or not len(known):
+            return Sample()
+        s, n = float(numerator[side].sum()), float(denominator[side].sum())
+        own = numerator[known] / denominator[known] - before[~np.isnan(before)]
+        return sample(own, 2 * _noise(s, n, denominator[side]))
 
     def _before(self, gate: MeasuredGate) -> Array:
         """What members said before, in order; not a number where they said too little."""
@@ -227,13 +237,16 @@ class Fleet:
                         item.name, side, len(own), int(self.crashed[own].sum()), float(len(own) * self.looks)
                     )
 
-    def pooled(self) -> Mapping[str, tuple[float, float, float, float]]:
-        """All inferences of each arm as if they were independent: treated and control, numerator and denominator."""
+    def pooled(self) -> Mapping[str, tuple[tuple[float, float], tuple[float, float]]]:
+        """All inferences of each arm as if they were independent: numerator and denominator, treated and control."""
         treated = self.treated[self.members]
         return {
-            metric: tuple(float(part[mask].sum()) for mask in (treated, ~treated) for part in self.totals[metric])
-            for metric in METRICS
-        }  # type: ignore[return-value]
+            metric: (
+                (float(numerator[treated].sum()), float(denominator[treated].sum())),
+                (float(numerator[~treated].sum()), float(denominator[~treated].sum())),
+            )
+            for metric, (numerator, denominator) in self.totals.items()
+        }
 
 
 def past(before: Sequence[Array], now: Sequence[Array]) -> tuple[float | None, float]:
@@ -264,8 +277,7 @@ def arm(numerator: Array, denominator: Array, explained: Array | None = None, *,
     if not len(numerator):
         return Arm()
     s, n = float(numerator.sum()), float(denominator.sum())
-    share = (s + 1) / (n + 2)
-    noise = share * (1 - share) * float((1 / denominator).sum()) / len(denominator)
+    noise = _noise(s, n, denominator)
     values = numerator / denominator
     if explained is None:
         adjusted = raw = sample(values, noise)
@@ -273,6 +285,11 @@ def arm(numerator: Array, denominator: Array, explained: Array | None = None, *,
         adjusted = sample(values - np.where(np.isnan(explained), 0.0, explained), noise)
         raw = adjusted if limit is None else sample(values, noise)
     return Arm(len(values), s, n, raw, adjusted)
+
+
+def _noise(s: float, n: float, denominator: Array) -> float:
+    share = (s + 1) / (n + 2)
+    return share * (1 - share) * float((1 / denominator).sum()) / len(denominator)
 
 
 def sample(values: Array, noise: float) -> Sample:

@@ -169,7 +169,7 @@ class Rollout:
 
     def _others(self, look: int, of_phase: int) -> None:
         """The rules that the product is compared with, on what all inferences and labels of the arms add up to."""
-        for metric, (s_t, n_t, s_c, n_c) in self.fleet.pooled().items():
+        for metric, ((s_t, n_t), (s_c, n_c)) in self.fleet.pooled().items():
             if metric == "errors" or min(n_t, n_c) < 100:
                 continue
             worse = s_t / n_t - s_c / n_c if metric == "slow" else s_c / n_c - s_t / n_t

@@ -595,7 +595,8 @@ def test_own_past__phase_without_a_control__devices_are_compared_with_themselves
     assert "the same devices before" in found.sentence
     carried = whole.but(carried={"accuracy": Carried(1, P, "PASS: fine")})
     judged = judge(policy(accuracy={"margin_points": 2}), carried)
-    assert judged.verdict is verdict
+    # A control has passed it: a season may be why it is worse than before, so a person decides.
+    assert judged.verdict is (Verdict.INCONCLUSIVE if verdict is F else verdict)
     assert {item.kind for item in judged.results if item.gate == "accuracy"} == {Kind.OWN_PAST, Kind.CARRIED}
 
 

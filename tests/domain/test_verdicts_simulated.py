@@ -5,8 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from fleet.domain.gate_policy import CRASHES
 from fleet.domain.measure import measure
-from fleet.domain.measurements import CRASHES, DeviceRow, Measures, Side, Total
+from fleet.domain.measurements import DeviceRow, Measures, Side, Total
 from fleet.domain.stats.samples import Location, Sample
 from fleet.domain.strata import comparison
 from tests.bench.statistics import DROP, EDGE, MARGIN, SCENARIOS, clopper_pearson, misses, summary
@@ -36,7 +37,7 @@ def rows(fleet: Fleet) -> list[DeviceRow]:
     return found
 
 
-def places(measured: Measures) -> dict[tuple[str, ...], Location]:
+def places(measured: Measures, *, has_control: bool) -> dict[tuple[str, ...], Location]:
     """Every number that a gate may judge."""
     found: dict[tuple[str, ...], Location] = {}
     for (gate, stratum), item in measured.by_gate.items():
@@ -47,11 +48,14 @@ def places(measured: Measures) -> dict[tuple[str, ...], Location]:
             for kind, sample in samples:
                 found[gate, stratum, side, kind, "plain"] = sample.plain
                 found[gate, stratum, side, kind, "trimmed"] = sample.trimmed
+        if not has_control:
+            found[gate, stratum, "own past", "plain"] = item.own_past.plain
+            found[gate, stratum, "own past", "trimmed"] = item.own_past.trimmed
     return found
 
 
 @pytest.mark.parametrize("world", [SMALL, replace(SMALL, past_looks=0), replace(SMALL, liars=0.1, lie=Lie.STOP)])
-@pytest.mark.parametrize(("share", "looks"), [(0.02, 2), (0.25, 3)])
+@pytest.mark.parametrize(("share", "looks"), [(0.02, 2), (0.25, 3), (1.0, 2)])
 def test_simulated_arms__same_totals__as_the_product_adds_them_up(world: World, share: float, looks: int) -> None:
     fleet, policy = Fleet(world, 3), MARGIN.policy
     fleet.enter(0, share, 0.5)
@@ -60,7 +64,7 @@ def test_simulated_arms__same_totals__as_the_product_adds_them_up(world: World, 
     counts = fleet.counts()
     simulated = fleet.measures(policy, counts)
     product = measure(policy.gates, counts, comparison(counts, has_baseline=True), rows(fleet))
-    expected, got = places(product), places(simulated)
+    expected, got = (places(item, has_control=bool(counts.control)) for item in (product, simulated))
     assert set(got) == set(expected)
     for key, place in expected.items():
         assert got[key].n == place.n, key
@@ -122,8 +126,7 @@ def test_better_version_on_a_falling_ramp__never_reverted() -> None:
 )
 def test_clopper_pearson__bounds__as_tabulated(events: int, runs: int, lower: float, upper: float) -> None:
     """The first two in closed form: 1 - 0.05 ** (1 / n)."""
-    found = clopper_pearson(events, runs)
-    assert found == (pytest.approx(lower, abs=2e-6), pytest.approx(upper, abs=2e-6))
+    assert list(clopper_pearson(events, runs)) == pytest.approx([lower, upper], abs=2e-6)
 
 
 def test_summary__target_missed__said() -> None:
