@@ -1,7 +1,8 @@
 """Composes what the server's processes use of the outside. Adapters are made on first use and kept for the process's life."""
 
+import logging
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cache
 
 from django.conf import settings
@@ -12,7 +13,9 @@ from fleet.adapters.clock_system import SystemClock
 from fleet.adapters.local_files import FetchedFiles, StoredFiles
 from fleet.adapters.metadata_files_local import LocalMetadataFiles
 from fleet.adapters.signer_file import signer_from_pem
+from fleet.apps.assignments import selectors as assignments
 from fleet.apps.devices import selectors as devices
+from fleet.apps.registry import selectors as models
 from fleet.apps.registry import services as registry
 from fleet.apps.trust import services as trust
 from fleet.apps.trust.records import OnlineKeys
@@ -26,6 +29,8 @@ from fleet.ports.local_files import LocalFiles
 from fleet.ports.metadata_files import MetadataFiles
 from fleet.ports.signer import MetadataSigner
 from fleet.wiring import installation
+
+logger = logging.getLogger(__name__)
 
 # How long a device may take from its ticket to the first byte; a download under way is not cut off by it.
 TICKET_TTL_S = 3_600
@@ -136,9 +141,20 @@ def plan_deltas(payload: Mapping[str, object], now: datetime) -> None:
     registry.request_deltas(version_id=int(str(payload["version_id"])), groups=groups, budget=budget, now=now)
 
 
-def settle_deltas(now: datetime) -> None:
-    """Deltas whose jobs were given up have failed."""
+def tidy_deltas(now: datetime) -> None:
+    """Deltas whose jobs were given up have failed, and from time to time all patches are looked through."""
     registry.settle_abandoned(now=now)
+    registry.request_review(now=now)
+
+
+def review_deltas(_payload: Mapping[str, object], now: datetime) -> None:
+    """The work of a `delta-review` job: drop the patches that were of no use for as long as the installation keeps them."""
+    offered = assignments.offered_versions(model.name for model in models.models())
+    in_use = devices.weights_in_use() | models.weights_of(offered)
+    keep = timedelta(days=settings.MODELFLEET.deltas.keep_days)
+    dropped = registry.review_deltas(in_use=in_use, keep=keep, store=blob_store(), now=now)
+    if dropped:
+        logger.info("dropped %d patches that nobody could use for %s", dropped, keep)
 
 
 def sweep_blobs(now: datetime) -> None:

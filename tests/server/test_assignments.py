@@ -1,6 +1,7 @@
 """Rules, the answer to a check, offers and what becomes of them."""
 
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -19,9 +20,11 @@ from fleet.apps.assignments.records import ArmRecord, CheckAnswer
 from fleet.apps.devices import services as devices
 from fleet.apps.jobs import services as jobs
 from fleet.apps.outbox import services as outbox
+from fleet.apps.registry import selectors as registry_selectors
 from fleet.apps.registry import services as registry
 from fleet.domain.errors import ForbiddenError, InvalidInputError, NotFoundError
 from fleet.domain.facts import RuleState
+from fleet.wiring import server
 from tests.fakes.fleet_simulator import CAPABILITIES, FleetSimulator, SimulatedDevice, shuffled
 from tests.server.catalogue import MODEL, NOW, Release, later, make_delta, make_model, make_version, revoke
 
@@ -398,6 +401,32 @@ def test_answer__patches_are_being_planned__waits() -> None:
     assert job is not None
     jobs.finish(job=job, now=NOW)
     assert decision(ask(updating_device(old), 11)) is Decision.NOW
+
+
+def test_offered_versions__what_a_device_can_be_told_to_run__and_nothing_older() -> None:
+    releases = [make_version(label) for label in ("1", "2", "3", "4")]
+    complete(run_rule(releases[0], source="r-000000000001"))
+    withdrawn = run_rule(releases[1], source="r-000000000002")
+    services.set_rule(rule_id=withdrawn, state=RuleState.WITHDRAWN, now=later(2))
+    run_rule(releases[2], source="r-000000000003")
+    assert selectors.offered_versions([MODEL]) == {releases[0].id, releases[2].id}
+    assert selectors.offered_versions([]) == frozenset()
+    weights = registry_selectors.weights_of([releases[2].id])
+    assert weights == set(releases[2].weights.values())
+
+
+def test_review_deltas__files_that_are_run_or_offered__keep_their_patches() -> None:
+    old, new, other = (make_version(label) for label in ("1", "2", "3"))
+    slug = "onnx-fp32-any"
+    make_delta(old.weights[slug], new.weights[slug], ready=True)
+    make_delta(other.weights[slug], new.weights[slug], ready=True)
+    run_rule(new)
+    device = updating_device(old)
+    devices.record_check(device_id=device.device_id, check=device.check(later(1)), now=later(1))
+    for days in (0, 15):
+        server.review_deltas({}, NOW + timedelta(days=days))
+    states = {item.old_sha256: item.state.value for item in registry_selectors.deltas(MODEL)}
+    assert states == {old.weights[slug]: "ready", other.weights[slug]: "expired"}
 
 
 # ---------------------------------------------------------------- outcomes

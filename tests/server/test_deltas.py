@@ -1,7 +1,9 @@
 """Deltas are asked for by a plan, built from files, proved with the device's decoder, and offered only then."""
 
 import hashlib
+from collections.abc import Collection
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import NoReturn
 
@@ -16,6 +18,7 @@ from fleet.adapters.local_files import FetchedFiles
 from fleet.apps.jobs import selectors as jobs
 from fleet.apps.jobs import services as job_services
 from fleet.apps.registry import selectors, services
+from fleet.apps.registry.models import Blob, Variant, VariantFile
 from fleet.apps.registry.records import DeltaRecord
 from fleet.apps.registry.services import Workshop
 from fleet.domain.delta_plan import Budget, Group
@@ -303,3 +306,78 @@ def test_build__its_job_was_given_up_meanwhile__result_does_not_count(pipeline: 
 def test_build__never_requested__refused(workshop: Workshop) -> None:
     with pytest.raises(NotFoundError):
         build(workshop, Bsdiff4Encoder(), "0" * 64, "1" * 64)
+
+
+# ---------------------------------------------------------------- keeping
+
+
+@pytest.fixture
+def ready(pipeline: Pipeline, workshop: Workshop) -> str:
+    """The patch of one ready delta from version 1 to version 2."""
+    old, new = pair()
+    request(Group(old, "edge", CAN, 1))
+    build(workshop, TENSOR1, old, new)
+    patch = record(old, new, Codec.TENSOR1).patch_sha256
+    assert patch is not None
+    return patch
+
+
+def review(pipeline: Pipeline, in_use: Collection[str], days: float) -> int:
+    return services.review_deltas(
+        in_use=in_use, keep=timedelta(days=14), store=pipeline.store, now=NOW + timedelta(days=days)
+    )
+
+
+@pytest.mark.parametrize("left", [(), ("old",), ("new",)])
+def test_review__of_no_use_for_as_long_as_it_is_kept__dropped_and_built_again_when_asked_for(
+    pipeline: Pipeline, workshop: Workshop, ready: str, left: tuple[str, ...]
+) -> None:
+    old, new = pair()
+    in_use = {{"old": old, "new": new}[name] for name in left}
+    assert [review(pipeline, in_use, days) for days in (0, 13.9)] == [0, 0]
+    assert selectors.ready_deltas(old, new)
+    assert review(pipeline, in_use, 14) == 1
+    assert ready not in pipeline.store.blobs
+    assert selectors.blob_length(ready) is None
+    expired = record(old, new, Codec.TENSOR1)
+    assert (expired.state, expired.patch_sha256, expired.patch_bytes) == (DeltaState.EXPIRED, None, None)
+    assert expired.made_bytes
+    assert "of no use from 2026-03-01 to 2026-03-15" in expired.detail
+    assert selectors.ready_deltas(old, new) == []
+    assert review(pipeline, in_use, 15) == 0
+    assert request(Group(old, "edge", CAN, 1)) == 1
+    assert build(workshop, TENSOR1, old, new) is DeltaState.READY
+    assert ready in pipeline.store.blobs
+
+
+def test_review__of_use_again_before_its_time__kept_and_counted_from_the_next_time(
+    pipeline: Pipeline, ready: str
+) -> None:
+    old, new = pair()
+    assert [review(pipeline, used, days) for used, days in (((), 0), ((old, new), 10), ((), 20), ((), 30))] == [0] * 4
+    assert ready in pipeline.store.blobs
+    assert review(pipeline, (), 34) == 1
+
+
+def test_review__same_bytes_are_a_file_of_a_version__blob_stays(pipeline: Pipeline, ready: str) -> None:
+    VariantFile.objects.create(
+        variant=Variant.objects.get(version__label="1", slug="onnx-fp32-any"),
+        name="other.bin",
+        role="other",
+        blob=Blob.objects.get(pk=ready),
+    )
+    assert [review(pipeline, (), days) for days in (0, 14)] == [0, 1]
+    assert ready in pipeline.store.blobs
+    assert selectors.ready_deltas(*pair()) == []
+
+
+def test_request_review__asked_for_lately_or_still_open__not_again() -> None:
+    for hours, expected in ((0, 1), (5, 1), (7, 1)):
+        services.request_review(now=NOW + timedelta(hours=hours))
+        assert len(jobs.jobs(kind="delta-review")) == expected
+    job = job_services.claim(kinds=["delta-review"], owner="w", lease_s=60, now=NOW)
+    assert job is not None
+    job_services.finish(job=job, now=NOW)
+    for hours, expected in ((5, 1), (7, 2)):
+        services.request_review(now=NOW + timedelta(hours=hours))
+        assert len(jobs.jobs(kind="delta-review")) == expected

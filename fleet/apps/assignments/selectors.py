@@ -73,6 +73,14 @@ def announced_rules(model: str) -> tuple[Rule, ...]:
     return _with_arms([*_assignable(model), *withdrawn[:WITHDRAWN_PER_MODEL]])
 
 
+def offered_versions(models: Iterable[str]) -> frozenset[int]:
+    """The ids of all versions that a device of these models can be told to run."""
+    rows = [row for model in models for row in assignable_rules(model)]
+    return frozenset(row.version_id for row in rows) | frozenset(
+        arm.version_id for row in rows for arm in row.arms.all()
+    )
+
+
 def _assignable(model: str) -> list[Rule]:
     rows = Rule.objects.filter(model_id=model)
     ramping = rows.filter(state__in=[RuleState.RUNNING.value, RuleState.HELD.value])

@@ -147,6 +147,12 @@ def weights_counts(model: str) -> Mapping[str, int]:
     return dict(rows)
 
 
+def weights_in_use() -> frozenset[str]:
+    """Every weights file that an active device runs, of whatever model."""
+    rows = DeviceModel.objects.filter(device__state=Device.State.ACTIVE).exclude(weights_sha256="")
+    return frozenset(rows.values_list("weights_sha256", flat=True).distinct())
+
+
 def weights_groups(model: str) -> Iterator[WeightsGroup]:
     """Active devices that run a weights file of `model`, grouped by that file and by what decides what they would get next.
 

@@ -1,8 +1,9 @@
 """Reads the rows of work."""
 
 from collections.abc import Collection, Mapping
+from datetime import datetime
 
-from django.db.models import Count
+from django.db.models import Count, Q
 
 from fleet.apps.jobs.models import Job
 from fleet.apps.jobs.records import JobStatus
@@ -18,6 +19,12 @@ def awaited_keys(*, kind: str, keys: Collection[str]) -> frozenset[str]:
     """Those of `open_keys` whose work has not failed yet: what has may take many pauses to succeed, or never do."""
     rows = Job.objects.filter(kind=kind, key__in=keys, state__in=[Job.State.QUEUED, Job.State.RUNNING], error="")
     return frozenset(rows.values_list("key", flat=True))
+
+
+def was_asked_for(*, kind: str, since: datetime) -> bool:
+    """Whether work of this kind was queued since then, or is still to be done."""
+    is_open = Q(state__in=[Job.State.QUEUED, Job.State.RUNNING])
+    return Job.objects.filter(Q(created_at__gt=since) | is_open, kind=kind).exists()
 
 
 def given_up(*, kind: str, keys: Collection[str]) -> Mapping[str, str]:

@@ -145,6 +145,12 @@ def digests_of(model: str) -> frozenset[str]:
     return frozenset(Variant.objects.filter(version__model_id=model).values_list("digest", flat=True))
 
 
+def weights_of(version_ids: Iterable[int]) -> frozenset[str]:
+    """The sha256 of every weights file of these versions."""
+    rows = Variant.objects.filter(version_id__in=set(version_ids))
+    return frozenset(rows.values_list("weights_id", flat=True))
+
+
 def weights_by_digest(digests: Iterable[str]) -> dict[str, str]:
     """The sha256 of the weights file of each variant digest; unknown digests are absent."""
     return dict(Variant.objects.filter(digest__in=set(digests)).values_list("digest", "weights_id"))

@@ -8,6 +8,7 @@ from fleet.apps.registry.services.catalogue import (
     set_namespace,
 )
 from fleet.apps.registry.services.delta_builds import Workshop, build_delta
+from fleet.apps.registry.services.delta_review import request_review, review_deltas
 from fleet.apps.registry.services.deltas import request_deltas, request_plan, settle_abandoned
 from fleet.apps.registry.services.finalisation import finalise_version
 from fleet.apps.registry.services.roles import mark_published, revoke_version, settle_published, stage_model_role
@@ -25,6 +26,8 @@ __all__ = [
     "mark_published",
     "request_deltas",
     "request_plan",
+    "request_review",
+    "review_deltas",
     "revoke_version",
     "set_alias",
     "set_namespace",

@@ -29,6 +29,7 @@ class Command(BaseCommand):
             kinds = {
                 "delta": _build_delta,
                 "delta-plan": server.plan_deltas,
+                "delta-review": server.review_deltas,
                 "sweep": _sweep,
                 rollouts.JOB_KIND: rollouts.count_population,
                 watch.JOB_KIND: watch.begin,
@@ -37,7 +38,7 @@ class Command(BaseCommand):
 
 
 def _tidy(now: datetime) -> None:
-    server.settle_deltas(now)
+    server.tidy_deltas(now)
     retention.purge(now=now)
 
 
