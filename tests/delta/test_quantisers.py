@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from device_client.wire.tensor1 import derivations
 from device_client.wire.tensor1.elements import Element, bits_of
 from device_client.wire.tensor1.format import Derivation, Formula
 from fleet.adapters.delta_tensor.scales import bits
+from fleet.domain.layouts import describe
 from tests.delta.pairs import files
 from tests.delta.patches import Held, applied, make, weights
 
@@ -209,3 +211,19 @@ def test_quantised__by_onnx_runtime_in_every_form__weights_and_scales_cost_nothi
         if spent > 100 or len(found) < 3 or len(patch) > 4_000:
             dear.append((name, spent, len(found), len(patch)))
     assert dear == []
+
+
+def test_quantised__numbers_of_a_file_that_make_no_sense__cost_bytes_and_nothing_else() -> None:
+    array = weights(3, 64, 64)
+    array[0, 0] = -np.inf
+    new = _quantised(weights(3, 64, 64), QUANTISERS["whole_tensor"], 0)
+    old = files.onnx_file({"w": array})[0]
+    assert applied(old, make(old, new)[0]) == new
+    layout = describe(Held(new))
+    (described,) = (item.quantisation for item in layout.segments if item.quantisation is not None)
+    absurd = tuple(
+        replace(item, quantisation=replace(described, zero_points=(2**64,))) if item.quantisation is not None else item
+        for item in layout.segments
+    )
+    layouts = (describe(Held(old)), replace(layout, segments=absurd))
+    assert applied(old, make(old, new, layouts=layouts)[0]) == new

@@ -14,7 +14,8 @@ from device_client.wire.tensor1 import Checkpoint, check_base, decode, read_head
 from device_client.wire.tensor1.errors import OutputMismatchError, WrongBaseError
 from device_client.wire.tensor1.format import HEADER_BYTES, Flag
 from fleet.adapters.delta_tensor import Coding
-from fleet.domain.layouts import Dtype, Layout, Segment
+from fleet.domain.layouts import Dtype, Layout, Quantisation, Segment
+from fleet.domain.layouts.blocks import BLOCKS
 from tests.delta.pairs import files
 from tests.delta.patches import Held, Written, applied, make, weights
 
@@ -27,7 +28,19 @@ WIDTHS = {
     Dtype.UINT8: "<u1",
     Dtype.INT64: "<i8",
     Dtype.INT16: "<i2",
+    Dtype.INT32: "<i4",
 }
+
+
+@st.composite
+def _quantisations(draw: st.DrawFn, rows: int, columns: int) -> Quantisation | None:
+    """What a file may say of scales, whether it is true or not."""
+    if draw(st.booleans()):
+        return None
+    axis = draw(st.sampled_from([None, 0, 1, 7]))
+    count = draw(st.sampled_from([1, rows, columns]))
+    points = draw(st.sampled_from([(), (3,), (2**63,), (-(2**40),) * count]))
+    return Quantisation(draw(st.integers(0, 20_000)), count, points, axis)
 
 
 @st.composite
@@ -35,11 +48,18 @@ def _layouts(draw: st.DrawFn, size: int) -> Layout:
     """Any sound layout of a file: segments of any type anywhere, right or wrong about what is there."""
     segments = []
     for number in range(draw(st.integers(0, 4))):
-        dtype = draw(st.sampled_from(sorted(WIDTHS)))
-        width = np.dtype(WIDTHS[dtype]).itemsize
         rows, columns = draw(st.integers(1, 64)), draw(st.integers(1, 64))
         offset = draw(st.integers(0, max(0, size - 1)))
-        segments.append(Segment(offset, rows * columns * width, dtype, (rows, columns), f"t{number}"))
+        if draw(st.integers(0, 5)) == 0:
+            blocks = BLOCKS[draw(st.sampled_from(["q8_0", "q4_0", "q5_1", "q6_k"]))]
+            shape = (draw(st.sampled_from([rows, 16 * 32 // blocks.elements])), blocks.elements)
+            segments.append(Segment(offset, shape[0] * blocks.length, Dtype.BLOCKS, shape, f"t{number}", blocks))
+            continue
+        dtype = draw(st.sampled_from(sorted(WIDTHS)))
+        shape = draw(st.sampled_from([(rows, columns), (16, 32), (64, 64)]))
+        length = shape[0] * shape[1] * np.dtype(WIDTHS[dtype]).itemsize
+        described = draw(_quantisations(*shape))
+        segments.append(Segment(offset, length, dtype, shape, f"t{number}", quantisation=described))
     return Layout.of(size, "any", segments)
 
 

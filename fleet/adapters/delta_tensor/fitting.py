@@ -44,6 +44,7 @@ _SLOPE_RANGE: Final = (8, 127)
 _FAR: Final = 16
 _MIN_POINTS: Final = 32
 _TRIED_BLOCKS: Final = 1024
+_INT32: Final = (-(1 << 31), (1 << 31) - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,7 +318,8 @@ def zeros_of(quantisation: Quantisation) -> NDArray[np.int32]:
     points = quantisation.zero_points or (0,)
     if len(points) != quantisation.scale_count:
         points = points[:1] * quantisation.scale_count
-    return np.array(points, dtype="<i4")
+    # A file may state anything.
+    return np.array([max(_INT32[0], min(point, _INT32[1])) for point in points], dtype="<i4")
 
 
 def derived(fit: Fit, derivation: Derivation, old: RandomAccess) -> Fit:

@@ -149,10 +149,10 @@ def _candidates(
     for divisor in _divisors(largest, scales):
         if abs(base) <= MAX_BASE:
             yield replace(draft, divisor=bits(divisor), base=base)
-    for divisor in _divisors(spread, scales):
-        start = int(middle(np.rint(zeros + lowest / scales.astype(np.float64))))
-        if abs(start) <= MAX_BASE:
-            yield replace(draft, formula=Formula.ASYMMETRIC, divisor=bits(divisor), base=start)
+    start = middle(np.rint(zeros + lowest / scales.astype(np.float64)))
+    if abs(start) <= MAX_BASE:
+        for divisor in _divisors(spread, scales):
+            yield replace(draft, formula=Formula.ASYMMETRIC, divisor=bits(divisor), base=int(start))
 
 
 def _divisors(sizes: NDArray[np.float64], scales: NDArray[np.float32]) -> list[float]:
