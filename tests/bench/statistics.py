@@ -27,6 +27,9 @@ EDGE: Final = Plan(margin_points=0.0, latency_margin_points=0.0)
 MARGIN: Final = Plan()
 DROP: Final = -(MARGIN.margin_points + 5) / 100
 BOUND_LEVEL: Final = 0.05
+# Nineteen of twenty devices have at least 50 labels when the phase ends. With ten a look and volumes further apart, only half
+# have, and of those who hide a drop behind a tenth of liars four of five are caught.
+LABELLED: Final = World(labels=15.0, volume_sd=0.3)
 
 
 @dataclass(frozen=True)
@@ -45,14 +48,21 @@ _FIRST: Final = replace(MARGIN, first_phase_only=True)
 SCENARIOS: Final = (
     Scenario("aa_false_revert_daily", "no change, margin 0, 30 daily looks", World(), EDGE, 0.01),
     Scenario(
-        "power_accuracy_5pt", "accuracy falls by margin + 5 points", World(accuracy_change=DROP), _FIRST, 0.95, True
+        "power_accuracy_5pt",
+        "accuracy falls by margin + 5 points",
+        replace(LABELLED, accuracy_change=DROP),
+        _FIRST,
+        0.95,
+        True,
     ),
-    Scenario("power_p95_doubled", "twice as many slow inferences", World(slow_times=2.0), _FIRST, 0.95, True),
+    Scenario(
+        "power_p95_doubled", "twice as many slow inferences", replace(LABELLED, slow_times=2.0), _FIRST, 0.95, True
+    ),
     Scenario("liars_false_revert", "no change, a tenth want a stop", World(liars=0.1, lie=Lie.STOP), MARGIN, 0.02),
     Scenario(
         "liars_power",
         "margin + 5 points lost, a tenth hide it",
-        World(liars=0.1, lie=Lie.HIDE, accuracy_change=DROP),
+        replace(LABELLED, liars=0.1, lie=Lie.HIDE, accuracy_change=DROP),
         _FIRST,
         0.90,
         True,

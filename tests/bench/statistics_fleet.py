@@ -60,6 +60,7 @@ class World:
     devices: int = 10_000
     classes: tuple[HardwareClass, ...] = CLASSES
     labels: float = 10.0
+    volume_sd: float = 0.6  # of the logarithm of how much a device has of either, beside the others
     inferences: float = 200.0
     accuracy_sd: float = 0.05
     accuracy_change: float = 0.0
@@ -86,7 +87,7 @@ class Fleet:
         self.accuracy = np.clip(self.dice.normal(centre, world.accuracy_sd), 0.02, 0.999)
         slow = np.array([item.slow for item in world.classes])[self.kind]
         self.slow = self.dice.beta(40 * slow, 40 * (1 - slow))
-        self.volume = self.dice.lognormal(0.0, 0.6, n) / np.exp(0.18)
+        self.volume = self.dice.lognormal(-(world.volume_sd**2) / 2, world.volume_sd, n)
         self.place = self.dice.random(n)
         self.lies = self.dice.random(n) < world.liars
         self.past: dict[str, tuple[Array, Array]] = {}
