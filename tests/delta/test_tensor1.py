@@ -19,6 +19,7 @@ from fleet.domain.layouts.blocks import BLOCKS
 from tests.delta.pairs import files
 from tests.delta.patches import Held, Written, applied, make, weights
 
+F32 = np.float32
 WIDTHS = {
     Dtype.FLOAT32: "<f4",
     Dtype.FLOAT16: "<f2",
@@ -188,6 +189,26 @@ def test_patch__tensors_renamed_and_shuffled__still_finds_them() -> None:
     patch, _ = make(old, new)
     assert applied(old, patch) == new
     assert len(patch) < 0.25 * len(new)
+
+
+def test_patch__tensors_whose_names_moved__goes_by_what_they_hold() -> None:
+    before = {f"onnx::MatMul_{index}": weights(index, 64, 96) for index in range(6)}
+    after = {f"onnx::MatMul_{index}": before[f"onnx::MatMul_{(index + 1) % 6}"] * F32(1.00001) for index in range(6)}
+    old, new = files.safetensors(before), files.safetensors(after)
+    patch, _ = make(old, new)
+    assert applied(old, patch) == new
+    assert len(patch) < 0.25 * len(new)
+
+
+@pytest.mark.parametrize("cast", ["f2", "bf16"])
+def test_patch__tensors_renamed_and_rounded__still_finds_them(cast: str) -> None:
+    before = {f"layer.{index}": weights(index, 64, 96) for index in range(6)}
+    rounded = {name: files.bfloat16(array) if cast == "bf16" else array.astype("f2") for name, array in before.items()}
+    old = files.safetensors(before)
+    new = files.safetensors({name.replace("layer", "block"): array for name, array in rounded.items()})
+    patch, _ = make(old, new)
+    assert applied(old, patch) == new
+    assert len(patch) < 0.02 * len(new)
 
 
 def test_patch__more_tensors_than_a_patch_has_instructions__is_of_the_whole_file() -> None:

@@ -34,6 +34,13 @@ _SUFFIX: Final = re.compile(r"([._](de)?quanti[sz]ed|[._]q(uant)?[248]?|[._](fp|
 _PROBES: Final = 4
 _PROBE_BYTES: Final = 256
 _MAX_CANDIDATES: Final = 128
+# Distances of probes, 0 for equal and about 1 for unrelated ones: of versions of one tensor, and of one that was rounded.
+_ALIKE: Final = 0.35
+_ROUNDED: Final = 0.01
+# Below this a tensor with the right name is taken for the right one.
+_MIN_DOUBTED: Final = 4096
+_FEW: Final = 64
+_FLOATS: Final = frozenset({Dtype.FLOAT32, Dtype.FLOAT16, Dtype.BFLOAT16})
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +111,20 @@ class Pairing:
 
     def match(self, new: RandomAccess, segment: Segment) -> Segment | None:
         """The old tensor that predicts this one best, or None."""
-        found = self._named(segment) or self._alike(new, segment)
+        found = self._named(segment)
+        if found is None or not self._is_likely(new, segment, found):
+            # Exporters number nameless weights, and number them otherwise the next time.
+            found = self._alike(new, segment) or found or self._cast_of(new, segment)
         if found is not None:
             self._used.add(found.offset)
         return found
+
+    def _is_likely(self, new: RandomAccess, segment: Segment, found: Segment) -> bool:
+        """Whether what bears the same name holds like numbers; taken for granted where that is not to be seen at once."""
+        if segment.length < _MIN_DOUBTED or (found.dtype, found.shape) != (segment.dtype, segment.shape):
+            return True
+        tensor = tensor_of(segment)
+        return _distance(_probes(new, segment, tensor), _probes(self._old, found, tensor)) < _ALIKE
 
     def _named(self, segment: Segment) -> Segment | None:
         if not segment.name:
@@ -130,12 +147,23 @@ class Pairing:
             return None
         tensor = tensor_of(segment)
         wanted = _probes(new, segment, tensor)
-        best, nearest = None, 0.35
+        best, nearest = None, _ALIKE
         for item in sorted(candidates, key=lambda item: item.offset in self._used)[:_MAX_CANDIDATES]:
             distance = _distance(wanted, _probes(self._old, item, tensor))
             if distance < nearest:
                 best, nearest = item, distance
         return best
+
+    def _cast_of(self, new: RandomAccess, segment: Segment) -> Segment | None:
+        """The floats of another type that these ones were rounded from, whatever they were called."""
+        if segment.dtype not in _FLOATS or segment.length < 2 * _PROBE_BYTES:
+            return None
+        wanted = _few(new, segment)
+        for dtype in sorted(_FLOATS - {segment.dtype}):
+            for item in self._by_shape.get((dtype, segment.shape), [])[:_MAX_CANDIDATES]:
+                if _distance(wanted, _few(self._old, item)) < _ROUNDED:
+                    return item
+        return None
 
 
 def fits(old: Segment, new: Segment) -> bool:
@@ -156,6 +184,15 @@ def _probes(file: RandomAccess, segment: Segment, tensor: Tensor) -> NDArray[np.
         for index in range(_PROBES)
     ]
     return numbers(b"".join(runs), tensor.element or Element.U8)
+
+
+def _few(file: RandomAccess, segment: Segment) -> NDArray[np.float64]:
+    """Some numbers of a tensor of floats, the same ones whatever their type."""
+    element = _ELEMENTS[segment.dtype]
+    count = min(_FEW, segment.elements)
+    places = [(segment.elements - count) * index // (_PROBES - 1) for index in range(_PROBES)]
+    runs = [file.read_at(segment.offset + place * element.width, count * element.width) for place in places]
+    return numbers(b"".join(runs), element)
 
 
 def numbers(content: bytes, element: Element) -> NDArray[np.float64]:
