@@ -109,9 +109,13 @@ def _in_place(job: Mapping[str, Any]) -> None:
     folder = DiskFolder(Path(job["work"]))
     lock = _locked(folder)
     apply = InPlaceApply(folder, Expected.of(job), read_only(Path(job["patch"])), time.monotonic)
-    if not apply.begun:
+    patch_offset = block = 0
+    if apply.begun:
+        start = apply.resume()
+        patch_offset, block = start.patch_offset, start.block
+    else:
         apply.rehearse(read_only(Path(job["old"])))
-    sys.stdout.write("0 0\n")
+    sys.stdout.write(f"{patch_offset} {block}\n")
     sys.stdout.flush()
     if not os.read(STDIN, 1):
         raise PatchEndedError("expected a word to begin, got none")

@@ -158,6 +158,7 @@ class InPlaceApply:
         self._header = read_header(patch)
         expected.check(self._header)
         self._reach = self._checked_reach(self._header)
+        self._batch: _Batch | None = None
 
     def _checked_reach(self, header: Header) -> int:
         reach = 0 if Flag.VERBATIM in header.flags else reach_back(read_prologue(self._patch, header).instructions)
@@ -186,14 +187,23 @@ class InPlaceApply:
             self._folder.open(RESERVE).reserve(growth)
         self._folder.sync()
 
+    def resume(self) -> Checkpoint:
+        """Once the old file has been given up: end what a cut left half done, and say where it goes on."""
+        return self._taken_up().start or NOWHERE
+
+    def _taken_up(self) -> "_Batch":
+        if self._batch is None:
+            target = self._folder.open(OUTPUT)
+            self._make_room(target)
+            self._batch = _Batch(self._folder, self._expected, target, self._reach, self._header.old_bytes)
+        return self._batch
+
     def run(self, stopped: Callable[[], bool]) -> None:
         """Turn `output`, which holds the old file, into the new one; goes on where an earlier run was cut.
 
         Raises `PatchEndedError` between two blocks once `stopped` says so.
         """
-        target = self._folder.open(OUTPUT)
-        self._make_room(target)
-        batch = _Batch(self._folder, self._expected, target, self._reach, self._header.old_bytes)
+        batch = self._taken_up()
         since = self._clock()
         pending: list[tuple[int, bytes | bytearray]] = []
 
@@ -208,8 +218,7 @@ class InPlaceApply:
             if stopped():
                 raise PatchEndedError("expected to finish, was stopped")
         batch.put_in_place()
-        target.truncate(self._header.new_bytes)
-        target.sync()
+        batch.end(self._header.new_bytes)
 
     def _make_room(self, target: File) -> None:
         if RESERVE in self._folder.names():
@@ -280,6 +289,11 @@ class _Batch:
             self._ring.keep(self._target, self._base, end)
             self._redo.complete(self._base)
             self._copy()
+
+    def end(self, new_bytes: int) -> None:
+        """Everything is in place: cut off what the old file had more."""
+        self._target.truncate(new_bytes)
+        self._target.sync()
 
     def _copy(self) -> None:
         for made in self._redo.made:

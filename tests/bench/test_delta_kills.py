@@ -1,0 +1,12 @@
+"""The benchmark of killed devices in small: real processes, SIGKILL at random moments, the right file in the end."""
+
+from tests.bench import delta_kills
+
+
+def test_device__killed_while_it_applies_a_patch__right_file_and_at_most_one_block_twice() -> None:
+    figures = delta_kills.measure(kills=20, mib=2.0, seed=1)
+    for way in delta_kills.WAYS:
+        shown = figures[way]
+        assert shown["kills"] == 10
+        assert shown["wrong_digests"] == 0
+        assert shown["most_blocks_repeated"] <= 1
