@@ -251,8 +251,11 @@ class Pending:
 class Outbox(Protocol):
     """Messages that must reach the server, kept until it says that they are durable there."""
 
-    def add(self, messages: Sequence[tuple[Up, Draft]]) -> None:
-        """Keep (*durable*), and make room by merging or dropping the oldest windows, which is counted."""
+    def add(self, messages: Sequence[tuple[Up, Draft]], *, lost: int = 0) -> None:
+        """Keep (*durable*), and make room by merging or dropping the oldest windows, which is counted.
+
+        `lost` messages came before these and could not be kept; they are counted, too. Raises `StorageError`.
+        """
 
     def pending(self, limit: int, *, beyond: Iterable[int] = ()) -> Sequence[Pending]:
         """The oldest messages whose number is not in `beyond`."""

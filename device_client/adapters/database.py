@@ -3,6 +3,7 @@
 One connection, one lock, many threads. Other processes may read it at any time (`modelfleet-device status`).
 """
 
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -34,13 +35,13 @@ class Database:
     def __init__(self, path: Path) -> None:
         self._lock = threading.RLock()
         try:
+            _make_private(path)
             self._connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
             self._connection.execute("PRAGMA journal_mode=WAL")
             self._connection.execute("PRAGMA synchronous=FULL")
             self._connection.executescript(SCHEMA)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             raise ConfigError(f"expected a usable database {path}, got {error}") from error
-        path.chmod(durable.PRIVATE_FILE)
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -71,3 +72,11 @@ class Database:
         """Close; further calls fail."""
         with self._lock:
             self._connection.close()
+
+
+def _make_private(path: Path) -> None:
+    """Of this user only, before anything is in it: SQLite gives the files beside it the same mode."""
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, durable.PRIVATE_FILE))
+    for file in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
+        if file.exists():
+            file.chmod(durable.PRIVATE_FILE)

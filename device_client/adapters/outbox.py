@@ -48,12 +48,14 @@ class SqliteOutbox:
         self._boot = boot
         self._max_bytes = max_bytes
 
-    def add(self, messages: Sequence[tuple[Up, Draft]]) -> None:
+    def add(self, messages: Sequence[tuple[Up, Draft]], *, lost: int = 0) -> None:
         if not messages:
             return
         with self._database.transaction() as connection:
             insert(connection, self._boot, messages)
             self._make_room(connection)
+            if lost:
+                _count_dropped(connection, lost)
 
     def pending(self, limit: int, *, beyond: Iterable[int] = ()) -> Sequence[Pending]:
         skipped = list(beyond)
@@ -134,8 +136,12 @@ class SqliteOutbox:
             doomed.append((seq,))
             size -= length
         connection.executemany("DELETE FROM outbox WHERE seq = ?", doomed)
-        connection.execute(
-            "INSERT INTO remembered (key, value) VALUES (?, ?) "
-            "ON CONFLICT (key) DO UPDATE SET value = CAST(value AS INTEGER) + CAST(excluded.value AS INTEGER)",
-            (DROPPED_KEY, str(len(doomed))),
-        )
+        _count_dropped(connection, len(doomed))
+
+
+def _count_dropped(connection: sqlite3.Connection, count: int) -> None:
+    connection.execute(
+        "INSERT INTO remembered (key, value) VALUES (?, ?) "
+        "ON CONFLICT (key) DO UPDATE SET value = CAST(value AS INTEGER) + CAST(excluded.value AS INTEGER)",
+        (DROPPED_KEY, str(count)),
+    )

@@ -48,7 +48,6 @@ from device_client.core.errors import (
     SlotDamagedError,
     StorageError,
     TicketError,
-    UnexpectedEventError,
 )
 from device_client.ports import Clock, Host, Journal, Meter, Slots
 from device_client.wire.messages import Denied
@@ -369,18 +368,6 @@ class Deployments:
             self._apply_in_time(deployment.model, failed, lambda: self._judge(watched))
         else:
             self._watch(deployment)
-
-
-def safely(action: Continuation) -> None:
-    """Run one event's action; a bad event must not end the agent."""
-    try:
-        action()
-    except UnexpectedEventError as error:
-        log.warning("dropped: %s", error)
-    except StorageError as error:
-        log.error("%s", error)  # noqa: TRY400 - the sentence says it all
-    except DeviceError:
-        log.exception("an event could not be dealt with")
 
 
 def _failure(error: Exception) -> Failed:

@@ -13,11 +13,12 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from device_client.agent.checks import Checks, Facts
-from device_client.agent.deployments import Deployments, Surroundings, safely
+from device_client.agent.deployments import Deployments, Surroundings
 from device_client.agent.installer import Installer
 from device_client.agent.jobs import Continuation, Jobs, ThreadJobs
 from device_client.agent.postman import Postman
 from device_client.agent.renewal import Renewals
+from device_client.agent.safety import Safely
 from device_client.agent.timers import Timers
 from device_client.core import machine, notices
 from device_client.core.acceptance import DirectorAnswer
@@ -84,6 +85,7 @@ class Agent:
         self._inbox: queue.SimpleQueue[Continuation] = queue.SimpleQueue()
         self._jobs = jobs(self.post)
         self._timers = Timers(clock)
+        self._safely = Safely(clock)
         self._meter = meter
         self._postman = Postman(device_id=profile.device_id, outbox=outbox, broker=broker, meter=meter, clock=clock)
         self._checks = Checks(
@@ -141,7 +143,7 @@ class Agent:
     def recover(self) -> None:
         """Serve the current slots and take up what was interrupted. Needs no network."""
         clean = self._journal.recall(CLEAN_KEY) != "0"
-        safely(lambda: self._journal.remember({CLEAN_KEY: "0"}))
+        self._safely(lambda: self._journal.remember({CLEAN_KEY: "0"}))
         stored = self._journal.deployments()
         for model in dict.fromkeys((*self._profile.models, *stored)):
             self.deployments.recover(model, stored.get(model) or Deployment(model), clean=clean)
@@ -173,19 +175,19 @@ class Agent:
         try:
             action = self._inbox.get(timeout=max(0.001, self._timers.wait_s(longest_s)))
         except queue.Empty:
-            return self._timers.run_due(safely) > 0
-        safely(action)
-        self._timers.run_due(safely)
+            return self._timers.run_due(self._safely) > 0
+        self._safely(action)
+        self._timers.run_due(self._safely)
         return True
 
     def close(self) -> None:
         """Stop in an orderly way: downloads keep what they have, windows are kept, the stop is recorded as clean."""
         self.deployments.pause_all()
         self._jobs.stop(STOP_WITHIN_S)
-        safely(lambda: self._collect(everything=True))
-        safely(self._postman.deliver)
+        self._safely(lambda: self._collect(everything=True))
+        self._safely(self._postman.deliver)
         self._broker.stop()
-        safely(lambda: self._journal.remember({CLEAN_KEY: "1"}))
+        self._safely(lambda: self._journal.remember({CLEAN_KEY: "1"}))
 
     def _tick(self) -> None:
         """Twice a second: windows, labels, outbox, requests of a person at the device."""
@@ -194,7 +196,7 @@ class Agent:
         self._postman.deliver()
         for model in self._journal.take_requests():
             if model in self.deployments:
-                safely(lambda model=model: self.deployments.recall(model))  # type: ignore[misc]
+                self._safely(lambda model=model: self.deployments.recall(model))  # type: ignore[misc]
 
     def _collect(self, *, everything: bool) -> None:
         floor = int(self._journal.recall(FLOOR_KEY) or 0)
@@ -300,7 +302,7 @@ class Agent:
             if model not in answer.binding.answers:
                 # The server does not know the model yet, so there is no plan notice to wait for.
                 self._checks.ask_after(CheckReason.PERIODIC, UNKNOWN_MODEL_S)
-            safely(lambda model=model: self._decide(model, answer, verdicts.get(model)))  # type: ignore[misc]
+            self._safely(lambda model=model: self._decide(model, answer, verdicts.get(model)))  # type: ignore[misc]
 
     def _decide(self, model: str, answer: DirectorAnswer, error: DeviceError | None) -> None:
         """What one model's part of a good answer means for its deployment."""

@@ -12,6 +12,7 @@ from device_client.wire.topics import Up
 
 RESEND_S: Final = 20.0
 MAX_UNACKNOWLEDGED: Final = 50
+MAX_UNWRITTEN: Final = 512  # messages in memory while the disk takes none: hours of windows, about a megabyte
 
 
 class Postman:
@@ -24,13 +25,18 @@ class Postman:
         self._meter = meter
         self._clock = clock
         self._in_flight: dict[int, float] = {}
+        self._unwritten: list[tuple[Up, Draft]] = []
+        self._lost = 0
 
     def reconnected(self) -> None:
         """Whatever was in flight on the old connection may be lost."""
         self._in_flight.clear()
 
     def collect(self, *, clock_trusted: bool, rss_bytes: int, everything: bool = False) -> None:
-        """Put finished windows and new labels into the outbox."""
+        """Put finished windows and new labels into the outbox.
+
+        What a full disk does not take waits in memory; the oldest beyond `MAX_UNWRITTEN` are dropped and counted.
+        """
         messages: list[tuple[Up, Draft]] = [
             (
                 Up.TELEMETRY,
@@ -43,8 +49,13 @@ class Postman:
             (Up.LABEL, label_draft(tuple(labels[start : start + MAX_LABELS_PER_MESSAGE])))
             for start in range(0, len(labels), MAX_LABELS_PER_MESSAGE)
         ]
-        if messages:
-            self._outbox.add(messages)
+        self._unwritten += messages
+        excess = max(0, len(self._unwritten) - MAX_UNWRITTEN)
+        del self._unwritten[:excess]
+        self._lost += excess
+        if self._unwritten:
+            self._outbox.add(self._unwritten, lost=self._lost)
+            self._unwritten, self._lost = [], 0
 
     def deliver(self) -> None:
         """Hand what waits to the broker, oldest first, within the limit of what may be unacknowledged."""

@@ -1,5 +1,6 @@
 """A disk that takes nothing any more: what runs goes on, the agent lives, and work goes on once there is room."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -89,3 +90,64 @@ def test_start__on_a_full_disk__serves_what_is_installed(
     disk.full = False
     rig.run_to(UpdateState.COMMITTED, manifest)
     rig.agent.close()
+
+
+def test_disk__full_for_long__one_line_a_minute_and_no_window_is_lost(
+    rig: Rig, server: UpdateServerSimulator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.assign(DEVICE, server.push(MODEL, "1", weights(1.0)))
+    rig.start()
+    rig.run_to(UpdateState.COMMITTED)
+    disk = Disk(rig, monkeypatch)
+    disk.full = True
+    caplog.clear()
+    for _ in range(300):
+        rig.infer(0.0)
+        rig.clock.advance(1.0)
+        rig.settle()
+    said = [record for record in caplog.records if "full" in record.getMessage()]
+    assert 3 <= len(said) <= 8
+    assert "times more" in said[-1].getMessage()
+    disk.full = False
+    rig.clock.advance(10.0)
+    rig.settle(2_000)
+    rig.run_until(lambda: rig.outbox.depth() == 0)
+    assert sum(window.n for window in server.windows[DEVICE].values()) == 300
+    assert rig.outbox.dropped() == 0
+
+
+def test_disk__full_for_very_long__oldest_are_dropped_and_counted(
+    rig: Rig, server: UpdateServerSimulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("device_client.agent.postman.MAX_UNWRITTEN", 10)
+    server.assign(DEVICE, server.push(MODEL, "1", weights(1.0)))
+    rig.start()
+    rig.run_to(UpdateState.COMMITTED)
+    disk = Disk(rig, monkeypatch)
+    disk.full = True
+    for _ in range(25):
+        rig.infer(0.0)
+        rig.clock.advance(2.0)
+        rig.settle()
+    disk.full = False
+    rig.clock.advance(10.0)
+    rig.run_until(lambda: rig.outbox.depth() == 0)
+    kept = sum(window.n for window in server.windows[DEVICE].values())
+    assert 8 <= kept <= 11
+    assert rig.outbox.dropped() == 25 - kept
+
+
+def test_database__any_umask_and_an_older_file__of_its_owner_alone(tmp_path: Path) -> None:
+    before = os.umask(0o000)
+    try:
+        path = tmp_path / "client.sqlite3"
+        path.touch(0o644)
+        for name in ("client.sqlite3-wal", "client.sqlite3-shm"):
+            (tmp_path / name).touch(0o644)
+        database = Database(path)
+        SqliteJournal(database, "b0b0b0b0").remember({"a": "b"})
+        modes = {file.name: file.stat().st_mode & 0o777 for file in tmp_path.iterdir()}
+        database.close()
+    finally:
+        os.umask(before)
+    assert modes == dict.fromkeys(("client.sqlite3", "client.sqlite3-wal", "client.sqlite3-shm"), 0o600)
