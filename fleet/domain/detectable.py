@@ -6,7 +6,7 @@ counts of devices, the number that fails a phase. A custom metric has a spread t
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from fleet.domain.gate import budget
@@ -33,7 +33,7 @@ class Detectable:
 
     `drop_points` is for comparisons, in percentage points: what a FAIL needs beyond zero, None where even a total
     collapse would not be certain. `proves_points` is the smallest margin within which an unchanged version is proven.
-    `devices` is for counts: so many of the treated fail the phase whatever the others do.
+    `devices` is for counts: so many of the treated fail the phase whatever the others do. `sentence` is for people.
     """
 
     gate: str
@@ -44,16 +44,7 @@ class Detectable:
     drop_points: float | None
     proves_points: float | None = None
     devices: int | None = None
-
-    @property
-    def sentence(self) -> str:
-        """For people."""
-        where = f"phase {self.phase + 1}, {self.gate}, {self.stratum} ({self.treated:,} and {self.control:,} devices)"
-        if self.devices is not None:
-            return f"{where}: fails at {self.devices:,} devices"
-        if self.drop_points is None or self.proves_points is None:
-            return f"{where}: nothing is certain"
-        return f"{where}: sees {self.drop_points:.1f} points, proves a margin of {self.proves_points:.1f}"
+    sentence: str = ""
 
 
 def detectable(policy: RolloutPolicy, phases: Sequence[PhaseCounts], *, has_baseline: bool) -> tuple[Detectable, ...]:
@@ -66,7 +57,35 @@ def detectable(policy: RolloutPolicy, phases: Sequence[PhaseCounts], *, has_base
             found += _comparisons(gate, index, counts, strata, allotted.comparative)
         if counts.treated:
             found += _counts(policy, index, counts, allotted.absolute)
-    return tuple(found)
+    return tuple(replace(item, sentence=_sentence(item)) for item in found)
+
+
+def _sentence(item: Detectable) -> str:
+    where = f"phase {item.phase + 1}, {item.gate}, {item.stratum} ({item.treated:,} and {item.control:,} devices)"
+    if item.devices is not None:
+        return f"{where}: fails at {item.devices:,} of the treated"
+    if item.drop_points is None or item.proves_points is None:
+        return f"{where}: nothing is certain"
+    return f"{where}: sees {item.drop_points:.1f} points, proves a margin of {item.proves_points:.1f}"
+
+
+def unprovable(policy: RolloutPolicy, phases: Sequence[PhaseCounts]) -> tuple[str, ...]:
+    """Comparisons that are too small for their own margins: even an unchanged version would be held, not passed."""
+    margins = {gate.name: gate.margin for gate in policy.gates.comparative if gate.max_ratio is None}
+    sentences: list[str] = []
+    for item in detectable(policy, phases, has_baseline=True):
+        margin = margins.get(item.gate)
+        is_whole = item.stratum == ALL_CLASSES or len(phases[item.phase].classes) == 1
+        if margin is None or item.devices is not None or not is_whole or item.proves_points is None:
+            continue
+        if item.proves_points > POINTS * margin:
+            sentences.append(
+                f"phase {item.phase + 1}: {item.treated:,} and {item.control:,} devices prove {item.gate} within "
+                f"{item.proves_points:.1f} points, its margin is {POINTS * margin:g}: a version that is no worse would be "
+                f"held at the deadline unless each device has many more than {UNITS_PER_DEVICE} labels or inferences; give it a "
+                "larger share or margin, an absolute limit, or use the preset manual"
+            )
+    return tuple(sentences)
 
 
 def _comparisons(

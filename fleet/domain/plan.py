@@ -9,7 +9,7 @@ from enum import StrEnum
 from itertools import pairwise
 
 from device_client.wire.bucketing import BUCKETS, control_range, share_range
-from fleet.domain.detectable import Detectable, detectable
+from fleet.domain.detectable import Detectable, detectable, unprovable
 from fleet.domain.gate_policy import Metric
 from fleet.domain.policy import Phase, RolloutPolicy
 from fleet.domain.strata import MIN_CONTROL, MIN_TREATED, comparison
@@ -178,32 +178,29 @@ def _reach(policy: RolloutPolicy, phases: Sequence[PhaseCounts]) -> list[Finding
 
 
 def _comparisons(policy: RolloutPolicy, phases: Sequence[PhaseCounts], has_baseline: bool) -> list[Finding]:  # noqa: FBT001
-    """Whether every comparison that the policy asks for can ever be made."""
+    """Whether every comparison that the policy asks for can ever be made, and what it can prove."""
     gates = policy.gates.comparative
+    found: list[Finding] = []
     if not any(gate.metric == Metric.ACCURACY for gate in policy.gates.measured):
-        return [
-            Finding(
-                Level.WARNING,
-                "accuracy_unwatched",
-                "there is no accuracy gate: a version that loads, runs and is wrong would pass",
-            )
-        ]
+        sentence = "there is no accuracy gate: a version that loads, runs and is wrong would pass"
+        found.append(Finding(Level.WARNING, "accuracy_unwatched", sentence))
     if not gates or phases[0].population == 0:
-        return []
+        return found
     if not has_baseline:
         names = ", ".join(gate.name for gate in gates)
-        return [
-            Finding(Level.NOTE, "first_install", f"{names}: no earlier version to compare with; judged by limits only")
-        ]
+        sentence = f"{names}: no earlier version to compare with; judged by limits only"
+        return [*found, Finding(Level.NOTE, "first_install", sentence)]
     compared = [comparison(counts, has_baseline=True) for counts in phases]
     if not any(item.strata for item in compared):
         sentence = (
             f"no phase has {MIN_TREATED} treated and {MIN_CONTROL} control devices ({compared[0].reason}): "
             "give the gates absolute limits, or use the preset manual without margins"
         )
-        return [Finding(Level.ERROR, "gate_unreachable", sentence)]
-    return [
+        return [*found, Finding(Level.ERROR, "gate_unreachable", sentence)]
+    found += [
         Finding(Level.NOTE, "phase_not_compared", f"phase {index + 1} is not compared with a control: {item.reason}")
         for index, item in enumerate(compared)
         if not item.strata
     ]
+    found += [Finding(Level.WARNING, "margin_unprovable", sentence) for sentence in unprovable(policy, phases)]
+    return found

@@ -13,6 +13,7 @@ ALL_CLASSES: Final = "all classes"
 MIN_TREATED: Final = 4
 MIN_CONTROL: Final = 8
 MIN_CONTROL_SHARE: Final = 0.1
+ENOUGH_CONTROL: Final = 1_000  # however large the population is
 # A class with fewer devices on a side, beside others, can fail a phase but is not asked to pass it by itself.
 MIN_ALONE: Final = 20
 
@@ -46,9 +47,10 @@ def comparison(counts: PhaseCounts, *, has_baseline: bool) -> Comparison:
     """How a phase with these counts is compared with its control, if it can be at all."""
     if not has_baseline:
         return Comparison((), reason="there is no earlier version to compare with")
-    if counts.population == 0 or counts.control < MIN_CONTROL_SHARE * counts.population:
+    if counts.control < min(MIN_CONTROL_SHARE * counts.population, ENOUGH_CONTROL) or counts.population == 0:
         return Comparison(
-            (), reason=f"its control is {counts.control} of {counts.population} devices, less than a tenth"
+            (),
+            reason=f"its control is {counts.control} of {counts.population} devices, less than a tenth of them and than {ENOUGH_CONTROL:,}",
         )
     present = [item for item in counts.classes if item.treated + item.control > 0]
     alone = [item for item in present if _suffices(item.treated, item.control)]

@@ -114,3 +114,31 @@ def test_plan__first_install_on_one_device__starts_whatever_its_bucket() -> None
 def test_plan__demo_all_at_once__starts(*, allow_delta: bool) -> None:
     found = validate(RolloutPolicy.parse(policies.everyone(allow_delta=allow_delta)), EVEN, has_baseline=True)
     assert not found.errors
+
+
+def test_plan__fleet_too_small_for_its_margin__is_told_so() -> None:
+    """Sixteen devices cannot tell a point; ten thousand can."""
+    tight: dict[str, Any] = {"gates": {"accuracy": {"margin_points": 1, "min_labels_per_device": 1_000}}}
+    large = [PlacedDevices("edge-std", BUCKETS * index // 1_000, 10) for index in range(1_000)]
+    tight_policy = RolloutPolicy.parse({"phases": [{"share": 0.25}, {"share": 1.0}], **tight})
+    assert "margin_unprovable" in codes(validate(tight_policy, EVEN, has_baseline=True), Level.WARNING)
+    assert "margin_unprovable" not in codes(validate(tight_policy, large, has_baseline=True), Level.WARNING)
+
+
+def test_plan__every_gate__says_what_it_can_see() -> None:
+    gates = {"accuracy": {"margin_points": 5}, "rollbacks": {"max_share": 0.1}, "crashes": {"max_share": 0.1}}
+    found = validate(
+        RolloutPolicy.parse({"phases": [{"share": 0.25}, {"share": 1.0}], "gates": gates}), EVEN, has_baseline=True
+    )
+    first = {item.gate: item.sentence for item in found.detectable if item.phase == 0}
+    assert set(first) == {"accuracy", "install_failures", "silence", "rollbacks", "crashes"}
+    assert first["rollbacks"] == "phase 1, rollbacks, all classes (4 and 8 devices): fails at 1 of the treated"
+    assert "points, proves a margin of" in first["accuracy"]
+
+
+def test_plan__comparison_without_accuracy__is_checked_all_the_same() -> None:
+    errors = {"gates": {"errors": {"margin_points": 1}}}
+    found = validate(
+        RolloutPolicy.parse({"phases": [{"share": 0.1}, {"share": 1.0}], **errors}), EVEN, has_baseline=True
+    )
+    assert "gate_unreachable" in codes(found, Level.ERROR)

@@ -6,6 +6,7 @@ held. Looked at once: the counts were taken when the phase began and do not chan
 
 from typing import Final
 
+from fleet.domain.gates.words import percent
 from fleet.domain.policy import RolloutPolicy
 from fleet.domain.stats.estimates import Unjudgeable
 from fleet.domain.stats.mismatch import mismatch
@@ -28,7 +29,7 @@ def judge(policy: RolloutPolicy, facts: PhaseFacts) -> GateResult | None:
         return None
     is_off = found.p < MAX_CHANCE
     verdict = Verdict.INCONCLUSIVE if is_off else Verdict.PASS
-    meant = f"meant are {share:.3g} and {control:.3g} of {population:,}"
+    meant = f"meant are {percent(share)} and {percent(control)} of {population:,}"
     sentence = (
         f"{verdict.value.upper()}: {treated_now:,} treated and {control_now:,} control devices; {meant}"
         f"{', which chance does not explain: the arms are not comparable' if is_off else ''}"

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from fleet.domain.gate_policy import POINTS, Metric
+from fleet.domain.gate_policy import POINTS, Metric, Shape
 from fleet.domain.verdicts import Kind, Verdict
 from fleet.entrypoints.ui.drawings.interval import IntervalDrawing, draw_interval
 from fleet.entrypoints.ui.drawings.outcomes import OutcomeDrawing, draw_installs, draw_silence
@@ -18,7 +18,11 @@ from fleet.entrypoints.ui.wording import without_verdict
 NAMES: Final[Mapping[str, str]] = {
     "install_failures": "Installs",
     "silence": "Silence",
+    "rollbacks": "Rollbacks",
+    "crashes": "Crashes",
+    "arms": "Arms",
     "accuracy": "Accuracy",
+    "agreement": "Agreement",
     "latency": "Latency",
     "errors": "Failed inferences",
     "nan": "NaN outputs",
@@ -28,7 +32,16 @@ MANNERS: Final[Mapping[str, str]] = {
     Kind.LIMIT.value: "treated devices against a limit",
     Kind.CONTROL.value: "treated devices against the control",
     Kind.CARRIED.value: "carried over from the last compared phase",
+    Kind.OWN_PAST.value: "treated devices against their own past",
+    Kind.ARMS.value: "devices are shared out as meant",
 }
+
+# Kinds whose interval is of a difference: what zero means, and of what it is.
+DIFFERENCES: Final[Mapping[str, tuple[str, str]]] = {
+    Kind.CONTROL.value: ("same as control", "Treated minus control"),
+    Kind.OWN_PAST.value: ("same as before", "Treated now minus before"),
+}
+OWN_UNITS: Final = (Shape.RATIO.value, Shape.MEAN.value)
 
 
 @dataclass(frozen=True)
@@ -78,6 +91,9 @@ class GateCard:
     outcomes: OutcomeDrawing | None
     arms: tuple[Arm, ...]
     strip: StripDrawing | None
+    is_advisory: bool
+    difference_of: str
+    unit: str
 
 
 def most_telling_first(cards: Iterable[GateCard]) -> tuple[GateCard, ...]:
@@ -100,7 +116,8 @@ def _card(gate: Mapping[str, object]) -> GateCard:
     interval, limit = _interval(kind, evidence)
     low, high, value = (_number(evidence.get(key)) for key in ("lower", "upper", "value"))
     alpha = _number(evidence.get("alpha"))
-    words = _points if kind == Kind.CONTROL.value else _share
+    is_difference = kind in DIFFERENCES
+    words = _plain if evidence.get("shape") in OWN_UNITS else _points if is_difference else _share
     return GateCard(
         name=NAMES.get(name, name.replace("_", " ")),
         manner=MANNERS.get(kind, kind),
@@ -113,24 +130,29 @@ def _card(gate: Mapping[str, object]) -> GateCard:
         high_text=words(high),
         estimate_text=words(value),
         limit_text="" if limit is None else words(limit),
-        reference_text="same as control" if kind == Kind.CONTROL.value else "",
+        reference_text=DIFFERENCES[kind][0] if is_difference else "",
         confidence=None if alpha is None else 1 - alpha,
         outcomes=_outcomes(kind, name, evidence),
         arms=arms,
-        strip=draw_strip([[row.share for row in arm.rows] for arm in arms]),
+        strip=None
+        if evidence.get("shape") in OWN_UNITS
+        else draw_strip([[row.share for row in arm.rows] for arm in arms]),
+        is_advisory=bool(gate.get("advisory")),
+        difference_of=DIFFERENCES[kind][1] if is_difference else "",
+        unit="" if evidence.get("shape") in OWN_UNITS else " points",
     )
 
 
 def _interval(kind: str, evidence: Mapping[str, object]) -> tuple[IntervalDrawing | None, float | None]:
     """The interval and the value that it must not lie beyond."""
     low, high, value = (_number(evidence.get(key)) for key in ("lower", "upper", "value"))
-    if kind == Kind.CONTROL.value:
+    if kind in DIFFERENCES:
         lower_is_worse = bool(evidence.get("higher_is_better"))
         margin = _number(evidence.get("margin"))
         limit = None if margin is None else -margin if lower_is_worse else margin
         reference: float | None = 0.0
     elif kind == Kind.LIMIT.value:
-        lower_is_worse = evidence.get("metric") == Metric.ACCURACY.value
+        lower_is_worse = bool(evidence.get("higher_is_better", evidence.get("metric") == Metric.ACCURACY.value))
         limit, reference = _number(evidence.get("limit")), None
     else:
         return None, None
@@ -149,6 +171,8 @@ def _outcomes(kind: str, name: str, evidence: Mapping[str, object]) -> OutcomeDr
     def count(key: str) -> int:
         return int(_number(evidence.get(key)) or 0)
 
+    if name == "rollbacks":
+        return None
     if name == "silence":
         return draw_silence(offered=count("offered"), silent=count("silent"))
     return draw_installs(
@@ -181,6 +205,11 @@ def _points(value: float | None) -> str:
         return ""
     points = round(POINTS * value, 1)
     return f"{points:+.1f}".replace("-", "\N{MINUS SIGN}") if points else "0"
+
+
+def _plain(value: float | None) -> str:
+    """In the metric's own unit."""
+    return "" if value is None else f"{value:.3g}".replace("-", "\N{MINUS SIGN}")
 
 
 def _share(value: float | None) -> str:

@@ -260,4 +260,5 @@ def _plan_lines(plan: JsonObject) -> list[str]:
     lines = [f"eligible: {plan.get('eligible', '?')} of {plan.get('population', '?')} devices"]
     lines += [f"  {count} get {variant}" for variant, count in plan.get("variants", {}).items()]
     lines += [f"  {item['count']} get nothing: {item['reason']}" for item in plan.get("refused", [])]
+    lines += [f"  {item['sentence']}" for item in plan.get("detectable", []) if item.get("sentence")]
     return [*lines, *_findings(plan)]
