@@ -99,6 +99,8 @@ class Environment:
     """Whether this web process serves devices and nothing else: no pages, no API, no admin."""
     process: str
     """The name of this process in logs."""
+    webhook_hosts: tuple[str, ...] = ()
+    """Hosts (`name` or `name:port`) that webhooks may call although they are not public or do not speak TLS."""
 
     @property
     def secrets(self) -> Path:
@@ -144,6 +146,7 @@ def parse_environment(variables: Mapping[str, str], *, root: Path, process: str)
         behind_proxy=_flag("BEHIND_PROXY", values.get("BEHIND_PROXY", "0")),
         devices_only=_flag("DEVICES_ONLY", values.get("DEVICES_ONLY", "0")),
         process=values.get("PROCESS", process),
+        webhook_hosts=tuple(name.strip() for name in values.get("WEBHOOK_HOSTS", "").split(",") if name.strip()),
     )
 
 

@@ -100,6 +100,7 @@ INSTALLED_APPS = [
             "experiments",
             "audit",
             "jobs",
+            "webhooks",
             "outbox",
         )
     ),

@@ -22,6 +22,7 @@ class Scope(StrEnum):
     ROLLOUT_APPROVE = "rollout:approve"
     DEVICE_ENROL = "device:enrol"
     DEVICE_WRITE = "device:write"
+    WEBHOOK_WRITE = "webhook:write"
     LABEL_WRITE = "label:write"
     TRUST_WRITE = "trust:write"
     ADMIN = "admin"

@@ -13,12 +13,14 @@ from fleet.adapters.clock_system import SystemClock
 from fleet.adapters.local_files import FetchedFiles, StoredFiles
 from fleet.adapters.metadata_files_local import LocalMetadataFiles
 from fleet.adapters.signer_file import signer_from_pem
+from fleet.adapters.webhook_http import HttpWebhookSender
 from fleet.apps.assignments import selectors as assignments
 from fleet.apps.devices import selectors as devices
 from fleet.apps.registry import selectors as models
 from fleet.apps.registry import services as registry
 from fleet.apps.trust import services as trust
 from fleet.apps.trust.records import OnlineKeys
+from fleet.apps.webhooks import services as webhooks
 from fleet.domain.delta_plan import Budget, Group
 from fleet.domain.tickets import ticket_key
 from fleet.ports.blobs import BlobStore, UploadSpool
@@ -155,6 +157,12 @@ def review_deltas(_payload: Mapping[str, object], now: datetime) -> None:
     dropped = registry.review_deltas(in_use=in_use, keep=keep, store=blob_store(), now=now)
     if dropped:
         logger.info("dropped %d patches that nobody could use for %s", dropped, keep)
+
+
+def deliver_webhook(payload: Mapping[str, object], now: datetime) -> None:
+    """The work of a `webhook` job."""
+    sender = HttpWebhookSender(settings.MODELFLEET.webhook_hosts)
+    webhooks.deliver(payload=payload, sender=sender, now=now)
 
 
 def sweep_blobs(now: datetime) -> None:

@@ -233,6 +233,24 @@ def test_live__approvals__asked_for_given_by_others_and_in_an_emergency(
     assert modelfleet.ok("rollout", "approve", urgent["id"], "--reason", "fire", "--emergency")["state"] == "running"
 
 
+def test_live__webhooks__added_tested_listed_removed_within_ones_reach(modelfleet: CommandLine) -> None:
+    add = ("webhooks", "add", "https://hooks.example.org/x", "--event", "rollout.*")
+    scoped = _limited(modelfleet, "webhook:write:vision")
+    assert _error(scoped, *add) == "scope_missing"
+    own = scoped.ok(*add, "--namespace", "vision")
+    assert own["secret"].startswith("mfw_")
+    everything = modelfleet.ok(*add)
+    assert [item["id"] for item in scoped.ok("webhooks", "list")] == [own["id"]]
+    assert "secret" not in modelfleet.ok("webhooks", "list")[1]
+    assert _error(scoped, "webhooks", "test", str(everything["id"])) == "scope_missing"
+    delivery = scoped.ok("webhooks", "test", str(own["id"]))["delivery"]
+    assert [item["id"] for item in scoped.ok("webhooks", "deliveries", str(own["id"]))] == [delivery]
+    assert "pending" in scoped("webhooks", "deliveries", str(own["id"])).out
+    assert scoped.ok("webhooks", "replay", str(own["id"]), str(delivery))["delivery"] == delivery
+    assert scoped.ok("webhooks", "remove", str(own["id"]))["removed"]
+    assert _error(modelfleet, *add[:-1], "NO") == "webhook_events"
+
+
 def test_live__emergency_stop__set_listed_lifted_within_ones_reach(modelfleet: CommandLine, keys: Path) -> None:
     modelfleet.ok("namespaces", "list")
     scoped = _limited(modelfleet, "rollout:write:vision")

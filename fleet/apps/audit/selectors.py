@@ -1,4 +1,4 @@
-"""Reads the audit log, newest first."""
+"""Reads the audit log."""
 
 from fleet.apps.audit.models import Entry
 from fleet.apps.audit.records import EntryRecord
@@ -11,7 +11,18 @@ def entries(*, subject: str = "", before_id: int | None = None, limit: int = 100
         rows = rows.filter(subject=subject)
     if before_id is not None:
         rows = rows.filter(id__lt=before_id)
-    return tuple(
-        EntryRecord(id=row.pk, at=row.at, actor=row.actor, action=row.action, subject=row.subject, detail=row.detail)
-        for row in rows[:limit]
-    )
+    return tuple(_record(row) for row in rows[:limit])
+
+
+def after(*, entry_id: int, limit: int) -> tuple[EntryRecord, ...]:
+    """At most `limit` entries younger than that one, the oldest first."""
+    return tuple(_record(row) for row in Entry.objects.filter(id__gt=entry_id).order_by("id")[:limit])
+
+
+def newest_id() -> int:
+    """The id of the newest entry; 0 without one."""
+    return Entry.objects.order_by("-id").values_list("id", flat=True).first() or 0
+
+
+def _record(row: Entry) -> EntryRecord:
+    return EntryRecord(id=row.pk, at=row.at, actor=row.actor, action=row.action, subject=row.subject, detail=row.detail)

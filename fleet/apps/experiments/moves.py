@@ -55,7 +55,12 @@ def conclude(row: Experiment, action: str, reason: Reason, now: datetime) -> Dec
         actor=reason.actor,
         action=f"experiment.{action}",
         subject=row.pk,
-        detail={"state": row.state, "verdict": reason.verdict, "sentence": reason.sentence[:MAX_SENTENCE_CHARS]},
+        detail={
+            "model": row.model_id,
+            "state": row.state,
+            "verdict": reason.verdict,
+            "sentence": reason.sentence[:MAX_SENTENCE_CHARS],
+        },
         now=now,
     )
     return Decision.objects.create(

@@ -185,7 +185,12 @@ def _conclude(row: Rollout, action: str, reason: Reason, now: datetime) -> Decis
         actor=reason.actor,
         action=f"rollout.{action}",
         subject=row.pk,
-        detail={"state": row.state, "phase": row.phase, "sentence": reason.sentence[:MAX_SENTENCE_CHARS]},
+        detail={
+            "model": row.model_id,
+            "state": row.state,
+            "phase": row.phase,
+            "sentence": reason.sentence[:MAX_SENTENCE_CHARS],
+        },
         now=now,
     )
     return Decision.objects.create(

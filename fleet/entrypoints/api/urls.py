@@ -13,6 +13,7 @@ from fleet.entrypoints.api.views import (
     stops,
     trust,
     versions,
+    webhooks,
 )
 
 converters.register()
@@ -82,6 +83,15 @@ urlpatterns = [
     path("trust/roots", trust.Roots.as_view(), name="roots"),
     path("trust/<repository:repository>/root", trust.RootRotation.as_view(), name="root"),
     path("trust/image/targets", trust.ImageTargets.as_view(), name="image-targets"),
+    path("webhooks", webhooks.Webhooks.as_view(), name="webhooks"),
+    path("webhooks/<number:webhook_id>", webhooks.Webhook.as_view(), name="webhook"),
+    path("webhooks/<number:webhook_id>:test", webhooks.WebhookTest.as_view(), name="test-webhook"),
+    path("webhooks/<number:webhook_id>/deliveries", webhooks.Deliveries.as_view(), name="deliveries"),
+    path(
+        "webhooks/<number:webhook_id>/deliveries/<number:delivery_id>:replay",
+        webhooks.Replay.as_view(),
+        name="replay-delivery",
+    ),
     path("labels:batch", figures.Labels.as_view(), name="labels"),
     path("dropped", figures.Dropped.as_view(), name="dropped"),
     path("audit", figures.Audit.as_view(), name="audit"),

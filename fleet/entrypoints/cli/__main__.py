@@ -21,6 +21,7 @@ MODULES: Final[Mapping[str, Sequence[str]]] = {
     "namespaces": ("namespaces",),
     "push": ("push",),
     "stops": ("stop",),
+    "webhooks": ("webhooks",),
     "rollouts": ("rollout",),
     "experiments": ("experiment",),
     "devices": ("devices", "explain"),

@@ -57,6 +57,10 @@ class Api:
         """Change a part of a resource."""
         return _object(self._checked("PATCH", f"{BASE}{path}", json=body))
 
+    def delete(self, path: str) -> None:
+        """Remove a resource."""
+        self._checked("DELETE", f"{BASE}{path}")
+
     def send_chunk(self, sha256: str, offset: int, chunk: bytes) -> Reply:
         """One part of an upload. The status is the caller's to judge; raises ServerUnreachableError."""
         headers = {"Upload-Offset": str(offset), "Content-Type": "application/octet-stream"}

@@ -28,6 +28,8 @@ EXAMPLES = {
     "device": "cam-0001",
     "group": "first",
     "token_id": "1",
+    "webhook_id": "1",
+    "delivery_id": "1",
     "action": "pause",
     "repository": "image",
 }

@@ -11,6 +11,7 @@ from django.core.management.base import BaseCommand
 from fleet.apps.rollouts import services as rollouts
 from fleet.apps.rollouts import watch
 from fleet.apps.telemetry import retention
+from fleet.apps.webhooks import services as webhooks
 from fleet.entrypoints.gateway.lifecycle import stop_on_signals
 from fleet.entrypoints.gateway.worker import Worker
 from fleet.wiring import server
@@ -20,7 +21,7 @@ class Command(BaseCommand):
     """Runs until SIGTERM."""
 
     requires_system_checks = ()
-    help = "Do the work that is queued as rows: deltas, populations, abandoned uploads. Run as many as are needed."
+    help = "Do the work that is queued as rows: deltas, populations, webhooks, abandoned uploads. Run as many as are needed."
 
     def handle(self, *_args: Any, **_options: Any) -> None:
         """Work until told to stop."""
@@ -31,6 +32,7 @@ class Command(BaseCommand):
                 "delta-plan": server.plan_deltas,
                 "delta-review": server.review_deltas,
                 "sweep": _sweep,
+                webhooks.JOB_KIND: server.deliver_webhook,
                 rollouts.JOB_KIND: rollouts.count_population,
                 watch.JOB_KIND: watch.begin,
             }
@@ -40,6 +42,8 @@ class Command(BaseCommand):
 def _tidy(now: datetime) -> None:
     server.tidy_deltas(now)
     retention.purge(now=now)
+    webhooks.announce(now=now)
+    webhooks.purge(now=now)
 
 
 def _build_delta(payload: Mapping[str, object], now: datetime) -> None:

@@ -1,0 +1,1 @@
+"""Who is told over HTTP of what happened, and what became of each telling."""
