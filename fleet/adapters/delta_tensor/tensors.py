@@ -197,13 +197,15 @@ def _few(file: RandomAccess, segment: Segment) -> NDArray[np.float64]:
 
 def numbers(content: bytes, element: Element) -> NDArray[np.float64]:
     """Elements as real numbers; what is not finite counts as 0."""
-    if element is Element.BF16:
-        values = (np.frombuffer(content, "<u2").astype(np.uint32) << 16).view(np.float32).astype(np.float64)
-    elif element.is_float:
-        values = np.frombuffer(content, f"<f{element.width}").astype(np.float64)
-    else:
-        sign = "u" if element.name.startswith("U") else "i"
-        values = np.frombuffer(content, f"<{sign}{element.width}").astype(np.float64)
+    # Signalling NaNs become quiet ones, which is no news.
+    with np.errstate(invalid="ignore"):
+        if element is Element.BF16:
+            values = (np.frombuffer(content, "<u2").astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+        elif element.is_float:
+            values = np.frombuffer(content, f"<f{element.width}").astype(np.float64)
+        else:
+            sign = "u" if element.name.startswith("U") else "i"
+            values = np.frombuffer(content, f"<{sign}{element.width}").astype(np.float64)
     return np.where(np.isfinite(values), values, 0.0)
 
 
