@@ -39,6 +39,8 @@ _SEED: Final = 20
 _DECAYS: Final = (1.5, 1e5)
 _MAX_TIMES: Final = 2048
 _MIN_ROW: Final = 8
+# Longer rows would not fit the memory that an encoder is given; nobody's matrices have them.
+_MAX_ROW: Final = 1 << 20
 # A scale is fitted to whole numbers that are not clipped, and bounded by those that are far from zero.
 _SLOPE_RANGE: Final = (8, 127)
 _FAR: Final = 16
@@ -193,7 +195,7 @@ def decay(old: NDArray[np.float32], new: NDArray[np.float32]) -> Fit | None:
 def row_scale(pair: Pair, sample: Sample, old: NDArray[np.float32], new: NDArray[np.float32]) -> Fit | None:
     """Rows that were multiplied by one number each, as when a batch norm is folded into a convolution."""
     inner, rows = pair.inner, pair.rows
-    if inner < _MIN_ROW or rows < 1 or rows * inner != pair.count or 4 * rows > MAX_PARAMETER_BYTES:
+    if not _MIN_ROW <= inner <= _MAX_ROW or rows < 1 or rows * inner != pair.count or 4 * rows > MAX_PARAMETER_BYTES:
         return None
     row = sample.indices() // inner
     row -= row[0]
@@ -216,7 +218,12 @@ def row_scale(pair: Pair, sample: Sample, old: NDArray[np.float32], new: NDArray
 def low_rank(pair: Pair, old: NDArray[np.float32], new: NDArray[np.float32]) -> Iterator[Fit]:
     """A difference that is a product of two thin matrices, as a merged LoRA adapter leaves; in several precisions."""
     inner, rows = pair.inner, pair.rows
-    if min(inner, rows) < 2 * _PATCH_EDGE // 3 or rows * inner != pair.count or np.array_equal(old, new):
+    if (
+        min(inner, rows) < 2 * _PATCH_EDGE // 3
+        or inner > _MAX_ROW
+        or rows * inner != pair.count
+        or np.array_equal(old, new)
+    ):
         return
     rank = _rank(pair)
     if rank is None or 4 * rank * (rows + inner) > MAX_PARAMETER_BYTES:
@@ -250,15 +257,17 @@ def _rank(pair: Pair) -> int | None:
     """The rank that would save most, judged by a square cut out of the difference; None if none saves enough."""
     inner, rows = pair.inner, pair.rows
     edge = min(_PATCH_EDGE, inner, rows)
-    # Rows of the cut come in a few runs and share their columns, from the middle of the matrix.
+    # Rows of the cut come in a few runs, as far as those are short, and share their columns, from the middle of the matrix.
     start = (inner - edge) // 2
+    run = max(1, min(_PATCH_RUN, _WINDOW_ELEMENTS // inner))
     cut = np.empty((edge, edge), dtype=np.float64)
-    for top in range(0, edge, _PATCH_RUN):
-        count = min(_PATCH_RUN, edge - top)
-        first = (rows - count) * top // max(1, edge - count) * inner
-        after, before = pair.new_run(first, count * inner), pair.old_run(first, count * inner)
-        grid = (after.astype(np.float64) - before).reshape(count, inner)
-        cut[top : top + count] = grid[:, start : start + edge]
+    for top in range(0, edge, run):
+        count = min(run, edge - top)
+        first = (rows - count) * top // max(1, edge - count) * inner + start
+        span = (count - 1) * inner + edge
+        difference = pair.new_run(first, span).astype(np.float64) - pair.old_run(first, span)
+        for index in range(count):
+            cut[top + index] = difference[index * inner : index * inner + edge]
     return _saving_rank(cut, rows, inner, pair.new_element)
 
 
