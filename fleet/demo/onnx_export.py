@@ -8,6 +8,9 @@ keep their bytes and their place, which is what makes deltas small.
 The int8 graph quantises activations on the fly (DynamicQuantizeLinear, MatMulInteger), so it needs no calibration
 data. Weights are symmetric per output column and stay within 7 bits: x86 processors without VNNI add pairs of 8-bit
 products in 16 bits, which full-range int8 weights overflow (ONNX Runtime's `reduce_range` exists for the same reason).
+
+With `views`, the same network answers for that many exposures of the image, from darker to brighter, and averages: test-
+time augmentation, which costs that many times the work. The contract stays the same.
 """
 
 import numpy as np
@@ -20,15 +23,16 @@ from fleet.demo.trainer import Network
 OPSET = 17
 IR_VERSION = 8
 QUANTISED_MAX = 63
+DARKEST, BRIGHTEST = 0.9, 1.1
 METADATA = {
     "architecture": "64-1024-1024-64-10 perceptron",
     "training_data": "UCI Optical Recognition of Handwritten Digits, doi:10.24432/C50P49, CC BY 4.0",
 }
 
 
-def float_model(network: Network) -> bytes:
+def float_model(network: Network, views: int = 1) -> bytes:
     """The single-precision file: one Gemm per layer."""
-    graph = _Graph()
+    graph = _Graph(views)
     value = graph.scaled_image()
     for layer, (weights, biases) in enumerate(zip(network.weights, network.biases, strict=True)):
         name = f"layer{layer}"
@@ -39,9 +43,9 @@ def float_model(network: Network) -> bytes:
     return graph.finished(value)
 
 
-def int8_model(network: Network) -> bytes:
+def int8_model(network: Network, views: int = 1) -> bytes:
     """The quantised file: 8-bit products summed in 32 bits, then scaled back to single precision."""
-    graph = _Graph()
+    graph = _Graph(views)
     value = graph.scaled_image()
     for layer, (weights, biases) in enumerate(zip(network.weights, network.biases, strict=True)):
         name = f"layer{layer}"
@@ -73,7 +77,8 @@ def quantise_columns(weights: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.i
 class _Graph:
     """Collects nodes and initializers in order; it holds no knowledge of the network."""
 
-    def __init__(self) -> None:
+    def __init__(self, views: int) -> None:
+        self._views = views
         self._nodes: list[NodeProto] = []
         self._constants: list[TensorProto] = []
 
@@ -81,21 +86,29 @@ class _Graph:
         self._constants.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
         return name
 
-    def nodes(self, operator: str, inputs: list[str], outputs: list[str], **attributes: int) -> list[str]:
+    def nodes(self, operator: str, inputs: list[str], outputs: list[str], **attributes: int | list[int]) -> list[str]:
         node = helper.make_node(operator, inputs, outputs, name=outputs[0])
         node.attribute.extend(helper.make_attribute(name, value) for name, value in attributes.items())
         self._nodes.append(node)
         return outputs
 
-    def node(self, operator: str, inputs: list[str], output: str, **attributes: int) -> str:
+    def node(self, operator: str, inputs: list[str], output: str, **attributes: int | list[int]) -> str:
         return self.nodes(operator, inputs, [output], **attributes)[0]
 
     def scaled_image(self) -> str:
         scale = self.constant("pixel_scale", np.array(1 / PIXEL_MAX, dtype=np.float32))
-        return self.node("Mul", ["image", scale], "pixels")
+        pixels = self.node("Mul", ["image", scale], "pixels")
+        if self._views == 1:
+            return pixels
+        exposures = np.linspace(DARKEST, BRIGHTEST, self._views, dtype=np.float32).reshape(-1, 1)
+        return self.node("Mul", [pixels, self.constant("exposures", exposures)], "views")
 
     def finished(self, logits: str) -> bytes:
-        self.node("Softmax", [logits], "scores", axis=1)
+        if self._views == 1:
+            self.node("Softmax", [logits], "scores", axis=1)
+        else:
+            each = self.node("Softmax", [logits], "view_scores", axis=1)
+            self.node("ReduceMean", [each], "scores", axes=[0], keepdims=1)
         graph = helper.make_graph(
             self._nodes,
             "digits",

@@ -17,6 +17,7 @@ _HEALTH: Final[dict[str, object]] = {
     "errors": {"max_share": 0.01, "min_inferences_per_device": 30},
     "latency": {"slow_ms": SLO_MS, "max_slow_share": 0.05, "min_inferences_per_device": 30},
 }
+_SLOW_SLO_MS: Final = 5.0
 _ACCURACY: Final = {"margin_points": 5, "min_labels_per_device": LABELS_PER_DEVICE}
 
 
@@ -47,5 +48,43 @@ def ramp() -> dict[str, object]:
         "control_share": 0.5,
         "gates": {**_HEALTH, "accuracy": _ACCURACY},
         "device": _DEVICE,
+        "delta_wait_s": 40,
+    }
+
+
+def comparison() -> dict[str, object]:
+    """An A/B test of v2 against v1: a quarter of the devices against half of them, the control being the last ones.
+
+    The candidate holds the buckets that the first phase of `ramp` would treat, so the rollout of a winner goes on at 50%.
+    """
+    return {
+        "arms": [
+            {"name": "champion", "version": "1", "weight": 2},
+            {"name": "candidate", "version": "2", "weight": 1},
+        ],
+        "control": "champion",
+        "share": 0.75,
+        "success": {"accuracy": {"effect_points": 5, "min_labels_per_device": LABELS_PER_DEVICE}},
+        "guardrails": {
+            "errors": {"margin_points": 3, "min_inferences_per_device": LABELS_PER_DEVICE},
+            "latency": {"slow_ms": SLO_MS, "margin_points": 10, "min_inferences_per_device": LABELS_PER_DEVICE},
+            "install_failures": {"max_share": 0.1},
+            "silence": {"grace_s": 60, "max_share": 0.1},
+        },
+        "min_duration_s": 3,
+        "duration_s": 170,
+        "device": _DEVICE,
+        "delta_wait_s": 40,
+    }
+
+
+def impatient() -> dict[str, object]:
+    """25-50-100 for an application that needs its answer within five milliseconds."""
+    slo = {"slow_ms": _SLOW_SLO_MS, "max_slow_share": 0.2, "min_inferences_per_device": 20}
+    return {
+        "phases": _phases(*RAMP),
+        "control_share": 0.5,
+        "gates": {**_HEALTH, "latency": slo, "accuracy": _ACCURACY},
+        "device": {**_DEVICE, "slow_ms": _SLOW_SLO_MS},
         "delta_wait_s": 40,
     }

@@ -8,6 +8,7 @@ from fleet.demo import observations
 from fleet.demo.observations import Candidate, Event, Performance, Running
 
 MIB = 1024 * 1024
+SLOW = "5"
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Observed:
     witness_served: int
     witness_failed: int
     killed: str
+    experiment: Mapping[str, Any]
     seconds: float
 
 
@@ -54,6 +56,8 @@ def build(seen: Observed) -> dict[str, Any]:
         "bytes_first_install": sum(event.bytes_received for event in updates if event.version == "1"),
         "exposed_to_v3": len(observations.exposed(seen.events, "3")),
         "seconds_to_revert": observations.seconds_to_revert(seen.events, "3", "2"),
+        "experiment": dict(seen.experiment),
+        "slow_model": _slow_model(seen),
         "tampered_refused": len(observations.refused(seen.events, "4", "digest_mismatch")),
         "killed_device_recovered": any(
             event.device_id == seen.killed and event.resumed_from > 0
@@ -85,6 +89,12 @@ def failures(report: Mapping[str, Any], devices: int) -> list[str]:
         "v2 at least 6 points more accurate than v1": _accuracy(versions, "2") >= _accuracy(versions, "1") + 0.06,
         "v3 at least 20 points less accurate than v2": _accuracy(versions, "3") <= _accuracy(versions, "2") - 0.2,
         f"v3 on {first_phase} devices, those of the first phase": report["exposed_to_v3"] == first_phase,
+        "the A/B test won by v2, its whole interval above zero": report["experiment"]["verdict"] == "ship"
+        and report["experiment"]["lower"] > 0,
+        "devices on the arms as meant": not report["experiment"]["srm"]["mismatch"],
+        f"v5 on {first_phase} devices, stopped for its latency": report["slow_model"]["exposed"] == first_phase
+        and report["slow_model"]["stopped_by_latency"],
+        "every device that had v5 back on v2": report["slow_model"]["seconds_to_revert"] is not None,
         "every device that had v3 back on v2": report["seconds_to_revert"] is not None,
         "v4 refused by every device": report["tampered_refused"] == devices and "4" not in versions,
         "the killed device went on where it was": report["killed_device_recovered"],
@@ -95,6 +105,24 @@ def failures(report: Mapping[str, Any], devices: int) -> list[str]:
         "the smaller patches shipped": report["bytes_sent"] < (report["bytes_tensor1"] + report["bytes_bsdiff4"]) / 2,
     }
     return [expected for expected, holds in checks.items() if not holds]
+
+
+def _slow_model(seen: Observed) -> dict[str, Any]:
+    """What became of the version that is right and too slow."""
+    revert = next((item for item in seen.decisions if item["version"] == SLOW and item["action"] == "revert"), None)
+    sentence = "" if revert is None else str(revert["sentence"])
+    return {
+        "exposed": len(observations.exposed(seen.events, SLOW)),
+        "sentence": sentence,
+        "stopped_by_latency": revert is not None and revert["verdict"] == "fail" and "slower than" in sentence,
+        "seconds_to_revert": observations.seconds_to_revert(seen.events, SLOW, "2"),
+    }
+
+
+def _told(experiment: Mapping[str, Any]) -> str:
+    low, high, srm = 100 * experiment["lower"], 100 * experiment["upper"], experiment["srm"]
+    shares = "devices on the arms as meant" if not srm["mismatch"] else "SAMPLE-RATIO MISMATCH"
+    return f"{experiment['verdict']}: accuracy {low:+.1f} to {high:+.1f} points, {shares} (p {srm['p']:.2g})"
 
 
 def _accuracy(versions: Mapping[str, Any], version: str) -> float:
@@ -123,6 +151,8 @@ def table(report: Mapping[str, Any]) -> str:
         f"                            {_saved(sent, other)} less than the {other:.2f} MiB of bsdiff4 patches",
         f"exposed to v3               {report['exposed_to_v3']} devices, back on v2 "
         + ("never" if seconds is None else f"{seconds:.0f} s after the first exposure"),
+        f"A/B test of v2              {_told(report['experiment'])}",
+        f"slow v5                     {report['slow_model']['exposed']} devices, {report['slow_model']['sentence']}",
         f"refused the altered v4      {report['tampered_refused']} devices",
         f"killed device recovered     {'yes, from where it was' if report['killed_device_recovered'] else 'NO'}",
         f"failed inferences           {report['failed_inferences']} of {report['inferences_seen_by_applications']}",

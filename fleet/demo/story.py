@@ -1,4 +1,4 @@
-"""The story of the README on real data: a good model, a better one, a bad one, an altered one.
+"""The story of the README on real data: a good model, a better one, a bad one, a slow one, an altered one.
 
 Each step uses what a user has: the `modelfleet` command, HTTP with a token, the device client. Each step waits for what
 it expects, with a bound, and a step that does not come true ends the story with a `StoryError`.
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from fleet.demo import models, observations, policies, report
+from fleet.demo.comparison import Comparison
 from fleet.demo.control_plane import LOGIN, ControlPlane
 from fleet.demo.device_processes import DeviceProcesses, Enrolment
 from fleet.demo.fleet_plan import (
@@ -41,6 +42,7 @@ class Story:
         self._directory = directory
         self._builds = directory / "models"
         self._devices = DeviceProcesses(directory / "devices", images_per_s=IMAGES_PER_S, label_delay_s=LABEL_DELAY_S)
+        self._comparison = Comparison(self.control, self.progress, directory)
         self._rollouts: list[str] = []
 
     def tell(self) -> dict[str, Any]:
@@ -49,6 +51,7 @@ class Story:
         self._install()
         self._improve()
         self._degrade()
+        self._slow_down()
         self._tamper()
         return self._end()
 
@@ -63,7 +66,7 @@ class Story:
         say = self.progress.say
         self.progress.step("Start everything: models, control plane, keys, sixteen devices")
         build = models.build(self._builds)
-        say(f"four model versions {'found' if build.cached else 'trained'} on the UCI handwritten digits")
+        say(f"five model versions {'found' if build.cached else 'trained'} on the UCI handwritten digits")
         self.control.prepare()
         self.control.start()
         say(f"control plane at {self.control.url} (login {LOGIN} / {self.control.password})")
@@ -97,14 +100,18 @@ class Story:
         self._measured("1")
 
     def _improve(self) -> None:
-        self.progress.step(f"v2: better, by delta, 25-50-100; {KILLED} is killed in mid-download")
+        self.progress.step(f"v2: is it better? An A/B test, by delta; {KILLED} is killed in mid-download")
         self._push("2")
         self._devices.leave(KILLED)
         self._devices.start(KILLED, bandwidth=SLOW_LINK)
         self.progress.say(f"{KILLED} is now on a link of {SLOW_LINK}/s")
-        rollout = self._start("2", policies.ramp(), SEED_BETTER)
+        self._comparison.start(policies.comparison(), SEED_BETTER)
         self._kill_in_download()
-        self._until(rollout, "completed", phases=3)
+        self._comparison.verdict(PHASE_WITHIN_S, self._devices_alive)
+        self.progress.step("v2 won: its share goes on to 50 and 100 %")
+        rollout = self._comparison.promote(policies.ramp())
+        self._rollouts.append(rollout)
+        self._until(rollout, "completed", phases=2)
         updates = observations.updates(observations.timeline(self.control), "2")
         sent, full = sum(item.bytes_received for item in updates), sum(item.bytes_total for item in updates)
         by_delta = sum(item.transport == "delta" for item in updates)
@@ -142,16 +149,14 @@ class Story:
         self._push("3")
         rollout = self._start("3", policies.ramp(), SEED_WORSE)
         self._until(rollout, "reverted")
-        self._all_on("2")
-        self.progress.wait(
-            "every treated device back on v2",
-            lambda: observations.seconds_to_revert(observations.timeline(self.control), "3", "2"),
-            lambda seconds: seconds is not None,
-            within_s=60,
-            tell=lambda seconds: (
-                f"treated devices back on v2, {seconds:.0f} s after the first exposure" if seconds else ""
-            ),
-        )
+        self._all_back_from("3")
+
+    def _slow_down(self) -> None:
+        self.progress.step("v5: as right as v2, and needs tens of milliseconds where five are allowed")
+        self._push("5")
+        rollout = self._start("5", policies.impatient(), SEED_WORSE)
+        self._until(rollout, "reverted")
+        self._all_back_from("5")
 
     def _tamper(self) -> None:
         self.progress.step("v4: its blobs are altered in the store after publication; everyone at once, no deltas")
@@ -188,6 +193,7 @@ class Story:
                 witness_served=sum(item["served"] for item in witnesses),
                 witness_failed=sum(item["failed"] for item in witnesses),
                 killed=KILLED,
+                experiment=self._comparison.figures(),
                 seconds=self.progress.elapsed_s,
             )
         )
@@ -237,6 +243,19 @@ class Story:
         look()
         if seen[0] != state:
             raise StoryError(f"expected rollout {rollout} to end {state}, got {seen[0]}")
+
+    def _all_back_from(self, version: str) -> None:
+        """Wait until no device serves `version` any more, and tell how long that took."""
+        self._all_on("2")
+        self.progress.wait(
+            "every treated device back on v2",
+            lambda: observations.seconds_to_revert(observations.timeline(self.control), version, "2"),
+            lambda seconds: seconds is not None,
+            within_s=60,
+            tell=lambda seconds: (
+                f"treated devices back on v2, {seconds:.0f} s after the first exposure" if seconds else ""
+            ),
+        )
 
     def _all_on(self, version: str) -> None:
         self.progress.wait(
