@@ -18,6 +18,7 @@ MIB = 1024 * 1024
 FLOAT, INT8 = "onnx-fp32-any", "onnx-int8-any"
 SLUGS = (FLOAT, INT8)
 VERSIONS = ("1", "2", "3", "4")
+EVERY_VERSION = (*VERSIONS, models.SLOW)
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,20 @@ def test_versions__continued__keep_the_first_layers_byte_for_byte(trained: Train
 
 @pytest.mark.parametrize("slug", SLUGS)
 def test_versions__all__have_bytes_of_their_own(trained: Trained, slug: str) -> None:
-    assert len({trained.model(version, slug) for version in VERSIONS}) == len(VERSIONS)
+    assert len({trained.model(version, slug) for version in EVERY_VERSION}) == len(EVERY_VERSION)
+
+
+@pytest.mark.parametrize("slug", SLUGS)
+def test_slow_version__beside_the_one_it_is_made_of__as_right_with_its_weights_and_far_slower(
+    trained: Trained, slug: str
+) -> None:
+    fast, slow = trained.model(models.SLOW_FROM, slug), trained.model(models.SLOW, slug)
+    pool = digits.split(digits.load()).pool.take(np.arange(10))
+
+    assert trained.accuracy(models.SLOW, slug) >= 0.9
+    weights = {name: data for name, data in trained.tensors(models.SLOW, slug).items() if name.startswith("layer")}
+    assert weights.items() <= trained.tensors(models.SLOW_FROM, slug).items()
+    assert models.latency_ms(slow, pool, runs=10)[0] > 20 * models.latency_ms(fast, pool, runs=10)[0]
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -140,7 +154,7 @@ def test_golden_file__another_version__fails(trained: Trained) -> None:
     assert np.abs(got - np.array(document["outputs"]["scores"])).max() > 0.5
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", EVERY_VERSION)
 def test_version_directory__for_push__names_files_that_are_there(trained: Trained, version: str) -> None:
     directory = models.version_dir(trained.out_dir, version)
     document = json.loads((directory / "modelfleet.json").read_bytes())
