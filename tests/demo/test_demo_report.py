@@ -21,6 +21,19 @@ UPDATE: Final = Event(
     resumed_from=0,
     digest="d2",
 )
+EXPERIMENT: Final = {
+    "verdict": "ship",
+    "lower": 0.09,
+    "upper": 0.25,
+    "srm": {"mismatch": False, "p": 1.0},
+}
+REVERT: Final = {
+    "rollout": "r-1",
+    "version": "5",
+    "action": "revert",
+    "verdict": "fail",
+    "sentence": "FAIL: the share of inferences slower than 5 ms is 90% to 100%",
+}
 MADE: Final = [Candidate("d2", "tensor1", 100, 1_000), Candidate("d2", "bsdiff4", 300, 1_000)]
 
 
@@ -34,6 +47,7 @@ def observed(*events: Event) -> report.Observed:
         witness_served=0,
         witness_failed=0,
         killed="cam-01",
+        experiment=EXPERIMENT,
         seconds=1.0,
     )
 
@@ -60,3 +74,29 @@ def test_build__updates__sent_in_full_and_by_each_codec() -> None:
 def test_failures__larger_patches_shipped__named() -> None:
     shipped = report.build(observed(replace(UPDATE, bytes_received=340)))
     assert "the smaller patches shipped" in report.failures(shipped, 0)
+
+
+SLOW: Final = [
+    replace(UPDATE, device_id=f"cam-{number:02d}", version="5", active_version="5", digest="d5") for number in range(4)
+]
+
+
+def test_failures__experiment_without_a_winner_or_on_unlike_arms__named() -> None:
+    told = report.build(observed())
+    assert not {"the A/B test won by v2, its whole interval above zero", "devices on the arms as meant"} & set(
+        report.failures(told, 0)
+    )
+    unlike = {**EXPERIMENT, "lower": -0.01, "srm": {"mismatch": True, "p": 1e-6}}
+    named = report.failures(report.build(replace(observed(), experiment=unlike)), 0)
+    assert {"the A/B test won by v2, its whole interval above zero", "devices on the arms as meant"} <= set(named)
+    assert "SAMPLE-RATIO MISMATCH" in report.table(report.build(replace(observed(), experiment=unlike)))
+
+
+def test_build__slow_version__stopped_by_its_latency_and_by_nothing_else() -> None:
+    back = [replace(event, version="2", active_version="2", digest="d2") for event in SLOW]
+    built = report.build(replace(observed(*SLOW, *back), decisions=[REVERT]))["slow_model"]
+    assert (built["exposed"], built["stopped_by_latency"], built["seconds_to_revert"]) == (4, True, 0.0)
+    otherwise = {**REVERT, "sentence": "FAIL: 2 of 4 installs failed"}
+    named = report.failures(report.build(replace(observed(*SLOW), decisions=[otherwise])), 0)
+    assert "v5 on 4 devices, stopped for its latency" in named
+    assert "every device that had v5 back on v2" in named
