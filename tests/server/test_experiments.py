@@ -12,7 +12,9 @@ from fleet.apps.experiments.models import Experiment
 from fleet.apps.experiments.records import DecisionRecord, ExperimentRecord
 from fleet.apps.rollouts import selectors as rollouts
 from fleet.apps.rollouts import services as rollout_services
-from fleet.demo import fleet_plan
+from fleet.apps.telemetry import services as telemetry
+from fleet.apps.telemetry.records import Incoming
+from fleet.demo import fleet_plan, policies
 from fleet.domain.errors import ConflictError, InvalidInputError, NotFoundError
 from fleet.domain.experiment_states import ExperimentState
 from fleet.domain.facts import RuleState
@@ -318,3 +320,51 @@ def test_tick__one_cannot_be_judged__is_told_and_stays(story: Story) -> None:
     (failure,) = conducting.tick(now=story.now, holder=HOLDER).failures
     assert failure.experiment == experiment.id
     assert "expected a control" in failure.sentence
+
+
+# ---------------------------------------------------------------- the demo's own documents
+
+
+def test_demo__comparison_then_ramp_then_a_slow_version__as_the_story_tells_it(story: Story) -> None:
+    """The documents that `make demo` uses, on the simulated fleet: verdict, promotion, and the latency gate."""
+    drafted = services.create(model=MODEL, spec=policies.comparison(), actor="test", now=story.now)
+    services.start(experiment_id=drafted.id, actor="test", now=story.now, seed=fleet_plan.SEED_BETTER)
+    story.pass_time(41)  # nobody builds patches here
+    story.check()
+    story.pass_time(4)
+    story.measure(ACCURACY)
+    (decision,) = tick(story)
+    assert decision.verdict == "ship"
+    promoted = services.promote(
+        experiment_id=drafted.id, policy=policies.ramp(), actor="test", reason="", now=story.now
+    )
+    for _ in range(2):
+        story.pass_time(41)
+        story.check()
+        story.measure(ACCURACY)
+        story.pass_time(4)
+        story.tick()
+    assert rollouts.rollout(promoted.rollout or "").state is RolloutState.COMPLETED
+    tick(story)
+    story.push("5")
+    slow = story.start("5", policies.impatient(), fleet_plan.SEED_WORSE)
+    story.pass_time(41)
+    story.check()
+    assert story.running() == {"2": 12, "5": 4}
+    story.pass_time(4)
+    for _ in range(4):
+        story.pass_time(2)
+        windows = [
+            Incoming(
+                device.device_id,
+                device.window(story.now, n=20, latency_ms=30 if device.running.version == "5" else 0.5),
+            )
+            for device in story.devices
+        ]
+        telemetry.take_in(messages=windows, now=story.now)
+    story.pass_time(1)
+    story.tick()
+    found = rollouts.rollout(slow.id)
+    assert found.state is RolloutState.REVERTING
+    assert found.because.startswith("FAIL: ")
+    assert "slower than 5 ms" in found.because
