@@ -10,12 +10,13 @@ from fleet.apps.assignments import selectors as assignments
 from fleet.apps.experiments import conducting, selectors, services
 from fleet.apps.experiments.models import Experiment
 from fleet.apps.experiments.records import DecisionRecord, ExperimentRecord
+from fleet.apps.registry import services as registry_services
 from fleet.apps.rollouts import selectors as rollouts
 from fleet.apps.rollouts import services as rollout_services
 from fleet.apps.telemetry import services as telemetry
 from fleet.apps.telemetry.records import Incoming
 from fleet.demo import fleet_plan, policies
-from fleet.domain.errors import ConflictError, InvalidInputError, NotFoundError
+from fleet.domain.errors import ConflictError, ForbiddenError, InvalidInputError, NotFoundError
 from fleet.domain.experiment_states import ExperimentState
 from fleet.domain.facts import RuleState
 from fleet.domain.rollout_states import RolloutState
@@ -137,6 +138,20 @@ def test_start__a_rollout_is_under_way__excludes_it_and_the_other_way_round(stor
     with pytest.raises(ConflictError, match=experiment.id) as refused:
         story.start("3", RAMP)
     assert refused.value.code == "experiment_active"
+
+
+def test_start__namespace_asks_for_approval__somebody_else_has_to_start_it(story: Story) -> None:
+    drafted = services.create(model=MODEL, spec=SPEC, actor="ann", now=story.now)
+    namespace = MODEL.partition(".")[0]
+    registry_services.set_namespace(name=namespace, approvals=1, actor="root", now=story.now)
+    with pytest.raises(ForbiddenError, match="somebody other than ann"):
+        services.start(experiment_id=drafted.id, actor="ann", now=story.now)
+    registry_services.set_namespace(name=namespace, approvals=2, actor="root", now=story.now)
+    with pytest.raises(ForbiddenError, match="asks for 2 approvals"):
+        services.start(experiment_id=drafted.id, actor="bob", now=story.now)
+    registry_services.set_namespace(name=namespace, approvals=1, actor="root", now=story.now)
+    started = services.start(experiment_id=drafted.id, actor="bob", now=story.now, seed=fleet_plan.SEED_BETTER)
+    assert started.state is ExperimentState.RUNNING
 
 
 # ---------------------------------------------------------------- running

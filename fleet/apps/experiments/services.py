@@ -13,6 +13,7 @@ from typing import Final
 from django.db import IntegrityError, transaction
 
 from device_client.wire.bucketing import BUCKETS
+from fleet.apps.assignments import selectors as assigned
 from fleet.apps.assignments import services as assignments
 from fleet.apps.assignments.records import ArmRecord
 from fleet.apps.experiments import moves
@@ -28,7 +29,7 @@ from fleet.apps.rollouts import selectors as rollouts
 from fleet.apps.rollouts import services as rollout_services
 from fleet.apps.rollouts.population import Population, population
 from fleet.domain import experiment_plan
-from fleet.domain.errors import ConflictError, InvalidInputError
+from fleet.domain.errors import ConflictError, ForbiddenError, InvalidInputError
 from fleet.domain.experiment import ExperimentSpec, layout
 from fleet.domain.experiment_analysis import analyse
 from fleet.domain.experiment_decision import Verdict, may_extend
@@ -36,11 +37,13 @@ from fleet.domain.experiment_states import OCCUPYING, ExperimentEvent, Experimen
 from fleet.domain.facts import RuleState
 from fleet.domain.gate_policy import YEAR_S
 from fleet.domain.policy import RolloutPolicy
-from fleet.domain.rollout_states import RolloutState
+from fleet.domain.rollout_states import TERMINAL, RolloutState
 
 MAX_SEED_CHARS: Final = 64
 SEED_DRAWS: Final = 100
 REDRAW_UP_TO_DEVICES: Final = 1_000
+# Of a promotion that was cut short: its rollout may still wait for approval or for a count.
+_PROMOTABLE: Final = tuple(state.value for state in RolloutState if state not in TERMINAL | {RolloutState.REVERTING})
 _OFFERING: Final = (RolloutState.RUNNING.value, RolloutState.HELD.value)
 
 
@@ -103,6 +106,7 @@ def start(
     row = moves.found(experiment_id)
     spec = ExperimentSpec.parse(row.spec)
     next_state(ExperimentState(row.state), ExperimentEvent.START)
+    _require_approval(row, actor)
     versions = _versions(row.model_id, spec)
     for version in versions.values():
         if version.state is not VersionState.PUBLISHED:
@@ -126,8 +130,29 @@ def start(
     return experiment_record(row, planned.findings)
 
 
+def _require_approval(row: Experiment, actor: str) -> None:
+    """Where rollouts take other people's approval, starting somebody else's draft is the one approval of an experiment.
+
+    An experiment can reach every device, so it must not be the way around; a namespace that asks for more has none.
+    """
+    namespace = registry.namespace(row.model_id.partition(".")[0])
+    if namespace.approvals > 1:
+        raise ForbiddenError(
+            "approvals_missing",
+            f"namespace {namespace.name} asks for {namespace.approvals} approvals, and an experiment can have one",
+        )
+    if namespace.approvals and actor == row.created_by:
+        raise ForbiddenError(
+            "approvals_missing",
+            f"namespace {namespace.name} asks for approval: expected somebody other than {actor} to start it",
+        )
+
+
 def _begin(row: Experiment, ready: _Ready, actor: str, now: datetime) -> None:
     spec, versions, planned = ready.spec, ready.versions, ready.planned
+    stopped = assigned.stop_of(row.model_id)
+    if stopped:
+        raise ConflictError("model_stopped", f"no experiment may start: {stopped}")
     active = rollouts.rollouts(model=row.model_id, states=_OFFERING, limit=1)
     if active:
         raise ConflictError(
@@ -265,7 +290,7 @@ def promote(
     )
     active = [
         item
-        for item in rollouts.rollouts(model=row.model_id, version=version, states=_OFFERING, limit=1)
+        for item in rollouts.rollouts(model=row.model_id, version=version, states=_PROMOTABLE, limit=1)
         if item.seed == row.seed
     ]
     rollout = (
