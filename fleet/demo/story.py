@@ -27,7 +27,7 @@ from fleet.demo.progress import Progress, StoryError
 
 IMAGES_PER_S: Final = 10.0
 LABEL_DELAY_S: Final = 1.5
-SLOW_LINK: Final = "8kB"  # a second: slow enough to be killed in mid-download, however busy this machine is
+SLOW_LINK: Final = "4kB"  # a second: slow enough to be killed in mid-download, however busy this machine is
 FAST_LINK: Final = "100MB"
 KILL_SHARE: Final = 0.15
 PHASE_WITHIN_S: Final = 170.0
