@@ -95,7 +95,8 @@ def build(
 ) -> Parts:
     """An agent over the real world. Raises `ConfigError` when the identity or the anchors are missing."""
     from device_client.adapters import identity
-    from device_client.adapters.http import HttpDownloads, MetadataFetcher, connect
+    from device_client.adapters.http import HttpDownloads, connect
+    from device_client.adapters.metadata import MetadataFetcher
     from device_client.adapters.mqtt import BrokerAddress, MqttBroker
     from device_client.adapters.patch import ChildPatcher
     from device_client.adapters.trust import TufTrust

@@ -4,7 +4,7 @@ from tests.bench import delta_kills
 
 
 def test_device__killed_while_it_applies_a_patch__right_file_and_at_most_one_block_twice() -> None:
-    figures = delta_kills.measure(kills=20, mib=2.0, seed=1)
+    figures = delta_kills.measure(kills=20, mib=1.0, seed=1)
     for way in delta_kills.WAYS:
         shown = figures[way]
         assert shown["kills"] == 10

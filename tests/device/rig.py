@@ -18,9 +18,10 @@ import urllib3
 
 from device_client.adapters import patch
 from device_client.adapters.database import Database
-from device_client.adapters.http import HttpDownloads, MetadataFetcher, Pace, connect
+from device_client.adapters.http import HttpDownloads, Pace, connect
 from device_client.adapters.identity import IdentityPaths, StoredIdentity, make_key, make_request
 from device_client.adapters.journal import SqliteJournal
+from device_client.adapters.metadata import MetadataFetcher
 from device_client.adapters.outbox import SqliteOutbox, life_of
 from device_client.adapters.patching.files import DiskFolder, read_only
 from device_client.adapters.patching.in_place import InPlaceApply
