@@ -69,6 +69,8 @@ BADGES: Final[Mapping[str, Badge]] = {
     "queued": Badge("accent", "wait", "queued"),
     "ready": Badge("good", "good", "ready"),
     "useless": Badge("", "none", "no smaller"),
+    "left_out": Badge("warn", "hold", "left out"),
+    "expired": Badge("", "none", "expired"),
     # devices and their updates
     "active": Badge("good", "good", "active"),
     "quarantined": Badge("warn", "warn", "quarantined"),
