@@ -109,7 +109,7 @@ def one(pair: Pair, scratch: Path, *, baselines: bool, portable: bool = False) -
         "codec": "tensor1",
         **measured.encode(),
         "create_above_interpreter_mib": round(said["peak_rss_mib"] - said["interpreter_rss_mib"], 1),
-        "entropy_bound_bytes": int(said["entropy_bound_bytes"]),
+        "entropy_bound_bytes": int(said["entropy_bound_bytes"]) if "entropy_bound_bytes" in said else None,
         "encode_s": round(said["encode_s"], 4),
         "verified_cpu_s": round(said["cpu_s"], 4),
         "baselines": {},
@@ -157,7 +157,8 @@ def _large(scratch: Path, size: int) -> dict[str, Any]:
 def _line(result: dict[str, Any]) -> str:
     baseline = result["baselines"].get("bsdiff4", {}).get("patch_bytes")
     against = f"{result['patch_bytes'] / baseline:7.4f} of bsdiff4" if baseline else " " * 18
-    bound = f"(bound {100 * result['entropy_bound_bytes'] / result['new_bytes']:8.3f} %)"
+    least = result["entropy_bound_bytes"]
+    bound = f"(bound {100 * least / result['new_bytes']:8.3f} %)" if least else " " * 18
     return (
         f"{result['name']:28} {result['kind']:16} {result['new_bytes'] / 1e6:8.1f} MB {result['codec']:8} "
         f"{100 * result['patch_bytes'] / result['new_bytes']:8.3f} % {bound} {against}  "
