@@ -1,18 +1,21 @@
 """Words from the server while a download is under way, with the real lanes: halt, supersede, stop."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
+from device_client.adapters.patching.journal import patch_bytes_taken
 from device_client.agent.jobs import ThreadJobs
 from device_client.wire import topics
 from device_client.wire.bucketing import BUCKETS, BucketRange
 from device_client.wire.bundles import Manifest
+from device_client.wire.delta import Codec
 from device_client.wire.messages import PlanNotice, PlanRule, RuleState
 from device_client.wire.states import UpdateState
-from tests.device.rig import DEVICE, MODEL, Rig, weights
-from tests.fakes.update_server import PLAN_KEY, UpdateServerSimulator
+from tests.device.rig import DEVICE, MODEL, Rig, retrained, weights
+from tests.fakes.update_server import PLAN_KEY, UpdateServerSimulator, sha256
 
 WITHIN_S = 20.0
 
@@ -125,3 +128,54 @@ def test_crash__of_a_process_that_served_a_version__is_told_at_the_next_start_an
     rig.boot()
     rig.start()
     assert rig.host.take_windows(everything=True) == []
+
+
+# ---------------------------------------------------------------- a patch that is applied while it comes
+
+
+@pytest.fixture
+def patching(server: UpdateServerSimulator, state_dir: Path) -> Iterator[tuple[Rig, Manifest]]:
+    """A patch comes slowly to a device that runs version 1, and a child applies it; some of it is done."""
+    rig = Rig(server, state_dir / "patching", codecs=(Codec.TENSOR1,), real_patcher=True)
+    first, second = (server.push(MODEL, label, retrained(float(label))) for label in ("1", "2"))
+    server.assign(DEVICE, first, rollout="r-000000000001")
+    rig.start()
+    rig.run_to(UpdateState.COMMITTED)
+    live(rig)
+    server.build_delta(first, second, Codec.TENSOR1)
+    server.faults.chunk_bytes, server.faults.seconds_per_chunk = 500, 0.02
+    server.assign(DEVICE, second, rollout="r-000000000002")
+    rig.poke()
+    until(rig, lambda: _applied(rig, second) > 0)
+    yield rig, second
+    rig.unplug()
+
+
+def _applied(rig: Rig, manifest: Manifest) -> int:
+    return patch_bytes_taken(rig.state / "models" / MODEL / f".staging-{manifest.digest}" / ".stream.model.bin")
+
+
+def test_halt__while_a_patch_is_applied__stops_and_cleans_up(
+    server: UpdateServerSimulator, patching: tuple[Rig, Manifest]
+) -> None:
+    rig, second = patching
+    server.withdraw(DEVICE, MODEL, because="the rollout was halted")
+    rig.broker.deliver(topics.plan(PLAN_KEY), halt(9))
+    until(rig, lambda: rig.deployment.state is UpdateState.HALTED)
+    until(rig, lambda: not (rig.state / "models" / MODEL / f".staging-{second.digest}").exists())
+    assert rig.infer(1.0) == 2.0
+
+
+def test_halt__while_a_patch_is_applied_but_still_assigned__goes_on_where_it_stopped(
+    server: UpdateServerSimulator, patching: tuple[Rig, Manifest]
+) -> None:
+    rig, second = patching
+    rig.broker.deliver(topics.plan(PLAN_KEY), halt(9))
+    server.faults.seconds_per_chunk = 0.0
+    until(rig, lambda: rig.deployment.state is UpdateState.COMMITTED)
+    assert rig.current == second.digest
+    assert server.reports(DEVICE)[-1].codec == "tensor1"
+    patch = next(iter(server.patches.values()))
+    ranges = [wanted for path, wanted in server.requests if path.endswith(sha256(patch))]
+    assert ranges[0] is None
+    assert ranges[1] is not None

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from device_client.ports import Patcher, PatchJob
 from device_client.wire.delta import Codec
 from tests.delta.patches import make, weights
 from tests.device.rig import InlinePatcher
-from tests.fakes.update_server import sha256
+from tests.fakes.update_server import UpdateServerSimulator, sha256
 
 BLOCK = 16 << 10
 PATCHERS = pytest.mark.parametrize("patcher", [ChildPatcher(), InlinePatcher()], ids=["child", "inline"])
@@ -201,3 +202,34 @@ def test_child__file_of_many_blocks__less_than_48_mib_resident(tmp_path: Path) -
     peak_kib = next(int(line.split()[1]) for line in done.stderr.decode().splitlines() if line.startswith("VmHWM"))
     assert peak_kib <= 48 * 1024
     assert (tmp_path / "work" / "output").read_bytes() == new
+
+
+SMALL_DISK = 'mount -t tmpfs -o size=400k tmpfs "$1" && exec "$2" -m tests.bench.delta_kills_process "$3"'
+
+
+def small_disks() -> bool:
+    """Whether this user may mount a small file system of its own."""
+    command = ["unshare", "-rm", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
+    return (
+        shutil.which("unshare") is not None
+        and subprocess.run(command, capture_output=True, check=False).returncode == 0
+    )
+
+
+@pytest.mark.skipif(not small_disks(), reason="needs a user that may mount a tmpfs in a namespace of its own")
+def test_stream__disk_full_in_mid_block__no_space_and_not_the_patch_s_fault(tmp_path: Path) -> None:
+    what = job(tmp_path)
+    what.work.mkdir()
+    with UpdateServerSimulator().serving() as server:
+        server.blobs[what.patch_sha256] = PATCH
+        told = {
+            **{name: str(value) for name, value in what.__dict__.items()},
+            "patch_bytes": what.patch_bytes,
+            "new_bytes": what.new_bytes,
+            "way": "stream",
+            "url": f"{server.url}/device/v1/blobs/{what.patch_sha256}?ticket=good",
+        }
+        command = ["unshare", "-rm", "sh", "-c", SMALL_DISK, "sh", str(what.work), sys.executable, json.dumps(told)]
+        done = subprocess.run(command, capture_output=True, check=False)
+    assert done.returncode == 1
+    assert "NoSpaceError" in done.stderr.decode().strip().rsplit("\n", 1)[-1]
