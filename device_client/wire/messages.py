@@ -112,6 +112,33 @@ class Capabilities:
 
 
 @dataclass(frozen=True)
+class Present:
+    """How a device is at this moment, as far as it can tell; None is what it cannot. Free space in bytes."""
+
+    metered: bool | None = None
+    charging: bool | None = None
+    idle: bool | None = None
+    free_disk_bytes: int | None = None
+    free_ram_bytes: int | None = None
+
+    def encode(self) -> dict[str, object]:
+        """The JSON form; what is not known is left out."""
+        every = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {name: value for name, value in every.items() if value is not None}
+
+    @classmethod
+    def parse(cls, fields: Fields) -> "Present":
+        """Inverse of `encode`."""
+        return cls(
+            metered=fields.flag("metered") if fields.has("metered") else None,
+            charging=fields.flag("charging") if fields.has("charging") else None,
+            idle=fields.flag("idle") if fields.has("idle") else None,
+            free_disk_bytes=fields.integer("free_disk_bytes") if fields.has("free_disk_bytes") else None,
+            free_ram_bytes=fields.integer("free_ram_bytes") if fields.has("free_ram_bytes") else None,
+        )
+
+
+@dataclass(frozen=True)
 class Denied:
     """A digest that failed here under a rollout; the device will not try it again until a new rollout."""
 
@@ -154,9 +181,11 @@ class Check:
     clock: int  # the device's idea of the time, seconds since the epoch
     capabilities: Capabilities
     attributes: Mapping[str, str] = field(default_factory=dict)
+    present: Present = field(default_factory=Present)
 
     def encode(self) -> bytes:
         """The MQTT payload."""
+        present = self.present.encode()
         return canonical.encode(
             {
                 "v": MESSAGE_VERSION,
@@ -167,6 +196,7 @@ class Check:
                 "clock": self.clock,
                 "capabilities": self.capabilities.encode(),
                 "attributes": dict(self.attributes),
+                **({"present": present} if present else {}),
             }
         )
 
@@ -183,6 +213,7 @@ class Check:
             clock=fields.integer("clock", default=0),
             capabilities=Capabilities.parse(fields.child("capabilities")),
             attributes=fields.pairs("attributes", max_items=limits.MAX_ATTRIBUTES, max_chars=128),
+            present=Present.parse(fields.child("present")),
         )
 
 

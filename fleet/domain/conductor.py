@@ -1,7 +1,8 @@
 """Decides what happens to a rollout next. Reads a snapshot, returns one frozen intent; a service applies it.
 
-Order: a person's emergency stop, which holds what runs, then a revoked version, then a revert under way, then failed gates, then a person's hold, then the deadline, then the
-way forward. A phase goes on when every gate passes, it has lasted its minimum, and enough devices have installed the
+Order: a person's emergency stop, which holds what runs, then a revert under way, then a revoked version, then a clock
+that has jumped, then failed gates, then a person's hold, then the deadline, then the way forward. A phase goes on when
+every gate passes, it has lasted its minimum, and enough devices have installed the
 version (which the install gate asks for). The deadline runs from the phase's start, or from the last time that a person
 resumed it.
 """
@@ -14,7 +15,7 @@ from typing import Final
 
 from fleet.domain.gate import judge
 from fleet.domain.policy import OnFail, RolloutPolicy
-from fleet.domain.rollout_states import RolloutState
+from fleet.domain.rollout_states import OFFERING, RolloutState
 from fleet.domain.verdicts import Judgement, PhaseFacts, Verdict
 
 
@@ -22,10 +23,12 @@ class Action(StrEnum):
     """What the conductor can want."""
 
     WAIT = "wait"
+    START = "start"
     ADVANCE = "advance"
     COMPLETE = "complete"
     HOLD = "hold"
     REVERT = "revert"
+    REVERT_STEP = "revert_step"
     FINISH_REVERT = "finish_revert"
 
 
@@ -36,7 +39,8 @@ class Snapshot:
 
     Before `is_counted` nobody knows how many devices the phase is about, and nothing can be judged by shares of them.
     `still_running` counts the devices that attest the version while a revert is under way. `clock_from` is the start
-    of the phase or the last resume; `reverting_since` is set in state reverting.
+    of the phase or the last resume; `reverting_since` is set in state reverting, and `revert_step` counts the steps of
+    a revert in phases. Until `settles_at` the clock that signs of life are measured by is not to be believed.
     """
 
     state: RolloutState
@@ -49,6 +53,8 @@ class Snapshot:
     frozen: str = ""
     still_running: int = 0
     reverting_since: datetime | None = None
+    revert_step: int = 1
+    settles_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,7 @@ class Intent:
     verdict: Verdict | None = None
     evidence: Mapping[str, object] = field(default_factory=dict)
     to_phase: int | None = None
+    to_step: int | None = None
 
 
 NOTHING: Final = Intent(Action.WAIT, "")
@@ -69,15 +76,22 @@ UNCOUNTED: Final = "the phase's devices are still being counted"
 def decide(snapshot: Snapshot, now: datetime) -> Intent:
     """The one intent for this moment. WAIT changes nothing."""
     if snapshot.frozen:
-        if snapshot.state is RolloutState.RUNNING:
-            return Intent(Action.HOLD, snapshot.frozen, evidence={"stop": snapshot.frozen})
-        return Intent(Action.WAIT, snapshot.frozen)
+        action = Action.HOLD if snapshot.state is RolloutState.RUNNING else Action.WAIT
+        return Intent(action, snapshot.frozen, evidence={"stop": snapshot.frozen})
+    if snapshot.state in OFFERING:
+        return _offering(snapshot, now)
     if snapshot.state is RolloutState.REVERTING:
         return _reverting(snapshot, now)
-    if snapshot.state not in (RolloutState.RUNNING, RolloutState.HELD):
-        return NOTHING
+    return _scheduled(snapshot, now) if snapshot.state is RolloutState.SCHEDULED else NOTHING
+
+
+def _offering(snapshot: Snapshot, now: datetime) -> Intent:
+    """Running or held: what stands against it comes first."""
     if snapshot.stop:
         return Intent(Action.REVERT, f"stopped: {snapshot.stop}", evidence={"stop": snapshot.stop})
+    if snapshot.settles_at is not None and now < snapshot.settles_at:
+        left_s = (snapshot.settles_at - now).total_seconds()
+        return Intent(Action.WAIT, f"the server's clock has jumped; devices are heard for {left_s:.0f} s more first")
     if not snapshot.is_counted:
         return _uncounted(snapshot, now)
     judgement = evaluate(snapshot, now)
@@ -131,6 +145,10 @@ def _forward(snapshot: Snapshot, judgement: Judgement, now: datetime) -> Intent:
             Action.WAIT, f"all gates pass; {left_s:.0f} s of the phase's minimum remain", Verdict.WAIT, evidence
         )
     passed = "; ".join(result.sentence for result in judgement.results)
+    opens_at = snapshot.policy.schedule.opens_at(now)
+    if opens_at is not None and index + 1 < len(phases):
+        sentence = f"all gates pass; by its schedule it goes on at {opens_at.isoformat(timespec='minutes')}"
+        return Intent(Action.WAIT, sentence, Verdict.PASS, evidence)
     if not snapshot.policy.auto_advance:
         return Intent(Action.WAIT, f"all gates pass; a person has to advance it: {passed}", Verdict.PASS, evidence)
     if index + 1 < len(phases):
@@ -138,14 +156,40 @@ def _forward(snapshot: Snapshot, judgement: Judgement, now: datetime) -> Intent:
     return Intent(Action.COMPLETE, passed, Verdict.PASS, evidence)
 
 
+def _scheduled(snapshot: Snapshot, now: datetime) -> Intent:
+    """Begins when its schedule says so; whether it still can is looked at then."""
+    opens_at = snapshot.policy.schedule.opens_at(now)
+    if opens_at is not None:
+        return Intent(Action.WAIT, f"begins at {opens_at.isoformat(timespec='minutes')}")
+    return Intent(Action.START, "its moment has come")
+
+
 def _reverting(snapshot: Snapshot, now: datetime) -> Intent:
-    """Done when nobody attests the version any more, or when waiting for the last ones has taken long enough."""
-    left = snapshot.still_running
+    """In steps where the policy asks for them, unless the version is revoked. Done when nobody attests the version any
+    more, or when waiting for the last ones has taken long enough.
+    """
+    left, revert, step = snapshot.still_running, snapshot.policy.revert, snapshot.revert_step
     evidence = {"still_running": left}
+    if step < revert.steps:
+        return _revert_step(snapshot, now)
     if left == 0:
         return Intent(Action.FINISH_REVERT, "no device runs the version any more", evidence=evidence)
     since = snapshot.reverting_since
-    if since is not None and now >= since + timedelta(seconds=snapshot.policy.revert_deadline_s):
+    patience_s = (revert.steps - 1) * revert.every_s + snapshot.policy.revert_deadline_s
+    if since is not None and now >= since + timedelta(seconds=patience_s):
         sentence = f"{left} devices have not come back from the version; they will when they next check in"
         return Intent(Action.FINISH_REVERT, sentence, evidence=evidence)
     return Intent(Action.WAIT, f"{left} devices still run the version", evidence=evidence)
+
+
+def _revert_step(snapshot: Snapshot, now: datetime) -> Intent:
+    """The next share of the treated goes back when its time has come."""
+    revert, step, since = snapshot.policy.revert, snapshot.revert_step, snapshot.reverting_since
+    evidence = {"still_running": snapshot.still_running}
+    if snapshot.stop:
+        sentence = f"the rest at once: {snapshot.stop}"
+        return Intent(Action.REVERT_STEP, sentence, evidence=evidence, to_step=revert.steps)
+    if since is not None and now >= since + timedelta(seconds=step * revert.every_s):
+        sentence = f"step {step + 1} of {revert.steps}: {revert.left_after(step + 1):.0%} of the treated still keep it"
+        return Intent(Action.REVERT_STEP, sentence, evidence=evidence, to_step=step + 1)
+    return Intent(Action.WAIT, f"step {step} of {revert.steps}", evidence=evidence)

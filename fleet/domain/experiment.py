@@ -17,7 +17,8 @@ from device_client.wire.fields import Fields
 from device_client.wire.limits import MAX_RANGES_PER_RULE
 from fleet.domain.errors import InvalidInputError
 from fleet.domain.gate_policy import YEAR_S, Gates, MeasuredGate, encode_gates, known, parse_gates
-from fleet.domain.policy import DAY_S, RolloutPolicy
+from fleet.domain.phases import DAY_S
+from fleet.domain.policy import RolloutPolicy
 
 MAX_ARMS: Final = MAX_RANGES_PER_RULE  # one plan notice calls all of them
 MAX_WEIGHT: Final = 1e6

@@ -6,14 +6,17 @@ the service that puts them together.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, tzinfo
 from enum import StrEnum
+from functools import cached_property
 
-from device_client.wire.bucketing import BUCKETS, BucketRange
+from device_client.wire.bucketing import BUCKETS, BucketRange, Seeded
 from device_client.wire.bundles import Manifest
 from device_client.wire.director import DevicePolicy
-from device_client.wire.messages import Capabilities, RunningModel
+from device_client.wire.messages import Capabilities, Present, RunningModel
+from fleet.domain.delivery import Delivery
 from fleet.domain.filters.filter import Filter
+from fleet.domain.reach import Reach
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,8 @@ class DeviceFacts:
     attributes: Mapping[str, str] = field(default_factory=dict)
     models: Mapping[str, RunningModel] = field(default_factory=dict)
     is_active: bool = True  # enrolled, neither revoked nor quarantined
+    time_zone: tzinfo | None = None  # where it is, if it or whoever enrolled it said so
+    present: Present = field(default_factory=Present)
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,22 @@ class RuleState(StrEnum):
 
 
 @dataclass(frozen=True)
+class Denied:
+    """Devices that a rule is never for, whatever else matches."""
+
+    devices: frozenset[str] = frozenset()
+    groups: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Holdback:
+    """Buckets [start, BUCKETS) keep what they had after the rollout completed: for `for_s` seconds, or for ever if zero."""
+
+    start: int = BUCKETS
+    for_s: float = 0.0
+
+
+@dataclass(frozen=True)
 class RuleArm:
     """One arm of an experiment: devices in these buckets get this version. An arm of weight zero has no bucket."""
 
@@ -67,9 +88,10 @@ class Rule:
     """One rule of one model. `source` is the id of the rollout or experiment that made it; `ended_at` orders completed
     rules.
 
-    Devices in buckets [0, treated_end) are treated, those in [control_start, BUCKETS) are the control. A rule with
-    `arms` treats the devices of each arm with that arm's version instead. Empty filters match every device. `starts_at`
-    in the future makes the answer "later".
+    Devices in buckets [0, treated_end), or in their class's own range, or named, are treated; those in
+    [control_start, BUCKETS) are the control. A rule with `arms` treats the devices of each arm with that arm's version
+    instead. Empty filters match every device. `starts_at` in the future makes the answer "later". `together` names the
+    models that a device gets all of or none of.
     """
 
     id: int
@@ -95,6 +117,12 @@ class Rule:
     allow_delta: bool = True
     jitter_s: float = 0.0
     arms: tuple[RuleArm, ...] = ()
+    class_ends: Mapping[str, int] = field(default_factory=dict)
+    listed: frozenset[str] = frozenset()
+    denied: Denied = field(default_factory=Denied)
+    holdback: Holdback = field(default_factory=Holdback)
+    delivery: Delivery = field(default_factory=Delivery)
+    together: frozenset[str] = frozenset()
 
     def arm_at(self, place: int) -> RuleArm | None:
         """The arm of the device in this bucket; None for one that takes no part."""
@@ -104,7 +132,23 @@ class Rule:
         """The rule as it concerns the devices of one arm."""
         return replace(self, version=arm.version, version_id=arm.version_id, builds=arm.builds)
 
-    @property
+    @cached_property
+    def reach(self) -> Reach:
+        """Whom it treats and compares with."""
+        return Reach(self.treated_end, self.control_start, self.class_ends, self.listed)
+
+    @cached_property
+    def is_selective(self) -> bool:
+        """Whether it is for some devices only."""
+        chosen = self.hardware_classes or self.groups or self.denied.devices or self.denied.groups
+        return bool(chosen) or self.filter is not None
+
+    @cached_property
+    def line(self) -> Seeded:
+        """The order of devices under its seed."""
+        return Seeded(self.seed)
+
+    @cached_property
     def digests(self) -> frozenset[str]:
         """The digests of all builds of the rule's version."""
         return frozenset(build.digest for build in self.builds)

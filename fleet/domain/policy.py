@@ -4,6 +4,7 @@
 Whether a policy can work on a given fleet is `plan.validate`'s question, not this module's.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -12,17 +13,23 @@ from typing import Final
 from device_client.wire.director import DevicePolicy
 from device_client.wire.errors import WireError
 from device_client.wire.fields import Fields
+from device_client.wire.names import parse_model
 from fleet.domain.approvals import MAX_APPROVALS
+from fleet.domain.calendar import Calendar
+from fleet.domain.delivery import Delivery, parse_delivery
 from fleet.domain.errors import InvalidInputError
+from fleet.domain.facts import Denied
 from fleet.domain.filters.filter import Filter
 from fleet.domain.filters.syntax import MAX_CHARS as MAX_FILTER_CHARS
 from fleet.domain.gate_policy import YEAR_S, Gates, encode_gates, known, parse_gates
+from fleet.domain.phases import DAY_S, Phase, device_ids, parse_phases
 from fleet.domain.presets import PRESETS
+from fleet.domain.schedule import KEYS as SCHEDULE_KEYS
+from fleet.domain.schedule import Schedule, parse_schedule
 
-MAX_PHASES: Final = 32
 MAX_NAMES: Final = 64
 MAX_PARAMETERS: Final = 100
-DAY_S: Final = 86_400.0
+MAX_TOGETHER: Final = 16
 
 
 class OnFail(StrEnum):
@@ -33,12 +40,20 @@ class OnFail(StrEnum):
 
 
 @dataclass(frozen=True)
-class Phase:
-    """One step: this share of the population is treated, for at least and at most so long."""
+class Revert:
+    """How treated devices go back: so large a share of them at a time, one step every so many seconds; all at once by default."""
 
-    share: float
-    min_duration_s: float
-    deadline_s: float
+    share_per_step: float = 1.0
+    every_s: float = 600.0
+
+    @property
+    def steps(self) -> int:
+        """How many steps it takes."""
+        return math.ceil(1 / self.share_per_step - 1e-9)
+
+    def left_after(self, step: int) -> float:
+        """The share of the treated that still keeps the version after so many steps."""
+        return max(0.0, 1 - step * self.share_per_step) if step < self.steps else 0.0
 
 
 @dataclass(frozen=True)
@@ -64,11 +79,30 @@ class RolloutPolicy:
     priority: int = 0
     revert_deadline_s: float = DAY_S
     approvals: int = 0
+    denied: Denied = field(default_factory=Denied)
+    holdback_share: float = 0.0
+    holdback_s: float = 0.0
+    delivery: Delivery = field(default_factory=Delivery)
+    together: tuple[str, ...] = ()
+    schedule: Schedule = field(default_factory=Schedule)
+    revert: Revert = field(default_factory=Revert)
 
     @property
     def is_fitted(self) -> bool:
         """Whether the phases come from a preset, and so may be fitted to the fleet's size."""
         return bool(self.preset)
+
+    @property
+    def windows(self) -> Calendar | None:
+        """The hours at which devices may take the version; None for any hour."""
+        return self.delivery.windows
+
+    def drawn_share(self, phase: int) -> float | None:
+        """The share of the whole population that a phase treats by lot; None if names, counts or classes say whom."""
+        reached = self.phases[: phase + 1]
+        if any(item.devices or item.count is not None or item.hardware_classes for item in reached):
+            return None
+        return min(1.0 - self.holdback_share, max(item.share for item in reached))
 
     @classmethod
     def parse(cls, value: object) -> "RolloutPolicy":
@@ -83,10 +117,7 @@ class RolloutPolicy:
         """The JSON form; `parse` reads it back to an equal policy."""
         return {
             "preset": self.preset,
-            "phases": [
-                {"share": item.share, "min_duration_s": item.min_duration_s, "deadline_s": item.deadline_s}
-                for item in self.phases
-            ],
+            "phases": [item.encode() for item in self.phases],
             "control_share": self.control_share,
             "gates": encode_gates(self.gates, self.device.slow_ms),
             "alpha": self.alpha,
@@ -98,6 +129,7 @@ class RolloutPolicy:
                 "groups": list(self.groups),
                 "filter": "" if self.filter is None else self.filter.text,
                 "active_within_s": self.active_within_s,
+                "deny": {"devices": sorted(self.denied.devices), "groups": sorted(self.denied.groups)},
             },
             "device": self.device.encode(),
             "parameters": dict(self.parameters),
@@ -107,6 +139,11 @@ class RolloutPolicy:
             "priority": self.priority,
             "revert_deadline_s": self.revert_deadline_s,
             "approvals": self.approvals,
+            "holdback": {"share": self.holdback_share, "for_s": self.holdback_s},
+            **self.delivery.encode(),
+            "together": list(self.together),
+            "schedule": self.schedule.encode(),
+            "revert": {"share_per_step": self.revert.share_per_step, "every_s": self.revert.every_s},
         }
 
 
@@ -114,11 +151,20 @@ _KEYS: Final = frozenset(
     {
         *("preset", "phases", "control_share", "gates", "alpha", "on_fail", "on_inconclusive", "auto_advance"),
         *("population", "device", "parameters", "allow_delta", "delta_wait_s", "jitter_s", "priority"),
-        *("revert_deadline_s", "approvals"),
+        *(
+            "approvals",
+            "revert_deadline_s",
+            "revert",
+            "holdback",
+            "schedule",
+            "windows",
+            "conditions",
+            "pacing",
+            "together",
+        ),
     }
 )
-_PHASE_KEYS: Final = frozenset({"share", "min_duration_s", "deadline_s"})
-_POPULATION_KEYS: Final = frozenset({"hardware_classes", "groups", "filter", "active_within_s"})
+_POPULATION_KEYS: Final = frozenset({"hardware_classes", "groups", "filter", "active_within_s", "deny"})
 _DEVICE_KEYS: Final = frozenset(DevicePolicy.__dataclass_fields__)
 
 
@@ -149,6 +195,7 @@ def _policy(document: dict[str, object]) -> RolloutPolicy:
     fields = known(document, _KEYS, "policy")
     default = RolloutPolicy(phases=())
     population = known(document.get("population") or {}, _POPULATION_KEYS, "policy.population")
+    holdback = known(document.get("holdback") or {}, frozenset({"share", "for_s"}), "policy.holdback")
     gates, slow_ms = parse_gates(document.get("gates") or {})
     device_value = document.get("device") or {}
     device = DevicePolicy.parse(known(device_value, _DEVICE_KEYS, "policy.device"))
@@ -162,9 +209,7 @@ def _policy(document: dict[str, object]) -> RolloutPolicy:
     if fields.text("on_inconclusive", default="hold") != "hold":
         raise InvalidInputError("policy_invalid", "policy.on_inconclusive: expected hold: no evidence is not a pass")
     return RolloutPolicy(
-        phases=tuple(
-            _phase(item, f"policy.phases[{index}]") for index, item in enumerate(_list(document.get("phases")))
-        ),
+        phases=parse_phases(document.get("phases")),
         preset=fields.text("preset", max_chars=32, default=""),
         control_share=fields.number("control_share", maximum=1.0, default=default.control_share),
         gates=gates,
@@ -177,6 +222,7 @@ def _policy(document: dict[str, object]) -> RolloutPolicy:
         active_within_s=population.number(
             "active_within_s", minimum=1, maximum=YEAR_S, default=default.active_within_s
         ),
+        denied=_denied(population.raw("deny") or {}),
         device=device,
         parameters=fields.pairs("parameters", max_items=MAX_PARAMETERS),
         allow_delta=fields.flag("allow_delta", default=default.allow_delta),
@@ -187,24 +233,41 @@ def _policy(document: dict[str, object]) -> RolloutPolicy:
             "revert_deadline_s", minimum=1, maximum=YEAR_S, default=default.revert_deadline_s
         ),
         approvals=fields.integer("approvals", maximum=MAX_APPROVALS, default=default.approvals),
+        holdback_share=holdback.number("share", maximum=0.5, default=0.0),
+        holdback_s=holdback.number("for_s", maximum=10 * YEAR_S, default=0.0),
+        delivery=parse_delivery(fields, "policy", silent_after_s=gates.silence_grace_s),
+        together=_together(fields),
+        schedule=parse_schedule(
+            known(fields.raw("schedule") or {}, SCHEDULE_KEYS, "policy.schedule"), "policy.schedule"
+        ),
+        revert=_revert(fields.raw("revert") or {}),
     )
 
 
-def _list(value: object) -> list[object]:
-    if not isinstance(value, list) or not 1 <= len(value) <= MAX_PHASES:
-        raise InvalidInputError(
-            "policy_invalid", f"policy.phases: expected 1 to {MAX_PHASES} phases, got {value!r:.60}"
-        )
-    return value
-
-
-def _phase(value: object, where: str) -> Phase:
-    fields = known(value, _PHASE_KEYS, where)
-    return Phase(
-        share=fields.number("share", minimum=1e-6, maximum=1.0),
-        min_duration_s=fields.number("min_duration_s", maximum=YEAR_S, default=0.0),
-        deadline_s=fields.number("deadline_s", minimum=1, maximum=YEAR_S, default=7 * DAY_S),
+def _revert(value: object) -> Revert:
+    fields = known(value, frozenset({"share_per_step", "every_s"}), "policy.revert")
+    default = Revert()
+    return Revert(
+        share_per_step=fields.number("share_per_step", minimum=0.01, maximum=1.0, default=default.share_per_step),
+        every_s=fields.number("every_s", minimum=1, maximum=YEAR_S, default=default.every_s),
     )
+
+
+def _denied(value: object) -> Denied:
+    where = "policy.population.deny"
+    fields = known(value, frozenset({"devices", "groups"}), where)
+    return Denied(
+        devices=frozenset(device_ids(fields, "devices", where)),
+        groups=frozenset(fields.texts("groups", max_items=MAX_NAMES, max_chars=63)),
+    )
+
+
+def _together(fields: Fields) -> tuple[str, ...]:
+    named = fields.texts("together", max_items=MAX_TOGETHER, max_chars=63)
+    found = tuple(sorted({parse_model(name) for name in named}))
+    if len(found) == 1:
+        raise InvalidInputError("policy_invalid", f"policy.together: expected at least two models, got {found[0]}")
+    return found
 
 
 def _on_fail(fields: Fields) -> OnFail:

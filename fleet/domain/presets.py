@@ -13,7 +13,7 @@ _HOUR_S: Final = 3_600
 _DAY_S: Final = 24 * _HOUR_S
 
 
-def _ramp(*shares: float) -> list[dict[str, float]]:
+def _ramp(*shares: float) -> list[dict[str, object]]:
     return [{"share": share, "min_duration_s": _HOUR_S, "deadline_s": 3 * _DAY_S} for share in shares]
 
 
@@ -28,6 +28,12 @@ PRESETS: Final[Mapping[str, Mapping[str, object]]] = MappingProxyType(
     {
         "safe-ramp": {"phases": _ramp(0.01, 0.05, 0.25, 0.5, 1.0), "control_share": 0.5, "gates": _HEALTH},
         "canary-then-all": {"phases": _ramp(0.05, 1.0), "control_share": 0.5, "gates": _HEALTH},
+        # One class after the other at half, the smallest first, each against its own other half; then everybody.
+        "by-hardware-class": {
+            "phases": [{**_ramp(0.5)[0], "each": "hardware_class"}, *_ramp(1.0)],
+            "control_share": 0.5,
+            "gates": _HEALTH,
+        },
         "all-at-once": {
             "phases": [{"share": 1.0, "min_duration_s": 0, "deadline_s": 3 * _DAY_S}],
             "control_share": 0.0,

@@ -34,6 +34,7 @@ class RolloutEvent(StrEnum):
     RESUME = "resume"
     COMPLETE = "complete"
     REVERT = "revert"
+    REVERT_STEP = "revert_step"
     FINISH_REVERT = "finish_revert"
     CANCEL = "cancel"
 
@@ -58,15 +59,16 @@ TRANSITIONS: Final[Mapping[tuple[RolloutState, RolloutEvent], RolloutState]] = M
         (_S.HELD, _E.RESUME): _S.RUNNING,
         (_S.HELD, _E.REVERT): _S.REVERTING,
         (_S.HELD, _E.CANCEL): _S.CANCELLED,
+        (_S.REVERTING, _E.REVERT_STEP): _S.REVERTING,
         (_S.REVERTING, _E.FINISH_REVERT): _S.REVERTED,
     }
 )
 
-# At most one rollout of a model is in one of these.
+# Its rule may give devices the version.
 OFFERING: Final = frozenset({_S.RUNNING, _S.HELD})
 TERMINAL: Final = frozenset({_S.COMPLETED, _S.REVERTED, _S.CANCELLED})
 # The conductor looks at these on every tick.
-CONDUCTED: Final = frozenset({_S.RUNNING, _S.HELD, _S.REVERTING})
+CONDUCTED: Final = frozenset({_S.SCHEDULED, _S.RUNNING, _S.HELD, _S.REVERTING})
 
 
 def next_state(state: RolloutState, event: RolloutEvent) -> RolloutState:

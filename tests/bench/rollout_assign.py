@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Final
 
 from device_client.wire.bucketing import BUCKETS
-from fleet.domain.assign import assign
+from fleet.domain.assign import Ruleset, assign
 from fleet.domain.facts import DeviceFacts, Rule, RuleState
 from fleet.domain.filters.filter import Filter
 from tests.domain.releases import MODEL, NOW, device, rule
@@ -21,7 +21,8 @@ def per_second(rules: int = ACTIVE_RULES) -> float:
 
     The rules differ in hardware class, group, filter and range as those of many teams do; the baseline is below them.
     """
-    every = [_rule(number) for number in range(rules)] + [rule(1_000, "1", state=RuleState.COMPLETED)]
+    made = [_rule(number) for number in range(rules)] + [rule(1_000, "1", state=RuleState.COMPLETED)]
+    every = Ruleset.of(made, MODEL)  # as the director keeps them while the plan's revision stands
     asking = [_device(number) for number in range(DEVICES)]
     for facts in asking[:50]:
         assign(facts, every, model=MODEL, now=NOW)

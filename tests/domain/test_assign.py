@@ -1,5 +1,6 @@
 from dataclasses import replace
 from datetime import timedelta
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
@@ -7,9 +8,13 @@ from hypothesis import strategies as st
 
 from device_client.wire.bucketing import BUCKETS, BucketRange, bucket
 from device_client.wire.director import Arm, Decision
-from device_client.wire.messages import Denied
-from fleet.domain.assign import assign
-from fleet.domain.facts import Build, DeviceFacts, Rule, RuleArm, RuleState
+from device_client.wire.messages import Denied, Present
+from fleet.domain.assign import Assignment, Ruleset, assign, decide_all
+from fleet.domain.calendar import Calendar, Hours
+from fleet.domain.conditions import Conditions
+from fleet.domain.delivery import Delivery
+from fleet.domain.facts import Build, DeviceFacts, Holdback, Rule, RuleArm, RuleState
+from fleet.domain.facts import Denied as DeniedDevices
 from tests.domain.releases import CAPABLE, MODEL, NOW, build, device, rule
 
 BASE = rule(1, "1", state=RuleState.COMPLETED)
@@ -72,7 +77,9 @@ def test_assign__rule_held__keeps_those_who_run_it_and_takes_no_new_ones() -> No
 def test_assign__rule_starts_later__later_with_the_moment() -> None:
     starts = NOW + timedelta(hours=1)
     answer = assign(device(), [BASE, rule(2, "2", starts_at=starts)], model=MODEL, now=NOW)
-    assert (answer.decision, answer.until, answer.build) == (Decision.LATER, starts, None)
+    assert (answer.decision, answer.until, answer.build) == (Decision.LATER, starts, BASE.builds[0])
+    alone = assign(device(), [rule(2, "2", starts_at=starts)], model=MODEL, now=NOW)
+    assert (alone.decision, alone.until, alone.build) == (Decision.LATER, starts, None)
     assert told(device(), BASE, rule(2, "2", starts_at=NOW)) == "2"
 
 
@@ -147,7 +154,8 @@ def test_phases__growing_ranges__who_was_treated_stays_treated(name: str, seed: 
 @given(st.permutations([BASE, rule(2, "2", treated_end=400_000), rule(3, "3", state=RuleState.COMPLETED)]))
 def test_assign__any_order_of_rules__same_answer(rules: list[Rule]) -> None:
     answer = assign(device("cam-07"), rules, model=MODEL, now=NOW)
-    assert answer == assign(device("cam-07"), sorted(rules, key=lambda item: item.id), model=MODEL, now=NOW)
+    ordered = assign(device("cam-07"), sorted(rules, key=lambda item: item.id), model=MODEL, now=NOW)
+    assert (answer, answer.trace) == (ordered, ordered.trace)
 
 
 @given(
@@ -226,3 +234,185 @@ def test_arms__the_arms_version_failed_here__baseline() -> None:
     name = next(f"cam-{number}" for number in range(99) if bucket("seed", f"cam-{number}") < 250_000)
     denied = (Denied(build("2").digest, running.source),)
     assert told(device(name, denied=denied), BASE, running) == "1"
+
+
+# ---------------------------------------------------------------- several rollouts, names, holdbacks
+
+
+def test_assign__in_the_control_of_the_first_rule__no_rule_behind_it_may_treat() -> None:
+    first = replace(rule(3, "3", treated_end=0, seed="a", priority=1), control_start=0)
+    assert told(device(), BASE, first, rule(2, "2")) == "1"
+    assert told(device(), BASE, replace(first, control_start=BUCKETS), rule(2, "2")) == "2"
+
+
+def test_assign__outside_the_population_of_the_first__the_second_speaks() -> None:
+    first = rule(3, "3", priority=1, hardware_classes=frozenset({"edge-max"}))
+    assert told(device(), BASE, first, rule(2, "2")) == "2"
+
+
+@given(
+    name=st.from_regex(r"[a-z0-9][a-z0-9-]{2,20}", fullmatch=True),
+    first=st.tuples(st.integers(0, BUCKETS), st.integers(0, BUCKETS)),
+    second=st.tuples(st.integers(0, BUCKETS), st.integers(0, BUCKETS)),
+)
+def test_assign__two_rollouts__nobody_treated_by_one_is_the_others_control(
+    name: str, first: tuple[int, int], second: tuple[int, int]
+) -> None:
+    """The arms of one rollout hold nobody whom a rollout before it has treated or compares."""
+    upper = replace(rule(2, "2", seed="a", treated_end=first[0], priority=1), control_start=first[1])
+    lower = replace(rule(3, "3", seed="b", treated_end=second[0]), control_start=second[1])
+    answer = assign(device(name), [BASE, upper, lower], model=MODEL, now=NOW)
+    place = bucket("a", name)
+    claimed = place < first[0] or place >= first[1]
+    if answer.version == "3":
+        assert not claimed
+    if claimed:
+        assert answer.version == ("2" if place < first[0] else "1")
+
+
+def test_assign__named_device__treated_whatever_its_bucket() -> None:
+    named = replace(rule(2, "2", treated_end=0), listed=frozenset({"cam-01"}))
+    answer = assign(device(), [BASE, named], model=MODEL, now=NOW)
+    assert (answer.version, answer.arm) == ("2", Arm.TREATED)
+    assert "names this device" in answer.reason
+    assert told(device("cam-02"), BASE, named) == "1"
+
+
+def test_assign__own_range_of_a_class__holds_for_that_class() -> None:
+    by_class = replace(rule(2, "2", treated_end=0), class_ends={"edge-std": BUCKETS})
+    assert told(device(), BASE, by_class) == "2"
+    assert told(device(hardware_class="edge-max"), BASE, by_class) == "1"
+
+
+@pytest.mark.parametrize(
+    "denied", [DeniedDevices(devices=frozenset({"cam-01"})), DeniedDevices(groups=frozenset({"lab"}))]
+)
+def test_assign__on_the_deny_list__refused_with_reason(denied: DeniedDevices) -> None:
+    kept_out = replace(rule(2, "2"), denied=denied, listed=frozenset({"cam-01"}))
+    answer = assign(device(groups=frozenset({"lab"})), [BASE, kept_out], model=MODEL, now=NOW)
+    assert answer.version == "1"
+    assert "deny-list" in answer.trace[0].sentence
+
+
+def test_assign__held_back__keeps_the_older_baseline_until_it_is_over() -> None:
+    newer = replace(rule(3, "3", state=RuleState.COMPLETED), holdback=Holdback(0, for_s=60))
+    answer = assign(device(), [BASE, newer], model=MODEL, now=NOW)
+    assert answer.version == "1"
+    assert "holds this device back" in answer.trace[0].sentence
+    assert newer.ended_at is not None
+    after = assign(device(), [BASE, newer], model=MODEL, now=newer.ended_at + timedelta(seconds=60))
+    assert after.version == "3"
+    assert told(device(), BASE, replace(newer, listed=frozenset({"cam-01"}))) == "3"
+
+
+# ---------------------------------------------------------------- later
+
+NIGHT = Calendar(frozenset(range(7)), (Hours(120, 240),), zone="UTC")
+
+
+def test_assign__outside_the_window__later_and_the_baseline_meanwhile() -> None:
+    at_night = replace(rule(2, "2"), delivery=Delivery(windows=NIGHT))
+    answer = assign(device(), [BASE, at_night], model=MODEL, now=NOW)
+    assert (answer.decision, answer.version, answer.arm) == (Decision.LATER, "1", Arm.BASELINE)
+    assert answer.until == NOW.replace(hour=2) + timedelta(days=1)
+    assert answer.waits_for is not None
+    assert answer.waits_for.id == 2
+    assert told(device(runs=at_night.builds[0]), BASE, at_night) == "2"  # what runs is not taken away
+
+
+def test_assign__device_in_another_zone__its_own_night_counts() -> None:
+    at_night = replace(rule(2, "2"), delivery=Delivery(windows=replace(NIGHT, zone="device")))
+    awake = replace(device(), time_zone=ZoneInfo("Europe/Berlin"))
+    asleep = replace(device(), time_zone=ZoneInfo("Pacific/Auckland"))  # 12:00 UTC is 01:00 there
+    assert assign(awake, [at_night], model=MODEL, now=NOW).decision is Decision.LATER
+    assert assign(asleep, [at_night], model=MODEL, now=NOW).until == NOW + timedelta(hours=1)
+    assert assign(asleep, [at_night], model=MODEL, now=NOW + timedelta(hours=1)).decision is Decision.NOW
+
+
+def test_assign__conditions_unmet__later_with_each_reason() -> None:
+    careful = replace(rule(2, "2"), delivery=Delivery(conditions=Conditions(charging=True, idle=True, retry_s=60)))
+    answer = assign(replace(device(), present=Present(charging=False)), [careful], model=MODEL, now=NOW)
+    assert (answer.decision, answer.until) == (Decision.LATER, NOW + timedelta(seconds=60))
+    assert "until it is charging and it is idle, which it does not tell" in answer.reason
+    ready = replace(device(), present=Present(charging=True, idle=True))
+    assert told(ready, careful) == "2"
+
+
+def test_assign__coming_back_from_a_withdrawn_version__waits_for_no_window() -> None:
+    base = replace(BASE, delivery=Delivery(windows=NIGHT))
+    bad = rule(2, "2", state=RuleState.WITHDRAWN)
+    assert told(device(runs=bad.builds[0]), base, bad) == "1"
+    behind = assign(device(runs=rule(9, "9").builds[0]), [base, bad], model=MODEL, now=NOW)
+    assert behind.decision is Decision.LATER
+
+
+# ---------------------------------------------------------------- models that move together
+
+OTHER = "vision.faces"
+SET = frozenset({MODEL, OTHER})
+
+
+def together(**rules: list[Rule]) -> list[Ruleset]:
+    return [
+        Ruleset.of([replace(item, model=name) for item in given], name)
+        for name, given in {MODEL: rules["digits"], OTHER: rules["faces"]}.items()
+    ]
+
+
+def of_both(answers: dict[str, Assignment]) -> tuple[str, str]:
+    return answers[MODEL].version, answers[OTHER].version
+
+
+def test_together__both_reach_the_device__both_move() -> None:
+    new = replace(rule(2, "2"), together=SET)
+    assert of_both(decide_all(device(), together(digits=[BASE, new], faces=[BASE, new]), now=NOW)) == ("2", "2")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(rule(3, "2", treated_end=0), together=SET),
+        replace(rule(3, "2", builds=()), together=SET),
+        replace(rule(3, "2", state=RuleState.WITHDRAWN), together=SET),
+        rule(3, "2"),
+    ],
+)
+def test_together__one_cannot__none_moves_and_both_say_why(other: Rule) -> None:
+    new = replace(rule(2, "2"), together=SET)
+    answers = decide_all(device(), together(digits=[BASE, new], faces=[BASE, other]), now=NOW)
+    assert answers[MODEL].version == "1"
+    assert any("moves together with vision.faces" in step.sentence for step in answers[MODEL].trace)
+    if other.together:
+        assert answers[OTHER].version == "1"
+
+
+def test_together__device_without_the_other_model__gets_none() -> None:
+    new = replace(rule(2, "2"), together=SET)
+    answers = decide_all(device(), [Ruleset.of([BASE, new], MODEL)], now=NOW)
+    assert answers[MODEL].version == "1"
+
+
+def test_together__one_has_to_wait__the_other_waits_with_it() -> None:
+    new = replace(rule(2, "2"), together=SET)
+    at_night = replace(new, id=3, delivery=Delivery(windows=NIGHT))
+    answers = decide_all(device(), together(digits=[BASE, new], faces=[BASE, at_night]), now=NOW)
+    assert {answer.decision for answer in answers.values()} == {Decision.LATER}
+    assert of_both(answers) == ("1", "1")
+    assert answers[MODEL].until == answers[OTHER].until
+    assert "waits for vision.faces" in answers[MODEL].reason
+
+
+@given(
+    ends=st.tuples(st.integers(0, BUCKETS), st.integers(0, BUCKETS)),
+    states=st.tuples(st.sampled_from(list(RuleState)), st.sampled_from(list(RuleState))),
+    name=st.from_regex(r"[a-z0-9][a-z0-9-]{2,20}", fullmatch=True),
+)
+def test_together__whatever_the_rules__all_or_nothing(
+    ends: tuple[int, int], states: tuple[RuleState, RuleState], name: str
+) -> None:
+    both = [
+        [BASE, replace(rule(2 + index, "2", treated_end=ends[index], state=states[index]), together=SET)]
+        for index in range(2)
+    ]
+    first, second = of_both(decide_all(device(name), together(digits=both[0], faces=both[1]), now=NOW))
+    assert (first == "2") == (second == "2")

@@ -6,7 +6,7 @@ import pytest
 
 from fleet.domain.conductor import Action, Snapshot, decide
 from fleet.domain.policy import RolloutPolicy
-from fleet.domain.rollout_states import RolloutState
+from fleet.domain.rollout_states import CONDUCTED, RolloutState
 from fleet.domain.verdicts import ClassCount, OfferCount, PhaseCounts, PhaseFacts, Verdict
 from tests.domain.releases import NOW
 
@@ -111,10 +111,64 @@ def test_reverting__devices_still_on_it__waits_until_they_are_back_or_the_deadli
 
 @pytest.mark.parametrize(
     "state",
-    [state for state in RolloutState if state not in {RolloutState.RUNNING, RolloutState.HELD, RolloutState.REVERTING}],
+    [state for state in RolloutState if state not in CONDUCTED],
 )
 def test_any_other_state__nothing_to_conduct__waits(state: RolloutState) -> None:
     assert after(1_000, BAD, state=state, stop="now").action is Action.WAIT
+
+
+def test_scheduled__its_moment__starts_and_not_before() -> None:
+    at_night = RolloutPolicy.parse({**DOCUMENT, "schedule": {"start_at": (NOW + timedelta(seconds=60)).isoformat()}})
+    early = after(59, state=RolloutState.SCHEDULED, policy=at_night)
+    assert (early.action, early.sentence) == (
+        Action.WAIT,
+        f"begins at {(NOW + timedelta(seconds=60)):%Y-%m-%dT%H:%M}+00:00",
+    )
+    # What was stopped meanwhile is refused where it is started, with its reason.
+    assert after(60, state=RolloutState.SCHEDULED, policy=at_night, stop="revoked").action is Action.START
+
+
+def test_running__outside_its_hours__passes_and_waits() -> None:
+    later = RolloutPolicy.parse({**DOCUMENT, "schedule": {"hours": ["02:00-03:00"]}})
+    intent = after(10, policy=later)
+    assert (intent.action, intent.verdict) == (Action.WAIT, Verdict.PASS)
+    assert "by its schedule it goes on at" in intent.sentence
+    assert after(10, BAD, policy=later).action is Action.REVERT
+
+
+def test_running__clock_has_jumped__only_a_stop_is_heard() -> None:
+    settles: dict[str, Any] = {"settles_at": NOW + timedelta(seconds=100)}
+    assert after(99, BAD, **settles).action is Action.WAIT
+    assert after(99, BAD, stop="revoked", **settles).action is Action.REVERT
+    assert after(100, BAD, **settles).action is Action.REVERT
+
+
+@pytest.mark.parametrize(
+    ("seconds", "step", "stop", "action", "to_step"),
+    [
+        (59, 1, "", Action.WAIT, None),
+        (60, 1, "", Action.REVERT_STEP, 2),
+        (60, 2, "", Action.WAIT, None),
+        (120, 2, "", Action.REVERT_STEP, 3),
+        (1, 1, "revoked", Action.REVERT_STEP, 3),
+        (121, 3, "", Action.WAIT, None),
+        (220, 3, "", Action.FINISH_REVERT, None),
+    ],
+)
+def test_reverting__in_steps__one_after_the_other(
+    seconds: float, step: int, stop: str, action: Action, to_step: int | None
+) -> None:
+    policy = RolloutPolicy.parse({**DOCUMENT, "revert": {"share_per_step": 0.4, "every_s": 60}})
+    intent = after(
+        seconds,
+        policy=policy,
+        state=RolloutState.REVERTING,
+        still_running=3,
+        reverting_since=NOW,
+        revert_step=step,
+        stop=stop,
+    )
+    assert (intent.action, intent.to_step) == (action, to_step)
 
 
 def test_decide__twice_on_the_same_snapshot__same_intent() -> None:

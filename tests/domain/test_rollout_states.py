@@ -16,7 +16,7 @@ EXPECTED = {
         "cancel": "cancelled",
     },
     "held": {"resume": "running", "revert": "reverting", "cancel": "cancelled"},
-    "reverting": {"finish_revert": "reverted"},
+    "reverting": {"revert_step": "reverting", "finish_revert": "reverted"},
     "completed": {},
     "reverted": {},
     "cancelled": {},

@@ -10,11 +10,12 @@ from device_client.wire.bucketing import BUCKETS, BucketRange, bucket
 from device_client.wire.messages import Capabilities
 from fleet.apps.assignments.notices import plan_notice
 from fleet.apps.assignments.records import ArmRecord, ArmView, RuleRecord, RuleView
-from fleet.apps.telemetry.crediting import Credit, Moment, side_of, summed
+from fleet.apps.telemetry.crediting import Credit, Creditor, Moment, side_of, summed
 from fleet.domain.facts import DeviceFacts, RuleState
 from fleet.domain.filters.filter import Filter
 from fleet.domain.gate_policy import Metric
 from fleet.domain.measurements import Side
+from fleet.domain.reach import Reach
 from tests.server.catalogue import MODEL, NOW, later
 
 edges = st.integers(0, BUCKETS)
@@ -36,8 +37,7 @@ def view(treated_end: int, control_start: int, groups: frozenset[str] = frozense
         seed="s",
         phase=0,
         phase_started_at=NOW,
-        treated_end=treated_end,
-        control_start=control_start,
+        reach=Reach(treated_end, control_start),
         hardware_classes=frozenset({"edge-std"}),
         groups=groups,
         slow_ms=50.0,
@@ -68,10 +68,26 @@ def test_side__any_measurement__follows_the_bucket_and_nothing_else(
         assert moment.measured_at >= NOW
 
 
-@given(edges, edges)
-def test_ranges__whatever_is_asked__never_overlap(treated_end: int, control_start: int) -> None:
-    rule = view(treated_end, control_start)
-    assert rule.treated.end <= rule.control.start
+@given(treated_end=edges, control_start=edges, class_end=edges, place=edges, named=st.booleans())
+def test_reach__whatever_is_asked__nobody_is_treated_and_compared(
+    *, treated_end: int, control_start: int, class_end: int, place: int, named: bool
+) -> None:
+    reach = Reach(treated_end, control_start, {"edge-big": class_end}, frozenset({"dev-1"} if named else ()))
+    for hardware_class, end in (("edge-std", treated_end), ("edge-big", class_end)):
+        treated = reach.treats("dev-1", hardware_class, place)
+        assert treated == (place < end or named)
+        assert not (treated and reach.compares("dev-1", hardware_class, place))
+
+
+def test_creditor__device_claimed_by_the_first_rule__counts_for_no_other() -> None:
+    """Two rollouts of one model: the control of the first is not measured by the second."""
+    first, second = view(0, 0), replace(view(0, 0), id=2, seed="other")
+    moment = Moment(MODEL, "1", later(1))
+    credited = list(Creditor([first, second], {}).label(subject(), moment, correct=True, now=later(2)))
+    assert [item.rule_id for item in credited] == [1]
+    unclaimed = replace(first, reach=Reach(0, BUCKETS))
+    credited = list(Creditor([unclaimed, second], {}).label(subject(), moment, correct=True, now=later(2)))
+    assert [item.rule_id for item in credited] == [2]
 
 
 def test_side__outside_the_population__counts_for_none() -> None:

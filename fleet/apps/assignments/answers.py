@@ -4,7 +4,7 @@ Reads what the device said, decides by `fleet.domain.assign`, writes the first o
 it changed, and says what is to be signed. It does not sign, and it never looks at the clock or at a blob's bytes.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Final
@@ -12,10 +12,12 @@ from typing import Final
 from django.db import IntegrityError, transaction
 
 from device_client.wire import names
+from device_client.wire.bucketing import BUCKETS, bucket
 from device_client.wire.director import Answer, Arm, Assigned, Binding, Decision, DeltaOffer
 from device_client.wire.messages import Check, RunningModel
 from device_client.wire.states import UpdateState
-from fleet.apps.assignments.models import Assignment, Offer
+from fleet.apps.assignments import selectors
+from fleet.apps.assignments.models import Assignment, Offer, Rule
 from fleet.apps.assignments.plans import PlanCache, RulesOfModel
 from fleet.apps.assignments.records import CheckAnswer
 from fleet.apps.devices import selectors as devices
@@ -24,8 +26,11 @@ from fleet.apps.registry.records import DeltaRecord
 from fleet.apps.trust.records import DirectorTarget
 from fleet.domain import assign as domain
 from fleet.domain import delta_plan
+from fleet.domain.calendar import ZONE_ATTRIBUTE, known_zone
 from fleet.domain.errors import ForbiddenError, NotFoundError
 from fleet.domain.facts import DeviceFacts
+from fleet.domain.facts import Rule as RuleFacts
+from fleet.domain.pacing import admit
 
 POLL_INTERVAL_S: Final = 21_600  # six hours: when edits of groups and attributes take effect at the latest
 DELTA_POLL_SHARE: Final = 0.2  # of the wait for a patch: how soon a device that was asked to wait asks again
@@ -54,6 +59,7 @@ def answer_check(*, device_id: str, check: Check, now: datetime, plans: PlanCach
 def _answer(device_id: str, check: Check, plans: PlanCache, now: datetime) -> CheckAnswer:
     facts = _facts(device_id, check)
     known = plans.of([running.model for running in check.models], now)
+    every = _decided(facts, known, now)
     answers: dict[str, Answer] = {}
     targets: list[DirectorTarget] = []
     tickets: list[str] = []
@@ -61,7 +67,7 @@ def _answer(device_id: str, check: Check, plans: PlanCache, now: datetime) -> Ch
         plan = known.get(running.model)
         if plan is None:
             continue
-        assigned = domain.assign(facts, plan.rules, model=running.model, now=now, stop=plan.stop)
+        assigned = every[running.model]
         patches, until = _patches(assigned, running, check, plan, now)
         decided = assigned if until is None else _wait_for_patch(assigned, until)
         # An arm's devices count from their assignment: waiting for a patch would make one arm look smaller.
@@ -95,7 +101,49 @@ def _facts(device_id: str, check: Check) -> DeviceFacts:
         groups=brief.groups,
         attributes={**check.attributes, **brief.given},
         models={running.model: running for running in check.models},
+        time_zone=known_zone({**check.attributes, **brief.given}.get(ZONE_ATTRIBUTE, "")),
+        present=check.present,
     )
+
+
+def _decided(facts: DeviceFacts, known: Mapping[str, RulesOfModel], now: datetime) -> Mapping[str, domain.Assignment]:
+    """The domain's answers, those that the pacing turns into "later" among them."""
+    rules = [plan.rules for plan in known.values()]
+    made = domain.decide_all(facts, rules, now=now)
+    paced = {model: _paced(answer, facts, known[model], now) for model, answer in made.items()}
+    return domain.wait_together(paced, facts, rules, now=now)
+
+
+def _paced(decided: domain.Assignment, facts: DeviceFacts, plan: RulesOfModel, now: datetime) -> domain.Assignment:
+    """The answer, or "later" where the rule takes no more devices at this moment.
+
+    Who was offered the version keeps the offer. Directors that ask about the same rule at once take turns, so that a
+    cap is a cap.
+    """
+    rule, build = decided.rule, decided.build
+    if rule is None or build is None or decided.arm is not Arm.TREATED or rule.delivery.pacing.is_free:
+        return decided
+    running = facts.models.get(decided.model)
+    if running is not None and running.digest in rule.digests:
+        return decided
+    if Offer.objects.filter(device_id=facts.device_id, rule_id=rule.id).exists():
+        return decided
+    Rule.objects.select_for_update().get(pk=rule.id)
+    pacing = rule.delivery.pacing
+    seen = selectors.traffic(
+        rule_id=rule.id, expected=plan.records[rule.id].expected, silent_after_s=pacing.silent_after_s, now=now
+    )
+    wait = admit(pacing, seen, _spread(rule, facts.device_id, now))
+    if wait is None:
+        return decided
+    until = now + timedelta(seconds=wait.after_s)
+    sentence = f"{rule.source} takes no more devices at this moment: {wait.sentence}"
+    return domain.postponed(decided, facts, plan.rules, sentence=sentence, until=until, now=now)
+
+
+def _spread(rule: RuleFacts, device_id: str, now: datetime) -> float:
+    """Where a device that has to wait stands among the others, anew each minute; in [0, 1)."""
+    return bucket(f"{rule.seed}:{int(now.timestamp()) // 60}", device_id) / BUCKETS
 
 
 def _patches(
@@ -127,12 +175,11 @@ def _wait_for_patch(decided: domain.Assignment, until: datetime) -> domain.Assig
     rule = decided.rule
     subject = "" if rule is None else rule.source
     sentence = "a patch from what this device runs is being built; asking again is cheaper than the whole file"
-    step = domain.Step(subject, "taken", sentence)
     return domain.Assignment(
         model=decided.model,
         decision=Decision.LATER,
         reason=sentence,
-        trace=(*decided.trace, step),
+        marks=(*decided.marks, (subject, "taken", sentence)),
         arm=decided.arm,
         arm_name=decided.arm_name,
         rule=rule,
@@ -150,7 +197,7 @@ def _remember(facts: DeviceFacts, decided: domain.Assignment, now: datetime) -> 
         told_before = None
     else:
         told_before = (row.version_id, row.digest, row.rule_id)
-    if decided.decision is not Decision.LATER:
+    if decided.decision is not Decision.LATER or build is not None:
         row.version_id = None if build is None or rule is None else rule.version_id
         row.digest = "" if build is None else build.digest
         row.rule_id = None if build is None or rule is None else rule.id

@@ -14,6 +14,8 @@ class Rule(models.Model):
 
     For `delta_wait_s` from the start of a phase, a device that could use a patch still being built is asked to wait.
     `metrics` are what is counted for it, by name with their shapes; null means every metric that is built in.
+    `class_ends` are ranges of single hardware classes, `listed` the devices that a phase names, `expected` how many
+    devices the present phase treats, as they were counted. `denied`, `delivery` and `together` are as in the domain.
     """
 
     class State(models.TextChoices):
@@ -43,6 +45,14 @@ class Rule(models.Model):
     jitter_s = models.FloatField(default=0.0)
     priority = models.IntegerField(default=0)
     metrics = models.JSONField(null=True, default=None)
+    class_ends = models.JSONField(default=dict)
+    listed = models.JSONField(default=list)
+    denied = models.JSONField(default=dict)
+    holdback_start = models.PositiveIntegerField(default=BUCKETS)
+    holdback_s = models.FloatField(default=0.0)
+    delivery = models.JSONField(default=dict)
+    together = models.JSONField(default=list)
+    expected = models.PositiveIntegerField(default=0)
     created_at = models.DateTimeField()
     ended_at = models.DateTimeField(null=True)
 
@@ -141,7 +151,11 @@ class Offer(models.Model):
 
     class Meta:
         constraints = [models.UniqueConstraint(name="offer_once_per_device_and_rule", fields=["device", "rule"])]
-        indexes = [models.Index(name="offer_by_rule_phase", fields=["rule", "phase", "outcome"])]
+        indexes = [
+            models.Index(name="offer_by_rule_phase", fields=["rule", "phase", "outcome"]),
+            # What pacing asks: how many devices of a rule are under way, and how many began within a minute.
+            models.Index(name="offer_by_rule_time", fields=["rule", "offered_at"]),
+        ]
 
     def __str__(self) -> str:
         return f"{self.device_id} {self.outcome}"

@@ -5,16 +5,17 @@ answer is older than a halt. What changes without it (a version that its pipelin
 """
 
 from collections import OrderedDict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
 from fleet.apps.assignments.models import PlanRevision
 from fleet.apps.assignments.records import RuleRecord
-from fleet.apps.assignments.selectors import assignable_rules, device_policy, rule_record, stop_of
+from fleet.apps.assignments.selectors import assignable_rules, device_policy, recalled_rules, rule_record, stop_of
 from fleet.apps.registry import selectors as registry
 from fleet.apps.registry.records import VersionRecord, VersionState
+from fleet.domain.assign import Ruleset
 from fleet.domain.errors import NotFoundError
 from fleet.domain.facts import Build, Rule, RuleArm
 from fleet.domain.filters.filter import Filter
@@ -30,11 +31,9 @@ class RulesOfModel:
     plan_key: str
     revision: int
     read_at: datetime
-    rules: tuple[Rule, ...]
+    rules: Ruleset
     manifests: Mapping[str, bytes]
     records: Mapping[int, RuleRecord]
-    stop: str = ""
-    """Why no device may change what it runs; empty if nothing forbids it."""
 
     def patch_wait_s(self, rule: Rule) -> float:
         """For how long devices wait for a patch in a phase of this rule."""
@@ -83,19 +82,37 @@ def _read(model: str, revision: int, now: datetime) -> RulesOfModel | None:
     except NotFoundError:
         return None
     records = [rule_record(row) for row in assignable_rules(model)]
-    versions = registry.versions_by_id(
-        {record.version_id for record in records} | {arm.version_id for record in records for arm in record.arms}
-    )
+    back = [rule_record(row) for row in recalled_rules(model)]
+    versions = registry.versions_by_id({number for record in (*records, *back) for number in _versions(record)})
     return RulesOfModel(
         plan_key=plan_key,
         revision=revision,
         read_at=now,
-        rules=tuple(_rule(record, versions) for record in records),
+        rules=Ruleset.of(
+            [_rule(record, versions) for record in records],
+            model,
+            recalled=_recalled(back, versions),
+            stop=stop_of(model),
+        ),
         manifests={
             variant.digest: variant.manifest_bytes for version in versions.values() for variant in version.variants
         },
         records={record.id: record for record in records},
-        stop=stop_of(model),
+    )
+
+
+def _versions(record: RuleRecord) -> set[int]:
+    return {record.version_id, *(arm.version_id for arm in record.arms)}
+
+
+def _recalled(withdrawn: Sequence[RuleRecord], versions: Mapping[int, VersionRecord]) -> frozenset[str]:
+    """The digests of what was withdrawn, by a rule or by the pipeline that had published it."""
+    back = {number for record in withdrawn for number in _versions(record)}
+    return frozenset(
+        variant.digest
+        for number, version in versions.items()
+        if number in back or version.state is not VersionState.PUBLISHED
+        for variant in version.variants
     )
 
 
@@ -130,6 +147,12 @@ def _rule(record: RuleRecord, versions: Mapping[int, VersionRecord]) -> Rule:
         parameters=record.parameters,
         allow_delta=record.allow_delta,
         jitter_s=record.jitter_s,
+        class_ends=record.class_ends,
+        listed=frozenset(record.listed),
+        denied=record.denied,
+        holdback=record.holdback,
+        delivery=record.delivery,
+        together=frozenset(record.together),
         arms=tuple(
             RuleArm(
                 name=arm.name,

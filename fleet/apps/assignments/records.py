@@ -1,16 +1,18 @@
 """What `assignments` tells others."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
-from device_client.wire.bucketing import BUCKETS, BucketRange
+from device_client.wire.bucketing import BucketRange
 from device_client.wire.director import Binding
 from fleet.apps.trust.records import DirectorTarget
 from fleet.domain.assign import Step
-from fleet.domain.facts import RuleState
+from fleet.domain.delivery import Delivery
+from fleet.domain.facts import Denied, Holdback, RuleState
 from fleet.domain.filters.filter import Filter
 from fleet.domain.filters.predicate import Described
+from fleet.domain.reach import Reach
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,23 @@ class RuleRecord:
     ended_at: datetime | None
     filter: str = ""
     arms: tuple[ArmRecord, ...] = ()
+    class_ends: Mapping[str, int] = field(default_factory=dict)
+    listed: tuple[str, ...] = ()
+    denied: Denied = field(default_factory=Denied)
+    holdback: Holdback = field(default_factory=Holdback)
+    delivery: Delivery = field(default_factory=Delivery)
+    together: tuple[str, ...] = ()
+    expected: int = 0
+
+    @property
+    def reach(self) -> Reach:
+        """Whom the present phase treats and compares with."""
+        return Reach(self.treated_end, self.control_start, self.class_ends, frozenset(self.listed))
 
     @property
     def reached(self) -> tuple[BucketRange, ...]:
-        """The buckets that get a version of this rule."""
-        found = tuple(arm.buckets for arm in self.arms) or (BucketRange(0, self.treated_end),)
+        """The buckets that get a version of this rule, on some hardware class at least."""
+        found = tuple(arm.buckets for arm in self.arms) or (BucketRange(0, self.reach.widest_end),)
         return tuple(item for item in found if item.start < item.end)
 
 
@@ -85,8 +99,6 @@ class RuleView:
     seed: str
     phase: int
     phase_started_at: datetime
-    treated_end: int
-    control_start: int
     hardware_classes: frozenset[str]
     groups: frozenset[str]
     slow_ms: float
@@ -98,25 +110,28 @@ class RuleView:
         """Whether a built-in metric is counted for the rule."""
         return self.metrics is None or metric in self.metrics
 
+    source: str = ""
+    priority: int = 0
+    reach: Reach = field(default_factory=lambda: Reach(0))
+    denied: Denied = field(default_factory=Denied)
+
     def arm_at(self, place: int) -> ArmView | None:
         """The arm of the device in this bucket."""
         return next((arm for arm in self.arms if place in arm.buckets), None)
 
-    @property
-    def treated(self) -> BucketRange:
-        """The buckets that get the rule's version."""
-        return BucketRange(0, self.treated_end)
-
-    @property
-    def control(self) -> BucketRange:
-        """The buckets that are compared with them; a bucket in both ranges is treated."""
-        return BucketRange(min(max(self.control_start, self.treated_end), BUCKETS), BUCKETS)
+    def claims(self, device: Described, place: int) -> bool:
+        """Whether the device in bucket `place` is treated by this rule or compared with those who are."""
+        if self.arms:
+            return self.arm_at(place) is not None
+        return self.reach.treats(device.device_id, device.hardware_class, place) or place >= self.reach.control_start
 
     def covers(self, device: Described) -> bool:
         """Whether this device belongs to the rule's population."""
         if self.hardware_classes and device.hardware_class not in self.hardware_classes:
             return False
         if self.groups and self.groups.isdisjoint(device.groups):
+            return False
+        if device.device_id in self.denied.devices or not self.denied.groups.isdisjoint(device.groups):
             return False
         return self.filter is None or self.filter.matches(device)
 

@@ -23,13 +23,18 @@ from fleet.apps.assignments.records import (
     StopRecord,
 )
 from fleet.domain.assign import Step
+from fleet.domain.delivery import parse_delivery
 from fleet.domain.errors import NotFoundError
-from fleet.domain.facts import RuleState
+from fleet.domain.facts import Denied, Holdback, RuleState
 from fleet.domain.filters.filter import Filter
+from fleet.domain.pacing import Traffic
+from fleet.domain.reach import Reach
 
 # Older completed rules can still be the newest that matches a device (by class or group), but not for ever.
 BASELINES_PER_MODEL: Final = 20
 WITHDRAWN_PER_MODEL: Final = 1
+# Devices that still run what one of these gave them go back at once, whatever the hour.
+RECALLED_PER_MODEL: Final = 10
 
 
 def rule(rule_id: int) -> RuleRecord:
@@ -67,6 +72,35 @@ def stop_of(model: str) -> str:
     return f"{meant} was stopped by {row.created_by}: {row.reason}"
 
 
+def recalled_rules(model: str) -> tuple[Rule, ...]:
+    """The rows of the newest withdrawn rules of this model. For this app only."""
+    rows = Rule.objects.prefetch_related("arms").filter(model_id=model, state=RuleState.WITHDRAWN.value)
+    return tuple(rows.order_by("-ended_at", "-id")[:RECALLED_PER_MODEL])
+
+
+def traffic(*, rule_id: int, expected: int, silent_after_s: float, now: datetime) -> Traffic:
+    """What a rule has under way: what its pacing is decided from. Two statements."""
+    before = now - timedelta(seconds=silent_after_s)
+    unseen = Q(device__last_seen_at__isnull=True) | Q(device__last_seen_at__lt=before)
+    pending = Q(outcome=Offer.Outcome.PENDING)
+    rows = Offer.objects.filter(rule_id=rule_id)
+    found = rows.aggregate(
+        offered=Count("id"),
+        committed=Count("id", filter=Q(outcome=Offer.Outcome.COMMITTED)),
+        minute=Count("id", filter=Q(offered_at__gt=now - timedelta(seconds=60))),
+        pending=Count("id", filter=pending),
+    )
+    # Only what was offered long ago can be silent, and those that are pending so long are few.
+    silent = rows.filter(pending & Q(offered_at__lt=before) & unseen).count()
+    return Traffic(
+        in_flight=found["pending"] - silent,
+        last_minute=found["minute"],
+        committed=found["committed"],
+        offered=found["offered"],
+        expected=expected,
+    )
+
+
 def announced_rules(model: str) -> tuple[Rule, ...]:
     """The rows that a plan notice is made from. For this app only."""
     withdrawn = Rule.objects.filter(model_id=model, state=RuleState.WITHDRAWN.value).order_by("-id")
@@ -95,11 +129,12 @@ def _with_arms(rows: list[Rule]) -> tuple[Rule, ...]:
 
 
 def active_rules_for_ingest() -> tuple[RuleView, ...]:
-    """Rules whose present phase is being measured: those running or held that have begun."""
+    """Rules whose present phase is being measured, running or held, in the order in which they claim devices."""
     rows = (
         Rule.objects.filter(state__in=[RuleState.RUNNING.value, RuleState.HELD.value], phase_started_at__isnull=False)
         .select_related("version")
         .prefetch_related("arms__version")
+        .order_by("-priority", "-created_at", "-id")
     )
     return tuple(
         RuleView(
@@ -109,13 +144,15 @@ def active_rules_for_ingest() -> tuple[RuleView, ...]:
             seed=row.seed,
             phase=row.phase,
             phase_started_at=row.phase_started_at,
-            treated_end=row.treated_end,
-            control_start=row.control_start,
             hardware_classes=frozenset(row.hardware_classes),
             groups=frozenset(row.groups),
             metrics=row.metrics,
             slow_ms=device_policy(row.device_policy).slow_ms,
             filter=Filter.parse(row.filter),
+            source=row.source,
+            priority=row.priority,
+            reach=_reach(row),
+            denied=_denied(row),
             arms=tuple(ArmView(arm.name, arm.version.label, BucketRange(arm.start, arm.end)) for arm in row.arms.all()),
         )
         for row in rows
@@ -252,7 +289,22 @@ def rule_record(row: Rule) -> RuleRecord:
         priority=row.priority,
         created_at=row.created_at,
         ended_at=row.ended_at,
+        class_ends=row.class_ends,
+        listed=tuple(row.listed),
+        denied=_denied(row),
+        holdback=Holdback(row.holdback_start, row.holdback_s),
+        delivery=parse_delivery(Fields(row.delivery, "delivery"), "delivery"),
+        together=tuple(row.together),
+        expected=row.expected,
     )
+
+
+def _reach(row: Rule) -> Reach:
+    return Reach(row.treated_end, row.control_start, row.class_ends, frozenset(row.listed))
+
+
+def _denied(row: Rule) -> Denied:
+    return Denied(frozenset(row.denied.get("devices", ())), frozenset(row.denied.get("groups", ())))
 
 
 def _counted(rows: QuerySet[Offer], now: datetime, grace_s: float) -> tuple[OfferCounts, ...]:

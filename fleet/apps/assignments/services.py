@@ -19,6 +19,7 @@ from device_client.wire.errors import WireError
 from device_client.wire.fields import Fields
 from device_client.wire.messages import StateReport
 from device_client.wire.states import FailureCode, UpdateState
+from device_client.wire.topics import Down
 from fleet.apps.assignments.answers import answer_check
 from fleet.apps.assignments.models import Offer, PlanRevision, Rule, RuleArm
 from fleet.apps.assignments.notices import plan_notice
@@ -27,12 +28,18 @@ from fleet.apps.assignments.records import ArmRecord
 from fleet.apps.assignments.selectors import announced_rules, rule_record, stop_of
 from fleet.apps.outbox import services as outbox
 from fleet.apps.registry import selectors as registry
+from fleet.domain.delivery import Delivery
 from fleet.domain.errors import ConflictError, InvalidInputError, NotFoundError
-from fleet.domain.facts import RuleState
+from fleet.domain.facts import Denied, Holdback, RuleState
 from fleet.domain.filters.filter import Filter
+from fleet.domain.phases import MAX_LISTED
+from fleet.domain.reach import Reach
 
 __all__ = ["PlanCache", "announce", "answer_check", "create_rule", "record_reports", "repeat_notice", "set_rule"]
 
+NOBODY: Final = Denied()
+NO_HOLDBACK: Final = Holdback()
+AT_ONCE: Final = Delivery()
 # Failures after the swap: the device had served the version before it went back.
 _AFTER_SWAP: Final = frozenset({FailureCode.LOAD, FailureCode.PROBATION, FailureCode.CRASH_LOOP})
 
@@ -56,11 +63,15 @@ def create_rule(
     chosen: str = "",
     arms: Sequence[ArmRecord] = (),
     metrics: Mapping[str, str] | None = None,
+    denied: Denied = NOBODY,
+    holdback: Holdback = NO_HOLDBACK,
+    delivery: Delivery = AT_ONCE,
+    together: Sequence[str] = (),
 ) -> int:
     """Store a rule that touches nobody yet (held, phase 0, no range); returns its id. `set_rule` sets it going.
 
-    `chosen` is a filter; empty means every device. `arms` are an experiment's; they never change. Raises `InvalidInputError` for a filter that cannot be read and for a
-    device policy that a device would not take.
+    `chosen` is a filter; empty means every device. `arms` are an experiment's; they never change. Raises
+    `InvalidInputError` for a filter that cannot be read and for a device policy that a device would not take.
     """
     try:
         DevicePolicy.parse(Fields(device_policy, "device_policy"))
@@ -83,6 +94,11 @@ def create_rule(
         jitter_s=jitter_s,
         metrics=None if metrics is None else dict(metrics),
         priority=priority,
+        denied={"devices": sorted(denied.devices), "groups": sorted(denied.groups)},
+        holdback_start=holdback.start,
+        holdback_s=holdback.for_s,
+        delivery=delivery.encode(),
+        together=sorted(together),
         created_at=now,
     )
     RuleArm.objects.bulk_create(
@@ -100,12 +116,15 @@ def set_rule(
     phase: int | None = None,
     treated_end: int | None = None,
     control_start: int | None = None,
+    reach: Reach | None = None,
+    expected: int | None = None,
     now: datetime,
 ) -> None:
     """Change a rule and tell the fleet: a new revision of the model's plan notice waits in the outbox.
 
-    A new phase begins `now`. Completed and withdrawn rules end `now`; a withdrawn one cannot come back. Raises
-    `ConflictError` for a rule that would offer while its model is stopped.
+    Devices that the rule names are outside every range, so each of them gets a message of its own: at most 1,000.
+    `reach` says more than the two ranges. A new phase begins `now`. Completed and withdrawn rules end `now`; a withdrawn
+    one cannot come back. Raises `ConflictError` for a rule that would offer while its model is stopped.
     """
     row = Rule.objects.select_for_update().filter(pk=rule_id).first()
     if row is None:
@@ -117,14 +136,11 @@ def set_rule(
     stop = stop_of(row.model_id) if state is RuleState.RUNNING else ""
     if stop:
         raise ConflictError("stopped", f"expected no stop in force, got one: {stop}")
-    if treated_end is not None:
-        row.treated_end = treated_end
-    if control_start is not None:
-        row.control_start = control_start
-    if not 0 <= row.treated_end <= BUCKETS or not 0 <= row.control_start <= BUCKETS:
-        raise InvalidInputError(
-            "rule_range", f"expected ranges within 0..{BUCKETS}, got {row.treated_end} and {row.control_start}"
-        )
+    named_before = frozenset(row.listed)
+    _set_reach(row, reach, treated_end, control_start)
+    if expected is not None:
+        row.expected = expected
+    was = row.state
     if state is not None and state.value != row.state:
         row.state = state.value
         if state in (RuleState.COMPLETED, RuleState.WITHDRAWN):
@@ -133,6 +149,35 @@ def set_rule(
         row.phase_started_at = now
     row.save()
     _announce(row.model_id, now)
+    _poke(named_before | frozenset(row.listed) if row.state != was else named_before ^ frozenset(row.listed), now)
+
+
+def _set_reach(row: Rule, reach: Reach | None, treated_end: int | None, control_start: int | None) -> None:
+    """Refuses ranges outside the buckets, and more names than may be told one by one."""
+    if reach is not None:
+        treated_end, control_start = reach.treated_end, reach.control_start
+        row.class_ends, row.listed = dict(reach.class_ends), sorted(reach.listed)
+    if treated_end is not None:
+        row.treated_end = treated_end
+    if control_start is not None:
+        row.control_start = control_start
+    if len(row.listed) > MAX_LISTED:
+        raise InvalidInputError("rule_listed", f"expected at most {MAX_LISTED} named devices, got {len(row.listed)}")
+    ends = (row.treated_end, row.control_start, *row.class_ends.values())
+    if not all(0 <= end <= BUCKETS for end in ends):
+        shown = ", ".join(str(end) for end in ends)
+        raise InvalidInputError("rule_range", f"expected ranges within 0..{BUCKETS}, got {shown}")
+
+
+def lock_rules(*, model: str) -> None:
+    """Inside a transaction: whoever else wants to make or change rules of this model waits for its end."""
+    PlanRevision.objects.get_or_create(model_id=model)
+    PlanRevision.objects.select_for_update().get(pk=model)
+
+
+def expect(*, rule_id: int, expected: int) -> None:
+    """How many devices the rule's present phase treats, by a new count; no device is told of it."""
+    Rule.objects.filter(pk=rule_id).update(expected=expected)
 
 
 @transaction.atomic
@@ -219,6 +264,13 @@ def _announce(model: str, now: datetime) -> None:
     PlanRevision.objects.get_or_create(model_id=model)
     PlanRevision.objects.filter(pk=model).update(revision=F("revision") + 1)
     _publish_notice(model, now)
+
+
+def _poke(device_ids: Collection[str], now: datetime) -> None:
+    """Make these devices ask at once; one that is not connected asks when it is."""
+    if device_ids:
+        wanted = [topics.down(device_id, Down.POKE) for device_id in sorted(device_ids)]
+        outbox.enqueue_each(topics=wanted, payload=b"", now=now)
 
 
 def _publish_notice(model: str, now: datetime) -> None:

@@ -51,7 +51,8 @@ class DeviceChoice:
     """Which devices to list: all conditions that are given hold. `version` is what they attest for `model`.
 
     `silent_since` chooses those that gave no sign of life since then, `seen_since` the others, `filter` those that it
-    means. Empty `hardware_classes` and `groups` mean all; of `groups` one is enough.
+    means. Empty `hardware_classes`, `groups` and `ids` mean all; of `groups` one is enough. `unclaimed_by` leaves out
+    whom one of these claims holds.
     """
 
     model: str = ""
@@ -66,6 +67,24 @@ class DeviceChoice:
     seen_since: datetime | None = None
     hardware_classes: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
+    ids: tuple[str, ...] = ()
+    not_ids: tuple[str, ...] = ()
+    not_groups: tuple[str, ...] = ()
+    unclaimed_by: tuple["Claim", ...] = ()
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Devices that something else has taken: of those chosen, whose buckets under `seed` are in `spans`, or `ids`.
+
+    A span is (hardware class, start, end), half-open; without a class it is for all but those of `classes`.
+    """
+
+    choice: DeviceChoice
+    seed: str
+    spans: tuple[tuple[str, int, int], ...]
+    classes: tuple[str, ...] = ()
+    ids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -135,6 +154,7 @@ class Tally:
     hardware_class: str
     capabilities: Mapping[str, object]
     segment: int
+    contract: Mapping[str, object] | None
     devices: int
     first: str
     last: str

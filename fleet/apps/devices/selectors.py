@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
-from django.db.models import Case, Count, IntegerField, Max, Min, Q, QuerySet, Sum, Value, When
+from django.db.models import Case, Count, F, IntegerField, Max, Min, Q, QuerySet, Sum, Value, When
 from django.db.models.fields.json import KeyTextTransform
 
 from device_client.wire.bundles import parse_contract
@@ -16,6 +16,7 @@ from fleet.apps.devices.bucketing import Segment
 from fleet.apps.devices.filtering import Matches
 from fleet.apps.devices.models import Device, DeviceEvent, DeviceModel, Group, UpdateTraffic
 from fleet.apps.devices.records import (
+    Claim,
     DeviceBrief,
     DeviceChoice,
     DeviceModelRecord,
@@ -64,8 +65,8 @@ def tallies(*, choice: DeviceChoice, seed: str, edges: Sequence[int]) -> tuple[T
     rows = (
         _chosen(choice)
         .order_by()
-        .annotate(segment=Segment(seed, edges))
-        .values_list("hardware_class", "capabilities", "segment")
+        .annotate(segment=Segment(seed, edges), told=_contract_column(choice))
+        .values_list("hardware_class", "capabilities", "segment", "told")
         .annotate(n=Count("pk"), first=Min("pk"), last=Max("pk"))
     )
     return tuple(Tally(*row) for row in rows)
@@ -77,6 +78,25 @@ def placed(*, choice: DeviceChoice, seed: str, start: int, end: int, limit: int)
         return ()
     rows = _chosen(choice).annotate(segment=Segment(seed, (start, end))).filter(segment=1)
     return tuple(rows.order_by("pk").values_list("pk", "hardware_class")[:limit])
+
+
+def one_by_one(*, choice: DeviceChoice, seed: str, edges: Sequence[int]) -> tuple[Tally, ...]:
+    """The chosen devices as `tallies` has them, each alone. For a few."""
+    rows = _chosen(choice).order_by("pk").annotate(segment=Segment(seed, edges), told=_contract_column(choice))
+    return tuple(
+        Tally(hardware_class, capabilities, segment, contract, 1, pk, pk)
+        for pk, hardware_class, capabilities, segment, contract in rows.values_list(
+            "pk", "hardware_class", "capabilities", "segment", "told"
+        )
+    )
+
+
+def some_of(*, choice: DeviceChoice, beyond: DeviceChoice | None = None, limit: int) -> tuple[int, tuple[str, ...]]:
+    """How many devices are chosen and not also chosen by `beyond`, and the first few of their ids."""
+    rows = _chosen(choice).order_by("pk")
+    if beyond is not None:
+        rows = rows.exclude(pk__in=_chosen(beyond).order_by().values("pk"))
+    return rows.count(), tuple(rows.values_list("pk", flat=True)[:limit])
 
 
 def hardware_classes() -> tuple[str, ...]:
@@ -255,9 +275,37 @@ def _described(choice: DeviceChoice) -> QuerySet[Device]:
         rows = rows.filter(state=choice.state)
     if choice.search:
         rows = rows.filter(pk__contains=choice.search)
+    if choice.ids:
+        rows = rows.filter(pk__in=choice.ids)
+    if choice.not_ids:
+        rows = rows.exclude(pk__in=choice.not_ids)
+    if choice.not_groups:
+        members = Group.devices.through.objects.filter(group_id__in=choice.not_groups)
+        rows = rows.exclude(pk__in=members.values("device_id"))
+    for claim in choice.unclaimed_by:
+        rows = rows.exclude(pk__in=_claimed(claim).order_by().values("pk"))
     if choice.filter is not None:
         rows = rows.filter(Matches(choice.filter))
     return rows
+
+
+def _claimed(claim: Claim) -> QuerySet[Device]:
+    """The devices whose place under the claim's seed is in one of its ranges, or that it names."""
+    spans = sorted({edge for _, start, end in claim.spans for edge in (start, end)})
+    rows = _described(claim.choice).annotate(claimed=Segment(claim.seed, spans))
+    inside = Q(pk__in=claim.ids)
+    for hardware_class, start, end in claim.spans:
+        if start < end:
+            # A bucket is in [start, end) if the edge `start` is at or below it and the edge `end` is not.
+            within = Q(claimed__gte=spans.index(start) + 1, claimed__lte=spans.index(end))
+            of_class = Q(hardware_class=hardware_class) if hardware_class else ~Q(hardware_class__in=claim.classes)
+            inside |= within & of_class
+    return rows.filter(inside)
+
+
+def _contract_column(choice: DeviceChoice) -> Value | F:
+    """What the application of the chosen model expects, which variants have to keep."""
+    return F("models__contract") if choice.model else Value("")
 
 
 def _read_capabilities(told: Mapping[str, object]) -> Capabilities:

@@ -31,6 +31,14 @@ def enqueue(*, topic: str, payload: bytes, retain: bool, now: datetime) -> int:
     return row.pk
 
 
+@transaction.atomic
+def enqueue_each(*, topics: Sequence[str], payload: bytes, now: datetime) -> None:
+    """Store the same message, not retained, for each of these topics."""
+    Message.objects.bulk_create(
+        [Message(topic=topic, payload=payload, retain=False, created_at=now, not_before_at=now) for topic in topics]
+    )
+
+
 def claim_batch(*, limit: int, now: datetime) -> tuple[MessageRecord, ...]:
     """The next messages that may be published now, oldest first. They stay stored until `mark_published`."""
     rows = Message.objects.filter(not_before_at__lte=now).order_by("id")[:limit]

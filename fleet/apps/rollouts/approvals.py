@@ -4,6 +4,7 @@ Approving and starting are two steps: a rollout with enough approvals is schedul
 is in its way (another rollout of the model) has ended. The conductor tries again at each tick.
 """
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import Final
 
@@ -11,16 +12,16 @@ from django.db import transaction
 
 from fleet.apps.assignments import selectors as assignments
 from fleet.apps.rollouts import moves
-from fleet.apps.rollouts.models import Decision, Rollout
+from fleet.apps.rollouts.models import Decision
 from fleet.apps.rollouts.moves import ACTOR, Reason
 from fleet.apps.rollouts.records import RolloutRecord
 from fleet.apps.rollouts.rows import locked, unlocked
 from fleet.apps.rollouts.selectors import rollout_record
 from fleet.apps.rollouts.snapshots import baseline_version_id
-from fleet.apps.rollouts.starting import ask_for_count, begin_counted, count_at_once
+from fleet.apps.rollouts.starting import ask_for_count, begin_counted, in_the_way, is_large
 from fleet.domain import approvals
 from fleet.domain.policy import RolloutPolicy
-from fleet.domain.rollout_states import OFFERING, RolloutEvent, RolloutState, next_state
+from fleet.domain.rollout_states import RolloutEvent, RolloutState, next_state
 
 BASELINE_CHANGED: Final = "the baseline is not the version that it was approved against: start it again"
 
@@ -51,32 +52,28 @@ def approve(
         said = Reason(actor, sentence, evidence={**evidence, "emergency": is_emergency})
         moves.consent(row, said, now, is_enough=outcome.missing == 0)
     if outcome.missing == 0:
-        begin_approved(rollout_id=rollout_id, now=now)
+        begin_scheduled(rollout_id=rollout_id, now=now)
     return rollout_record(unlocked(rollout_id))
 
 
-def begin_approved(*, rollout_id: str, now: datetime) -> Decision | None:
-    """Start an approved rollout unless another one or an experiment moves its model; None if it goes on waiting.
+def begin_scheduled(*, rollout_id: str, now: datetime, require: Callable[[], None] = lambda: None) -> Decision | None:
+    """Start a scheduled rollout unless something is in its way or its moment has not come; None if it goes on waiting.
 
     What was approved is what starts: one whose baseline is not what it was approved against is cancelled, as is one
-    that cannot work any more. A large fleet is counted by a job, which begins it then.
+    that cannot work any more. A large fleet is counted by a job, which begins it then. `require` raises, inside the
+    transaction, if the caller may not.
     """
     row = unlocked(rollout_id)
-    if row.state != RolloutState.SCHEDULED or _is_busy(row.model_id):
-        return None
     policy = RolloutPolicy.parse(row.policy)
-    if baseline_version_id(row.model_id) != row.against_id:
+    if row.state != RolloutState.SCHEDULED or policy.schedule.opens_at(now) is not None:
+        return None
+    if assignments.stop_of(row.model_id) or in_the_way(row.model_id, policy) is not None:
+        return None
+    if row.approvals_required and baseline_version_id(row.model_id) != row.against_id:
         with transaction.atomic():
+            require()
             return moves.cancel(locked(rollout_id, row.revision), Reason(ACTOR, BASELINE_CHANGED), now)
-    if count_at_once(row, policy, 0, now) is None:
+    if is_large(row.model_id):
         ask_for_count(row, 0, now)
         return None
-    begin_counted(row, policy, now)
-    return Decision.objects.filter(rollout_id=rollout_id).select_related("rollout__version").order_by("-pk").first()
-
-
-def _is_busy(model: str) -> bool:
-    """Whether something else moves devices of this model, or nothing may."""
-    return bool(assignments.stop_of(model) or assignments.running_experiment(model)) or (
-        Rollout.objects.filter(model_id=model, state__in=OFFERING).exists()
-    )
+    return begin_counted(row, policy, now, require)

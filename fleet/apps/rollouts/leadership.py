@@ -14,6 +14,7 @@ from fleet.domain.errors import ConflictError
 
 CONDUCTOR: Final = "conductor"
 LEASE_S: Final = 15.0
+LOST: Final = "lease_lost"
 
 
 def acquire(*, name: str, holder: str, now: datetime) -> int | None:
@@ -31,6 +32,8 @@ def acquire(*, name: str, holder: str, now: datetime) -> int | None:
                 row.holder, row.token = holder, row.token + 1
             elif row.expires_at <= now:
                 row.token += 1
+            elif now < row.expires_at - timedelta(seconds=LEASE_S):
+                pass  # the clock went back: nobody else could take over before it has come so far again
             elif row.expires_at - now > timedelta(seconds=LEASE_S / 2):
                 return row.token
             row.expires_at = expires_at
@@ -38,6 +41,16 @@ def acquire(*, name: str, holder: str, now: datetime) -> int | None:
             return row.token
     except IntegrityError:
         return None
+
+
+def note_jump(*, name: str, now: datetime) -> None:
+    """The leader saw the server's clock jump."""
+    Lease.objects.filter(pk=name).update(jumped_at=now)
+
+
+def jumped_at(*, name: str) -> datetime | None:
+    """When a leader last saw the server's clock jump."""
+    return Lease.objects.filter(pk=name).values_list("jumped_at", flat=True).first()
 
 
 def release(*, name: str, holder: str, now: datetime) -> None:
@@ -50,4 +63,4 @@ def require(*, name: str, token: int, now: datetime) -> None:
     row = Lease.objects.select_for_update().filter(pk=name).first()
     if row is None or row.token != token or row.expires_at <= now:
         got = "nobody" if row is None else f"token {row.token} until {row.expires_at.isoformat(timespec='seconds')}"
-        raise ConflictError("lease_lost", f"expected to lead with token {token}, found {got}")
+        raise ConflictError(LOST, f"expected to lead with token {token}, found {got}")

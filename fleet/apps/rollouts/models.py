@@ -1,13 +1,13 @@
 """Rollouts, phases and decisions. Private to this app."""
 
 from django.db import models
-from django.db.models import Q
 
 
 class Rollout(models.Model):
     """One movement of a population to a version. `policy` is the validated plan as `domain.policy` encodes it.
 
-    `clock_from_at` is where the deadline of the present phase counts from: its start, or the last resume.
+    `clock_from_at` is where the deadline of the present phase counts from: its start, or the last resume. `reaches` says
+    whom each phase treats, as it was decided when the rollout began. `revert_step` counts the steps of a revert in phases.
     """
 
     class State(models.TextChoices):
@@ -42,13 +42,10 @@ class Rollout(models.Model):
     started_at = models.DateTimeField(null=True)
     reverting_since_at = models.DateTimeField(null=True)
     ended_at = models.DateTimeField(null=True)
+    reaches = models.JSONField(default=list)
+    revert_step = models.PositiveIntegerField(default=0)
 
     class Meta:
-        constraints = [
-            models.UniqueConstraint(
-                name="rollout_one_offering_per_model", fields=["model"], condition=Q(state__in=["running", "held"])
-            )
-        ]
         indexes = [models.Index(name="rollout_by_state", fields=["state"])]
         ordering = ["-created_at", "-id"]
 
@@ -138,12 +135,16 @@ class Decision(models.Model):
 
 
 class Lease(models.Model):
-    """Leadership of a process kind. `token` rises with every new holder and fences writes of an older one."""
+    """Leadership of a process kind. `token` rises with every new holder and fences writes of an older one.
+
+    `jumped_at` is when the leader last saw the server's clock jump.
+    """
 
     name = models.CharField(max_length=32, primary_key=True)
     holder = models.CharField(max_length=64)
     token = models.PositiveBigIntegerField()
     expires_at = models.DateTimeField()
+    jumped_at = models.DateTimeField(null=True)
 
     def __str__(self) -> str:
         return f"{self.name} held by {self.holder}"

@@ -9,15 +9,17 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from device_client.wire.bucketing import BUCKETS
 from fleet.apps.assignments import services as assignments
 from fleet.apps.audit import services as audit
 from fleet.apps.registry import services as registry
 from fleet.apps.rollouts import watch
 from fleet.apps.rollouts.models import Decision, PhaseRun, Rollout
+from fleet.apps.rollouts.reaches import reach_of
 from fleet.domain.errors import ConflictError
 from fleet.domain.facts import RuleState
-from fleet.domain.plan import ranges
 from fleet.domain.policy import RolloutPolicy
+from fleet.domain.reach import Reach
 from fleet.domain.rollout_states import RolloutEvent, RolloutState, next_state
 from fleet.domain.verdicts import PhaseCounts
 
@@ -95,13 +97,40 @@ def resume(row: Rollout, reason: Reason, now: datetime) -> Decision:
     return _conclude(row, "resume", reason, now)
 
 
-def revert(row: Rollout, reason: Reason, now: datetime) -> Decision:
-    """Withdraw the rule: treated devices fall to the baseline."""
+def revert(row: Rollout, policy: RolloutPolicy, reason: Reason, now: datetime) -> Decision:
+    """Treated devices fall to the baseline: all of them now, or the first step's share if the policy has steps."""
     _transit(row, RolloutEvent.REVERT)
     _close_phase(row, reason, now)
     row.reverting_since_at = now
-    assignments.set_rule(rule_id=_rule(row), state=RuleState.WITHDRAWN, now=now)
+    _take_back(row, policy, 1, now)
     return _conclude(row, "revert", reason, now)
+
+
+def revert_step(row: Rollout, policy: RolloutPolicy, step: int, reason: Reason, now: datetime) -> Decision:
+    """One step further. What made it revert stays the rollout's reason."""
+    _transit(row, RolloutEvent.REVERT_STEP)
+    _take_back(row, policy, step, now)
+    because = row.because
+    decision = _conclude(row, "revert_step", reason, now)
+    row.because = because
+    row.save(update_fields=["because"])
+    return decision
+
+
+def _take_back(row: Rollout, policy: RolloutPolicy, step: int, now: datetime) -> None:
+    """Shrink the range that keeps the version; named devices go with the first step. Nothing new is offered meanwhile."""
+    row.revert_step = step
+    left = policy.revert.left_after(step)
+    if left == 0:
+        assignments.set_rule(rule_id=_rule(row), state=RuleState.WITHDRAWN, now=now)
+        return
+    reach = reach_of(row, policy, row.phase)
+    smaller = Reach(
+        treated_end=round(reach.treated_end * left),
+        control_start=BUCKETS,
+        class_ends={name: round(end * left) for name, end in reach.class_ends.items()},
+    )
+    assignments.set_rule(rule_id=_rule(row), state=RuleState.HELD, reach=smaller, now=now)
 
 
 def finish_revert(row: Rollout, reason: Reason, now: datetime) -> Decision:
@@ -132,6 +161,7 @@ def _transit(row: Rollout, event: RolloutEvent) -> None:
 def count(row: Rollout, counts: PhaseCounts, now: datetime) -> None:
     """Note the population of the present phase; what was counted before stays."""
     PhaseRun.objects.filter(rollout=row, index=row.phase, counted_at=None).update(**_counted(counts, now))
+    assignments.expect(rule_id=_rule(row), expected=counts.treated)
 
 
 def _enter(row: Rollout, policy: RolloutPolicy, phase: int, counts: PhaseCounts | None, now: datetime) -> None:
@@ -139,17 +169,16 @@ def _enter(row: Rollout, policy: RolloutPolicy, phase: int, counts: PhaseCounts 
     PhaseRun.objects.create(
         rollout=row,
         index=phase,
-        share=policy.phases[phase].share,
+        share=reach_of(row, policy, phase).treated_end / BUCKETS,
         started_at=now,
         **({} if counts is None else _counted(counts, now)),
     )
-    found = ranges(policy, phase)
     assignments.set_rule(
         rule_id=_rule(row),
         state=RuleState.RUNNING,
         phase=phase,
-        treated_end=found.treated_end,
-        control_start=found.control_start,
+        reach=reach_of(row, policy, phase),
+        expected=0 if counts is None else counts.treated,
         now=now,
     )
     watch.ask(row, policy, phase, now)

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from fleet.domain.conductor import Action
 from fleet.domain.detectable import Detectable
-from fleet.domain.plan import Finding
+from fleet.domain.findings import Finding
 from fleet.domain.rollout_states import RolloutState
 from fleet.domain.verdicts import PhaseCounts, Verdict
 
@@ -23,7 +23,10 @@ class ApprovalRecord:
 
 @dataclass(frozen=True)
 class RolloutRecord:
-    """One rollout. `against` is the version that its control runs, None on a first install; `policy` is JSON."""
+    """One rollout. `against` is the version that its control runs, None on a first install; `policy` is JSON.
+
+    `share` is that of the buckets which the present phase treats, `reach` says whom in words.
+    """
 
     id: str
     model: str
@@ -37,6 +40,7 @@ class RolloutRecord:
     phase: int
     phases: int
     share: float
+    reach: str
     phase_started_at: datetime | None
     revision: int
     because: str
@@ -118,7 +122,8 @@ class PlanRecord:
     """A dry run: who would get what, in which phase, who gets nothing and why, and what the gates could see.
 
     `population` counts active devices that ask for the model and pass the filters; `eligible` those that a variant
-    fits. Phases are counted with the given seed, or with a provisional one.
+    fits; `outside` are those that ask for the model and are not in the population. `words` say whom each phase reaches.
+    Phases are counted with the given seed, or with a provisional one.
     """
 
     model: str
@@ -132,6 +137,8 @@ class PlanRecord:
     phases: tuple[PhaseCounts, ...]
     findings: tuple[Finding, ...]
     detectable: tuple[Detectable, ...]
+    outside: tuple[Refused, ...] = ()
+    words: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

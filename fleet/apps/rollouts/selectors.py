@@ -6,12 +6,14 @@ from datetime import datetime, timedelta
 
 from django.db.models import Count, Q
 
+from device_client.wire.bucketing import BUCKETS
 from fleet.apps.rollouts.models import Decision, PhaseRun, Rollout
 from fleet.apps.rollouts.records import ApprovalRecord, DecisionRecord, GatesRecord, PhaseRecord, RolloutRecord
 from fleet.apps.rollouts.snapshots import phase_counts, snapshot
 from fleet.domain.conductor import Action, decide, evaluate
 from fleet.domain.errors import NotFoundError
-from fleet.domain.plan import Finding
+from fleet.domain.findings import Finding
+from fleet.domain.phases import parse_phases
 from fleet.domain.policy import RolloutPolicy
 from fleet.domain.rollout_states import CONDUCTED, RolloutState
 from fleet.domain.verdicts import PhaseCounts, Verdict
@@ -121,16 +123,10 @@ def conducted() -> tuple[str, ...]:
     return tuple(rows.values_list("pk", flat=True))
 
 
-def approved() -> tuple[str, ...]:
-    """The ids of the rollouts that may start, now that they are approved, as soon as nothing is in their way."""
-    rows = Rollout.objects.filter(state=RolloutState.SCHEDULED.value, approvals_required__gt=0)
-    rows = rows.order_by("created_at", "pk")
-    return tuple(rows.values_list("pk", flat=True))
-
-
 def rollout_record(row: Rollout, findings: tuple[Finding, ...] = ()) -> RolloutRecord:
     """A row as a value. For this app only."""
-    phases = row.policy["phases"]
+    phases = parse_phases(row.policy["phases"])
+    phase = min(row.phase, len(phases) - 1)
     return RolloutRecord(
         id=row.pk,
         model=row.model_id,
@@ -143,7 +139,8 @@ def rollout_record(row: Rollout, findings: tuple[Finding, ...] = ()) -> RolloutR
         policy=row.policy,
         phase=row.phase,
         phases=len(phases),
-        share=phases[row.phase]["share"],
+        share=row.reaches[phase]["treated_end"] / BUCKETS if phase < len(row.reaches) else phases[phase].share,
+        reach=phases[phase].words,
         phase_started_at=row.phase_started_at,
         revision=row.revision,
         because=row.because,

@@ -4,19 +4,28 @@ Everything that costs time in proportion to the fleet (counting a population) ha
 operator or the conductor decides is then a constant number of statements in one.
 """
 
-from datetime import datetime
+from datetime import datetime, timedelta
+from functools import partial
 
 from django.db import transaction
+from django.db.models import F
 
 from fleet.apps.rollouts import leadership, moves
-from fleet.apps.rollouts.approvals import approve, begin_approved
+from fleet.apps.rollouts.approvals import approve, begin_scheduled
 from fleet.apps.rollouts.models import Decision, Rollout
 from fleet.apps.rollouts.moves import ACTOR, Reason
 from fleet.apps.rollouts.records import DecisionRecord, Failure, RolloutRecord, TickRecord
 from fleet.apps.rollouts.rows import locked, unlocked
-from fleet.apps.rollouts.selectors import approved, conducted, decision_record, rollout_record
+from fleet.apps.rollouts.selectors import conducted, decision_record, rollout_record
 from fleet.apps.rollouts.snapshots import snapshot
-from fleet.apps.rollouts.starting import JOB_KIND, ask_for_count, count_at_once, count_population, plan, start
+from fleet.apps.rollouts.starting import (
+    JOB_KIND,
+    ask_for_count,
+    count_at_once,
+    count_population,
+    plan,
+    start,
+)
 from fleet.domain.conductor import Action, Intent, decide, evaluate
 from fleet.domain.errors import ConflictError
 from fleet.domain.policy import RolloutPolicy
@@ -87,7 +96,7 @@ def revert(*, rollout_id: str, actor: str, reason: str, now: datetime, if_revisi
     """Move the treated devices back to what they ran before."""
     with transaction.atomic():
         row = locked(rollout_id, if_revision)
-        moves.revert(row, Reason(actor, reason or f"reverted by {actor}"), now)
+        moves.revert(row, RolloutPolicy.parse(row.policy), Reason(actor, reason or f"reverted by {actor}"), now)
         return rollout_record(row)
 
 
@@ -111,19 +120,24 @@ def _advance(
 # ---------------------------------------------------------------- the conductor
 
 
-def tick(*, now: datetime, holder: str) -> TickRecord:
+def tick(*, now: datetime, holder: str, jumped_s: float = 0.0) -> TickRecord:
     """One look at every rollout under way, if `holder` leads: decide, then apply in one fenced transaction each.
 
-    A rollout that cannot be judged stops no other; it is among the failures.
+    A rollout that cannot be judged stops no other; it is among the failures. `jumped_s` is by how much the server's clock
+    went ahead of the time that has passed since the last look (negative: behind): phases move along with it, and signs of
+    life are believed again only after a grace.
     """
     token = leadership.acquire(name=leadership.CONDUCTOR, holder=holder, now=now)
     if token is None:
         return TickRecord(is_leader=False)
+    if jumped_s:
+        _move_clocks(token, timedelta(seconds=jumped_s), now)
+    jumped_at = leadership.jumped_at(name=leadership.CONDUCTOR)
     made: list[DecisionRecord] = []
     failures: list[Failure] = []
-    for rollout_id in (*approved(), *conducted()):
+    for rollout_id in conducted():
         try:
-            decision = _conduct(rollout_id, token, now)
+            decision = _conduct(rollout_id, token, now, jumped_at)
             if decision is not None:
                 made.append(decision)
         except Exception as error:  # noqa: BLE001 - one rollout that cannot be judged must not leave the others unwatched
@@ -136,18 +150,28 @@ def resign(*, now: datetime, holder: str) -> None:
     leadership.release(name=leadership.CONDUCTOR, holder=holder, now=now)
 
 
-def _conduct(rollout_id: str, token: int, now: datetime) -> DecisionRecord | None:
+def _move_clocks(token: int, jump: timedelta, now: datetime) -> None:
+    """What was timed by the clock before it jumped is timed by the clock as it is now."""
+    with transaction.atomic():
+        leadership.require(name=leadership.CONDUCTOR, token=token, now=now)
+        leadership.note_jump(name=leadership.CONDUCTOR, now=now)
+        for column in ("phase_started_at", "clock_from_at", "reverting_since_at"):
+            rows = Rollout.objects.filter(pk__in=conducted(), **{f"{column}__isnull": False})
+            rows.update(**{column: F(column) + jump})
+
+
+def _conduct(rollout_id: str, token: int, now: datetime, jumped_at: datetime | None) -> DecisionRecord | None:
     row = unlocked(rollout_id)
-    if row.state == RolloutState.SCHEDULED:
-        begun = begin_approved(rollout_id=rollout_id, now=now)
-        return None if begun is None else decision_record(begun)
     policy = RolloutPolicy.parse(row.policy)
-    seen = snapshot(row, policy, now)
+    seen = snapshot(row, policy, now, jumped_at=jumped_at)
     intent = decide(seen, now)
     if not seen.is_counted and row.state in OFFERING:
         ask_for_count(row, row.phase, now)
     if intent.action is Action.WAIT:
         return None
+    if intent.action is Action.START:
+        begun = begin_scheduled(rollout_id=rollout_id, now=now, require=partial(_require_lead, token, now))
+        return None if begun is None else decision_record(begun)
     counts = None if intent.to_phase is None else count_at_once(row, policy, intent.to_phase, now)
     with transaction.atomic():
         leadership.require(name=leadership.CONDUCTOR, token=token, now=now)
@@ -155,15 +179,22 @@ def _conduct(rollout_id: str, token: int, now: datetime) -> DecisionRecord | Non
         return decision_record(_apply(held, policy, intent, counts, now))
 
 
+def _require_lead(token: int, now: datetime) -> None:
+    leadership.require(name=leadership.CONDUCTOR, token=token, now=now)
+
+
 def _apply(row: Rollout, policy: RolloutPolicy, intent: Intent, counts: PhaseCounts | None, now: datetime) -> Decision:
     verdict = "" if intent.verdict is None else intent.verdict.value
     reason = Reason(ACTOR, intent.sentence, verdict, intent.evidence)
     if intent.action is Action.ADVANCE:
         return _advance(row, policy, counts, reason, now)
+    if intent.action is Action.REVERT:
+        return moves.revert(row, policy, reason, now)
+    if intent.to_step is not None:
+        return moves.revert_step(row, policy, intent.to_step, reason, now)
     move = {
         Action.COMPLETE: moves.complete,
         Action.HOLD: moves.hold,
-        Action.REVERT: moves.revert,
         Action.FINISH_REVERT: moves.finish_revert,
     }[intent.action]
     return move(row, reason, now)

@@ -4,7 +4,7 @@ Costs a constant number of queries plus the rows of the phase's own totals; coun
 """
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from fleet.apps.assignments import selectors as assignments
 from fleet.apps.assignments.records import OfferCounts
@@ -28,8 +28,8 @@ from fleet.domain.strata import comparison
 from fleet.domain.verdicts import Carried, ClassCount, Kind, OfferCount, PhaseCounts, PhaseFacts, Verdict
 
 
-def snapshot(row: Rollout, policy: RolloutPolicy, now: datetime) -> Snapshot:
-    """The rollout as it stands. It must have started."""
+def snapshot(row: Rollout, policy: RolloutPolicy, now: datetime, *, jumped_at: datetime | None = None) -> Snapshot:
+    """The rollout as it stands. `jumped_at` is when the server's clock last jumped."""
     state = RolloutState(row.state)
     started_at = row.phase_started_at or row.created_at
     reverting = state is RolloutState.REVERTING
@@ -42,10 +42,12 @@ def snapshot(row: Rollout, policy: RolloutPolicy, now: datetime) -> Snapshot:
         phase_started_at=started_at,
         clock_from=row.clock_from_at or started_at,
         is_counted=current is not None and current.counted_at is not None,
-        stop="" if reverting else _stop(row),
+        stop=_stop(row),
         frozen=assignments.stop_of(row.model_id),
         still_running=_still_running(row) if reverting else 0,
         reverting_since=row.reverting_since_at,
+        revert_step=row.revert_step,
+        settles_at=None if jumped_at is None else jumped_at + timedelta(seconds=policy.gates.silence_grace_s),
     )
 
 

@@ -5,30 +5,34 @@ job: what an operator decides is then a constant number of statements.
 """
 
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Final
 
-from django.db import IntegrityError, transaction
+from django.db import transaction
 
+from device_client.wire.bucketing import BUCKETS, share_range
 from fleet.apps.assignments import selectors as assigned
 from fleet.apps.assignments import services as assignments
 from fleet.apps.devices import selectors as devices
 from fleet.apps.jobs import services as jobs
 from fleet.apps.registry import selectors as registry
 from fleet.apps.registry.records import VersionRecord, VersionState
-from fleet.apps.rollouts import moves
-from fleet.apps.rollouts.models import Rollout
+from fleet.apps.rollouts import leadership, moves
+from fleet.apps.rollouts.models import Decision, Rollout
 from fleet.apps.rollouts.moves import ACTOR, Reason
-from fleet.apps.rollouts.population import Population, population
+from fleet.apps.rollouts.population import Population, outside, population
+from fleet.apps.rollouts.reaches import encode_reaches, reach_of
 from fleet.apps.rollouts.records import PlanRecord, RolloutRecord
 from fleet.apps.rollouts.rows import locked, unlocked
 from fleet.apps.rollouts.selectors import rollout_record
 from fleet.apps.rollouts.snapshots import baseline_version_id
-from fleet.domain import approvals
+from fleet.domain import approvals, ramp
 from fleet.domain import plan as domain_plan
-from fleet.domain.errors import ConflictError, InvalidInputError
+from fleet.domain.errors import ConflictError, InvalidInputError, ModelfleetError
+from fleet.domain.facts import Holdback
+from fleet.domain.findings import Finding, Level
 from fleet.domain.policy import RolloutPolicy
 from fleet.domain.rollout_states import OFFERING, RolloutState
 from fleet.domain.verdicts import PhaseCounts
@@ -59,9 +63,11 @@ def plan(
         eligible=people.eligible,
         variants=dict(people.variants),
         refused=people.refused,
+        outside=outside(model, parsed, now),
         phases=planned.phases,
-        findings=planned.findings,
+        findings=(*planned.findings, *_neighbours(model, parsed)),
         detectable=planned.detectable,
+        words=tuple(phase.words for phase in planned.policy.phases),
     )
 
 
@@ -75,30 +81,33 @@ def start(
     seed: str | None = None,
     against: str | None = None,
 ) -> RolloutRecord:
-    """Start a rollout of a published version, or have it wait for approval. Its findings are part of the answer.
+    """Start a rollout of a published version: now, by its schedule, or once it is approved. Its findings are part of the
+    answer.
 
     A fleet of more than `COUNTED_AT_ONCE` devices is counted by a job: the rollout is scheduled and begins, or is
     cancelled with the reason, when that is done. Raises `InvalidInputError` for a policy that cannot work,
-    `ConflictError` while another rollout of the model offers or the version is not published.
+    `ConflictError` while another rollout of the model offers with the same priority or the version is not published.
     """
     found = registry.get_version(model, version)
     _require_published(found)
     parsed = RolloutPolicy.parse(policy)
+    if parsed.together and model not in parsed.together:
+        shown = ", ".join(parsed.together)
+        raise InvalidInputError("policy_invalid", f"policy.together: expected {model} among the models, got {shown}")
     baseline = _baseline(model, against)
-    seeds = _seeds(seed)
+    seeds = _seeds(_shared_seed(parsed, model) if seed is None else seed)
+    opens_at = parsed.schedule.opens_at(now)
     needed = approvals.required(parsed.approvals, registry.namespace(model.partition(".")[0]).approvals)
-    if devices.has_more_than(COUNTED_AT_ONCE, model=model):
+    if is_large(model):
         _refuse(domain_plan.contradictions(parsed, has_baseline=baseline is not None))
         if needed:
             return _submit(
                 version=found, policy=parsed, baseline=baseline, seed=next(seeds), actor=actor, needed=needed, now=now
             )
-        if Rollout.objects.filter(model_id=model, state__in=OFFERING).exists():
-            raise _rollout_active(model)
-        _require_no_experiment(model)
-        with transaction.atomic():
+        with _alone(model, parsed):
             row = _store(version=found, policy=parsed, baseline=baseline, seed=next(seeds), actor=actor, now=now)
-            moves.schedule(row, Reason(actor, f"starts when the devices of {model} are counted"), now)
+            sentence = f"starts when the devices of {model} are counted{_not_before(opens_at)}"
+            moves.schedule(row, Reason(actor, sentence), now)
             ask_for_count(row, 0, now)
         return rollout_record(row)
     seed, _, planned = _planned(found, parsed, seeds, baseline, now)
@@ -107,10 +116,17 @@ def start(
         return _submit(
             version=found, policy=planned.policy, baseline=baseline, seed=seed, actor=actor, needed=needed, now=now
         )
-    with _one_offering(model), transaction.atomic():
+    with _alone(model, parsed):
         row = _store(version=found, policy=planned.policy, baseline=baseline, seed=seed, actor=actor, now=now)
-        _begin(row, version=found, baseline=baseline, planned=planned, now=now)
-    return rollout_record(row, planned.findings)
+        if opens_at is None:
+            _begin(row, version=found, baseline=baseline, planned=planned, now=now)
+        else:
+            moves.schedule(row, Reason(actor, f"starts by its schedule{_not_before(opens_at)}"), now)
+    return rollout_record(row, (*planned.findings, *_neighbours(model, parsed, row.pk)))
+
+
+def _not_before(opens_at: datetime | None) -> str:
+    return "" if opens_at is None else f", not before {opens_at.isoformat(timespec='minutes')}"
 
 
 def _submit(
@@ -161,9 +177,8 @@ def _begin(
     baseline: VersionRecord | None,
     planned: domain_plan.Plan,
     now: datetime,
-) -> None:
+) -> Decision:
     """Make the rule and enter the first phase."""
-    _require_no_experiment(version.model)
     policy = planned.policy
     row.policy, row.against_id = policy.encode(), None if baseline is None else baseline.id
     row.rule_id = assignments.create_rule(
@@ -181,18 +196,23 @@ def _begin(
         jitter_s=policy.jitter_s,
         priority=policy.priority,
         metrics=policy.gates.metrics,
+        denied=policy.denied,
+        holdback=Holdback(BUCKETS - share_range(policy.holdback_share).end, policy.holdback_s),
+        delivery=policy.delivery,
+        together=policy.together,
         now=now,
     )
+    row.reaches = encode_reaches(planned.reaches)
     counts = planned.phases[0]
     against = "a first install" if baseline is None else f"against version {baseline.label}"
     sentence = (
-        f"version {version.label} starts at {policy.phases[0].share:.0%} of {counts.population} devices, {against}: "
+        f"version {version.label} starts at {policy.phases[0].words} of {counts.population} devices, {against}: "
         f"{counts.treated} treated, {counts.control} control"
     )
     evidence = {
         "findings": [{"level": item.level, "code": item.code, "sentence": item.sentence} for item in planned.findings]
     }
-    moves.begin(row, policy, counts, Reason(row.created_by, sentence, evidence=evidence), now)
+    return moves.begin(row, policy, counts, Reason(row.created_by, sentence, evidence=evidence), now)
 
 
 def _require_published(version: VersionRecord) -> None:
@@ -202,35 +222,70 @@ def _require_published(version: VersionRecord) -> None:
         )
 
 
-def _require_no_experiment(model: str) -> None:
-    experiment = assigned.running_experiment(model)
-    if experiment:
-        raise ConflictError(
-            "experiment_active", f"experiment {experiment} of {model} is running; stop it or await its verdict"
-        )
-
-
 def _refuse(findings: Iterable[domain_plan.Finding]) -> None:
     errors = [item.sentence for item in findings if item.level is domain_plan.Level.ERROR]
     if errors:
         raise InvalidInputError("plan_refused", "; ".join(errors))
 
 
-def _rollout_active(model: str) -> ConflictError:
-    return ConflictError(
-        "rollout_active", f"another rollout of {model} is running or held; complete, revert or cancel it first"
-    )
-
-
 @contextmanager
-def _one_offering(model: str) -> Iterator[None]:
-    """The database keeps a second offering rollout of a model out; this says so."""
-    try:
+def _alone(model: str, policy: RolloutPolicy) -> Iterator[None]:
+    """A transaction in which no other start of the model comes between; raises `ConflictError` if one came before."""
+    with transaction.atomic():
+        assignments.lock_rules(model=model)
+        error = in_the_way(model, policy)
+        if error is not None:
+            raise error
         yield
-    except IntegrityError as error:
-        if not Rollout.objects.filter(model_id=model, state__in=OFFERING).exists():
-            raise
-        raise _rollout_active(model) from error
+
+
+def in_the_way(model: str, policy: RolloutPolicy) -> ConflictError | None:
+    """Why a rollout with this policy cannot begin beside what moves devices of the model now; None if it can."""
+    experiment = assigned.running_experiment(model)
+    if experiment:
+        return ConflictError(
+            "experiment_active", f"experiment {experiment} of {model} is running; stop it or await its verdict"
+        )
+    for other in Rollout.objects.filter(model_id=model, state__in=OFFERING):
+        theirs = RolloutPolicy.parse(other.policy)
+        if theirs.priority == policy.priority and _may_overlap(theirs, policy):
+            return ConflictError(
+                "rollout_active",
+                f"another rollout of {model}, {other.pk}, is {other.state} with the same priority, {theirs.priority}: "
+                "complete, revert or cancel it, or give this one another priority or other hardware classes",
+            )
+    return None
+
+
+def _may_overlap(one: RolloutPolicy, other: RolloutPolicy) -> bool:
+    """Whether a device could be in both populations; only classes prove that none is."""
+    classes = set(one.hardware_classes), set(other.hardware_classes)
+    return not (all(classes) and classes[0].isdisjoint(classes[1]))
+
+
+def _neighbours(model: str, policy: RolloutPolicy, own: str = "") -> tuple[Finding, ...]:
+    """What other rollouts of the model mean for this one."""
+    found: list[Finding] = []
+    for other in Rollout.objects.filter(model_id=model, state__in=OFFERING).exclude(pk=own).select_related("version"):
+        theirs = RolloutPolicy.parse(other.policy)
+        named = f"{other.pk} (version {other.version.label}, priority {theirs.priority})"
+        if not _may_overlap(theirs, policy):
+            continue
+        if theirs.priority > policy.priority:
+            sentence = f"{named} comes first: devices that it treats or compares are not this one's"
+        elif theirs.priority < policy.priority:
+            sentence = f"{named} loses the devices that this one treats or compares"
+        else:
+            sentence = f"{named} has the same priority: this cannot start beside it"
+        found.append(Finding(Level.NOTE, "other_rollout", sentence))
+    return tuple(found)
+
+
+def _shared_seed(policy: RolloutPolicy, model: str) -> str | None:
+    """Models that move together share their order of devices: the seed of a set is that of its first rollout."""
+    mates = Rollout.objects.filter(model_id__in=policy.together, state__in=OFFERING).exclude(model_id=model)
+    found = (row.seed for row in mates if tuple(row.policy.get("together", ())) == policy.together)
+    return next(found, None) if policy.together else None
 
 
 def _planned(
@@ -293,7 +348,10 @@ def count_population(payload: Mapping[str, object], now: datetime) -> None:
     row = unlocked(rollout_id)
     policy = RolloutPolicy.parse(row.policy)
     if row.state == RolloutState.SCHEDULED:
-        begin_counted(row, policy, now)
+        if policy.schedule.opens_at(now) is None:
+            begin_counted(row, policy, now)
+        else:
+            _refuse_counted(row, policy, now)
     elif row.phase == phase and row.state in OFFERING:
         counts = _count(row, policy, row.phase, now)
         with transaction.atomic():
@@ -302,22 +360,50 @@ def count_population(payload: Mapping[str, object], now: datetime) -> None:
                 moves.count(row, counts, now)
 
 
-def begin_counted(row: Rollout, policy: RolloutPolicy, now: datetime) -> None:
-    """Count the fleet and begin a scheduled rollout, or cancel it with what stands against it."""
+def begin_counted(
+    row: Rollout, policy: RolloutPolicy, now: datetime, require: Callable[[], None] = lambda: None
+) -> Decision | None:
+    """Count the fleet and begin a scheduled rollout, or cancel it with what stands against it.
+
+    `require` raises, inside the transaction, if the caller may not.
+    """
     version = registry.version_by_id(row.version_id)
     baseline = _baseline(row.model_id, None)
     _, _, planned = _planned(version, policy, [row.seed], baseline, now)
     try:
         _require_published(version)
         _refuse(planned.findings)
-        with _one_offering(row.model_id), transaction.atomic():
+        with _alone(row.model_id, policy):
+            require()
             held = locked(row.pk, row.revision)
-            _begin(held, version=version, baseline=baseline, planned=planned, now=now)
+            return _begin(held, version=version, baseline=baseline, planned=planned, now=now)
     except (InvalidInputError, ConflictError) as error:
-        with transaction.atomic():
-            held = locked(row.pk, None)
-            if held.state == RolloutState.SCHEDULED:
-                moves.cancel(held, Reason(ACTOR, f"not started: {error.message}"), now)
+        if error.code == leadership.LOST:
+            raise
+        return _cancel(row, error, now)
+
+
+def _refuse_counted(row: Rollout, policy: RolloutPolicy, now: datetime) -> None:
+    """Long before its moment comes, say that the plan cannot work."""
+    version = registry.version_by_id(row.version_id)
+    _, _, planned = _planned(version, policy, [row.seed], _baseline(row.model_id, None), now)
+    try:
+        _refuse(planned.findings)
+    except InvalidInputError as error:
+        _cancel(row, error, now)
+
+
+def _cancel(row: Rollout, error: ModelfleetError, now: datetime) -> Decision | None:
+    with transaction.atomic():
+        held = locked(row.pk, None)
+        if held.state != RolloutState.SCHEDULED:
+            return None
+        return moves.cancel(held, Reason(ACTOR, f"not started: {error.message}"), now)
+
+
+def is_large(model: str) -> bool:
+    """Whether counting its devices would keep the caller waiting."""
+    return devices.has_more_than(COUNTED_AT_ONCE, model=model)
 
 
 def ask_for_count(row: Rollout, phase: int, now: datetime) -> None:
@@ -328,23 +414,35 @@ def ask_for_count(row: Rollout, phase: int, now: datetime) -> None:
 
 def count_at_once(row: Rollout, policy: RolloutPolicy, phase: int, now: datetime) -> PhaseCounts | None:
     """The phase's counts, or None where counting would keep the caller waiting."""
-    if devices.has_more_than(COUNTED_AT_ONCE, model=row.model_id):
+    if is_large(row.model_id):
         return None
     return _count(row, policy, phase, now)
 
 
 def _count(row: Rollout, policy: RolloutPolicy, phase: int, now: datetime) -> PhaseCounts:
     version = registry.version_by_id(row.version_id)
-    people = _people(version, policy, row.seed, now)
-    return domain_plan.count(policy, phase, people.placed)
-
-
-def _people(version: VersionRecord, policy: RolloutPolicy, seed: str, now: datetime) -> Population:
-    return population(
+    reach = reach_of(row, policy, phase)
+    edges = sorted({reach.treated_end, reach.control_start, *reach.class_ends.values()})
+    people = population(
         model=version.model,
         versions=[version],
         policy=policy,
-        seed=seed,
-        places=domain_plan.edges(policy),
+        seed=row.seed,
+        places=edges,
         now=now,
+        rule_id=row.rule_id,
     )
+    return ramp.count(reach, people.placed)
+
+
+def _people(version: VersionRecord, policy: RolloutPolicy, seed: str, now: datetime) -> Population:
+    """Whom a policy that has not begun is about. Phases by count ask again, bucket by bucket, where they end."""
+    places: Sequence[int] = ramp.refined(policy, ramp.edges(policy), ())
+    fine: tuple[int, ...] = ()
+    while True:
+        found = population(model=version.model, versions=[version], policy=policy, seed=seed, places=places, now=now)
+        further = sorted({*fine, *ramp.cells(policy, found.placed)})
+        if tuple(further) == fine:
+            return found
+        fine = tuple(further)
+        places = ramp.refined(policy, ramp.edges(policy), fine)

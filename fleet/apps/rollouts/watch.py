@@ -5,21 +5,24 @@ device is in it if it was heard of within the policy's window before the phase, 
 be treated, so that what the treatment does to a device cannot take it out of the sample.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
 from django.db import transaction
 from django.db.models import Count, Q
 
-from device_client.wire.bucketing import BUCKETS
+from device_client.wire.bucketing import BUCKETS, bucket
 from fleet.apps.devices import selectors as devices
+from fleet.apps.devices.records import DeviceChoice
 from fleet.apps.jobs import services as jobs
 from fleet.apps.rollouts.models import Rollout, Watched
 from fleet.apps.rollouts.population import concerned
+from fleet.apps.rollouts.reaches import reach_of
 from fleet.domain.measurements import Side, WatchCount
-from fleet.domain.plan import ranges
 from fleet.domain.policy import RolloutPolicy
+from fleet.domain.reach import Reach
 from fleet.domain.rollout_states import OFFERING
 from fleet.domain.strata import has_control
 
@@ -44,21 +47,26 @@ def begin(payload: Mapping[str, object], now: datetime) -> None:
     if row is None:
         return
     policy = RolloutPolicy.parse(row.policy)
-    found, since = ranges(policy, row.phase), row.phase_started_at or now
-    choice = concerned(row.model_id, policy, since)
+    reach, since = reach_of(row, policy, row.phase), row.phase_started_at or now
     chosen = [
         Watched(rollout=row, phase=row.phase, device_id=device_id, hardware_class=name, side=side.value)
-        for side, start, end in (
-            (Side.TREATED, 0, found.treated_end),
-            (Side.CONTROL, found.control_start, BUCKETS),
-        )
+        for side, choice, start, end in _spans(reach, concerned(row.model_id, policy, since, row.rule_id))
         for device_id, name in devices.placed(
             choice=choice, seed=row.seed, start=start, end=end, limit=DEVICES_PER_SIDE
         )
+        if side is Side.TREATED or reach.compares(device_id, name, bucket(row.seed, device_id))
     ]
     with transaction.atomic():
         Watched.objects.filter(rollout=row).delete()
         Watched.objects.bulk_create(chosen, batch_size=500)
+
+
+def _spans(reach: Reach, choice: DeviceChoice) -> Iterator[tuple[Side, DeviceChoice, int, int]]:
+    """Where the two sides are: the ranges of all, and what single classes have beyond them. Named devices are left out."""
+    yield Side.TREATED, choice, 0, reach.treated_end
+    for name, end in reach.class_ends.items():
+        yield Side.TREATED, replace(choice, hardware_classes=(name,)), reach.treated_end, end
+    yield Side.CONTROL, choice, reach.control_start, BUCKETS
 
 
 def counts(row: Rollout, *, now: datetime, grace_s: float) -> tuple[WatchCount, ...]:

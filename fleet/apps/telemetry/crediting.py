@@ -60,9 +60,9 @@ def side_of(rule: RuleView, subject: Described, moment: Moment, offered_at: date
     if rule.arms:
         arm = rule.arm_at(place)
         return Side.TREATED if arm is not None and offered and moment.version == arm.version else None
-    if place in rule.treated:
+    if rule.reach.treats(subject.device_id, subject.hardware_class, place):
         return Side.TREATED if offered and moment.version == rule.version else None
-    return Side.CONTROL if place in rule.control and moment.version != rule.version else None
+    return Side.CONTROL if place >= rule.reach.control_start and moment.version != rule.version else None
 
 
 class Creditor:
@@ -91,10 +91,15 @@ class Creditor:
                 yield _credit(rule, side, subject, Metric.ACCURACY, Total(int(correct), 1))
 
     def _sides(self, subject: Described, moment: Moment) -> Iterator[tuple[RuleView, Side]]:
+        """The rule that has claimed the device, which is the first of the model that treats or compares it."""
         for rule in self._rules:
+            if moment.model != rule.model or moment.measured_at < rule.phase_started_at or not rule.covers(subject):
+                continue
             side = side_of(rule, subject, moment, self._offered_at.get((rule.id, subject.device_id)))
             if side is not None:
                 yield rule, side
+            if rule.claims(subject, bucket(rule.seed, subject.device_id)):
+                return
 
 
 def is_timely(measured_at: datetime, now: datetime, *, trusted: bool = True) -> bool:

@@ -19,8 +19,13 @@ MAX_CHANCE: Final = 0.0005
 
 
 def judge(policy: RolloutPolicy, facts: PhaseFacts) -> GateResult | None:
-    """INCONCLUSIVE at once on a mismatch; None where there is nothing to compare or too few devices to tell."""
-    share = policy.phases[facts.phase].share
+    """INCONCLUSIVE at once on a mismatch; None where there is nothing to compare or too few devices to tell.
+
+    Names, counts and shares of single classes are no draw from the whole population: such phases are not judged here.
+    """
+    share = policy.drawn_share(facts.phase)
+    if share is None:
+        return None
     control = min(policy.control_share, 1 - share)
     treated_now, control_now, population = facts.counts.treated, facts.counts.control, facts.counts.population
     counts = (treated_now, control_now, population - treated_now - control_now)

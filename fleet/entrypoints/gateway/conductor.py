@@ -18,13 +18,14 @@ from fleet.ports.clock import Clock
 logger = logging.getLogger(__name__)
 
 INTERVAL_S: Final = 1.0
+LEAST_JUMP_S: Final = 5.0  # what time services correct by slewing, and a slow turn's database, stay below it
 
 
 class Tick(Protocol):
     """One look at all rollouts, for `holder`."""
 
-    def __call__(self, *, now: datetime, holder: str) -> TickRecord:
-        """Decide and apply."""
+    def __call__(self, *, now: datetime, holder: str, jumped_s: float = 0.0) -> TickRecord:
+        """Decide and apply. `jumped_s`: by how much the clock went ahead of the time that passed since the last look."""
         ...
 
 
@@ -38,6 +39,7 @@ class Conductor:
         self._interval_s = interval_s
         self._leads: bool | None = None
         self._failures: dict[str, str] = {}
+        self._looked_at: tuple[datetime, float] | None = None
 
     def run(self) -> None:
         """Work until told to stop; then let another take over at once."""
@@ -58,7 +60,9 @@ class Conductor:
 
     def turn(self, tick: Tick = rollouts.tick) -> TickRecord:
         """Look once."""
-        seen = with_database(lambda: tick(now=self._clock.now(), holder=self._holder), self._stop)
+        now = self._clock.now()
+        jumped_s = self._jump_s(now)
+        seen = with_database(lambda: tick(now=now, holder=self._holder, jumped_s=jumped_s), self._stop)
         if seen.is_leader != self._leads:
             self._leads = seen.is_leader
             logger.info("%s leads" if seen.is_leader else "%s stands by: another conductor leads", self._holder)
@@ -79,6 +83,19 @@ class Conductor:
         for made in seen.decisions:
             logger.info("%s %s %s: %s", made.experiment, made.model, made.action, made.sentence)
         return {failure.experiment: failure.error for failure in seen.failures}
+
+    def _jump_s(self, now: datetime) -> float:
+        """By how much the time of day went ahead of the time that passed since the last look; small steps are none."""
+        last, self._looked_at = self._looked_at, (now, self._clock.monotonic_s())
+        if last is None:
+            return 0.0
+        jumped_s = (now - last[0]).total_seconds() - (self._looked_at[1] - last[1])
+        if abs(jumped_s) < LEAST_JUMP_S:
+            return 0.0
+        logger.warning(
+            "the clock jumped by %+.0f s: phases move along, gates wait until devices were heard again", jumped_s
+        )
+        return jumped_s
 
     def _tell(self, errors: Mapping[str, Exception]) -> None:
         """A failure that lasts is said once, with its traceback, and again when it changes or ends."""

@@ -1,0 +1,21 @@
+"""What there is to know about a plan before it starts."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Level(StrEnum):
+    """Whether a finding refuses the plan."""
+
+    ERROR = "error"
+    WARNING = "warning"
+    NOTE = "note"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing to know about a plan before it starts."""
+
+    level: Level
+    code: str
+    sentence: str
