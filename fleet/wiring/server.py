@@ -150,8 +150,15 @@ def tidy_deltas(now: datetime) -> None:
 
 
 def review_deltas(_payload: Mapping[str, object], now: datetime) -> None:
-    """The work of a `delta-review` job: drop the patches that were of no use for as long as the installation keeps them."""
-    offered = assignments.offered_versions(model.name for model in models.models())
+    """The work of a `delta-review` job: drop the patches that were of no use for as long as the installation keeps them.
+
+    And plan again for all versions on offer: devices may have come since that run what nobody ran then.
+    """
+    names = [model.name for model in models.models()]
+    for name in names:
+        for version_id in sorted(assignments.offered_versions(name, by_patch=True)):
+            registry.request_plan(model=name, version_id=version_id, now=now)
+    offered = frozenset(version_id for name in names for version_id in assignments.offered_versions(name))
     in_use = devices.weights_in_use() | models.weights_of(offered)
     keep = timedelta(days=settings.MODELFLEET.deltas.keep_days)
     dropped = registry.review_deltas(in_use=in_use, keep=keep, store=blob_store(), now=now)

@@ -409,8 +409,8 @@ def test_offered_versions__what_a_device_can_be_told_to_run__and_nothing_older()
     withdrawn = run_rule(releases[1], source="r-000000000002")
     services.set_rule(rule_id=withdrawn, state=RuleState.WITHDRAWN, now=later(2))
     run_rule(releases[2], source="r-000000000003")
-    assert selectors.offered_versions([MODEL]) == {releases[0].id, releases[2].id}
-    assert selectors.offered_versions([]) == frozenset()
+    assert selectors.offered_versions(MODEL) == {releases[0].id, releases[2].id}
+    assert selectors.offered_versions("vision.other") == frozenset()
     weights = registry_selectors.weights_of([releases[2].id])
     assert weights == set(releases[2].weights.values())
 
@@ -420,13 +420,24 @@ def test_review_deltas__files_that_are_run_or_offered__keep_their_patches() -> N
     slug = "onnx-fp32-any"
     make_delta(old.weights[slug], new.weights[slug], ready=True)
     make_delta(other.weights[slug], new.weights[slug], ready=True)
-    run_rule(new)
+    complete(run_rule(new))
     device = updating_device(old)
     devices.record_check(device_id=device.device_id, check=device.check(later(1)), now=later(1))
     for days in (0, 15):
         server.review_deltas({}, NOW + timedelta(days=days))
     states = {item.old_sha256: item.state.value for item in registry_selectors.deltas(MODEL)}
     assert states == {old.weights[slug]: "ready", other.weights[slug]: "expired"}
+
+
+def test_review_deltas__versions_on_offer__are_planned_for_again_where_patches_are_allowed() -> None:
+    kept, whole = make_version("1"), make_version("2")
+    complete(run_rule(kept))
+    run_rule(whole, source="r-000000000002", allow_delta=False)
+    server.review_deltas({}, NOW)
+    planned = jobs.claim(kinds=["delta-plan"], owner="w", lease_s=60, now=NOW)
+    assert planned is not None
+    assert planned.payload == {"model": MODEL, "version_id": kept.id}
+    assert jobs.claim(kinds=["delta-plan"], owner="w", lease_s=60, now=NOW) is None
 
 
 # ---------------------------------------------------------------- outcomes

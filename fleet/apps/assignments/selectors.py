@@ -107,9 +107,9 @@ def announced_rules(model: str) -> tuple[Rule, ...]:
     return _with_arms([*_assignable(model), *withdrawn[:WITHDRAWN_PER_MODEL]])
 
 
-def offered_versions(models: Iterable[str]) -> frozenset[int]:
-    """The ids of all versions that a device of these models can be told to run."""
-    rows = [row for model in models for row in assignable_rules(model)]
+def offered_versions(model: str, *, by_patch: bool = False) -> frozenset[int]:
+    """The ids of all versions that a device can be told to run of this model; `by_patch`: those that may come as patches."""
+    rows = [row for row in assignable_rules(model) if row.allow_delta or not by_patch]
     return frozenset(row.version_id for row in rows) | frozenset(
         arm.version_id for row in rows for arm in row.arms.all()
     )
