@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -20,7 +21,7 @@ from typing import IO, Final
 from device_client.adapters.patch_child import Exit
 from device_client.adapters.patching import in_place
 from device_client.adapters.patching.journal import patch_bytes_taken
-from device_client.core.errors import CancelledError, DeviceError, NoSpaceError, PatchError, TransferError
+from device_client.core.errors import CancelledError, DeviceError, KilledError, NoSpaceError, PatchError, TransferError
 from device_client.ports import PatchJob
 
 CHILD: Final = "device_client.adapters.patch_child"
@@ -36,7 +37,10 @@ ENDS_WITHIN_S: Final = 20.0  # to sync what it has made
 POLL_S: Final = 0.2
 # Number libraries start a thread per core otherwise, each with a stack and an arena.
 ONE_THREAD: Final = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
+# What a hostile patch can bring about is its own death by a limit or a fault, never these two.
+OUTSIDE: Final = (-signal.SIGKILL, -signal.SIGTERM)
 ERRORS: Final[Mapping[int, type[DeviceError]]] = {
+    **dict.fromkeys(OUTSIDE, KilledError),
     Exit.NO_SPACE: NoSpaceError,
     Exit.ENDED_EARLY: TransferError,
     Exit.BUSY: TransferError,

@@ -21,6 +21,7 @@ from device_client.wire.errors import WireError
 
 LOCK_WAIT_S: Final = 10.0
 POLL_S: Final = 0.25
+CPU_GRACE_S: Final = 10
 NO_SPACE: Final = frozenset({28, 122})  # ENOSPC, EDQUOT
 STDIN: Final = 0
 
@@ -47,10 +48,11 @@ def main() -> int:
     for limit, value in (
         (resource.RLIMIT_AS, int(job["memory_bytes"])),
         (resource.RLIMIT_FSIZE, int(job["file_bytes"])),
-        (resource.RLIMIT_CPU, int(job["cpu_s"])),
         (resource.RLIMIT_CORE, 0),
     ):
         resource.setrlimit(limit, (value, value))
+    # The soft limit ends it by SIGXCPU; at the hard one it would be SIGKILL, which means somebody else.
+    resource.setrlimit(resource.RLIMIT_CPU, (int(job["cpu_s"]), int(job["cpu_s"]) + CPU_GRACE_S))
     try:
         WAYS[job["way"]](job)
     except (WireError, MemoryError) as error:

@@ -78,7 +78,8 @@ class Progress:
 
     `parts` are the lengths of what is fetched by the name under which it is staged, `failed` the codecs of patches that
     were given up by their sha256. `in_place` is the patch that turns an installed file into the new one: once that has
-    begun, the device no longer has the old version, and the director no longer offers the patch.
+    begun, the device no longer has the old version, and the director no longer offers the patch. `kills` counts how often
+    the process that applies a patch was killed.
     """
 
     digest: str
@@ -87,6 +88,7 @@ class Progress:
     parts: dict[str, int] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     in_place: Patch | None = None
+    kills: int = 0
 
     def encode(self) -> str:
         in_place = None if self.in_place is None else self.in_place.__dict__
@@ -106,6 +108,7 @@ class Progress:
                 {str(name): int(length) for name, length in stored["parts"].items()},
                 {str(name): str(codec) for name, codec in stored["failed"].items()},
                 None if stored["in_place"] is None else Patch(**stored["in_place"]),
+                int(stored["kills"]),
             )
         except (ValueError, KeyError, AttributeError, TypeError):
             return cls(digest)

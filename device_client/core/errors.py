@@ -107,6 +107,10 @@ class StalledError(TransferError):
     """The peer sends, but so slowly that it is as good as nothing."""
 
 
+class KilledError(TransferError):
+    """The process that applied a patch was killed from outside. What it had made is kept."""
+
+
 class CancelledError(TransferError):
     """We stopped the transfer ourselves: halted, superseded or shutting down."""
 

@@ -1,14 +1,17 @@
 """Patches that do not work: the next one is tried, then the full file, and the server hears of each."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
 
+from device_client.core.errors import KilledError
+from device_client.ports import PatchJob
 from device_client.wire.bundles import Manifest
 from device_client.wire.delta import Codec
 from device_client.wire.states import Transport, UpdateState
 from device_client.wire.tensor1.format import MIN_BLOCK_BYTES
-from tests.device.rig import DEVICE, MODEL, PowerCutError, Rig, retrained
+from tests.device.rig import DEVICE, MODEL, InlinePatcher, PowerCutError, Rig, retrained
 from tests.fakes.update_server import UpdateServerSimulator, sha256
 
 Versions = tuple[Manifest, Manifest]
@@ -175,3 +178,32 @@ def test_streamed_patch__in_a_child__the_same_end(rig: Rig, server: UpdateServer
     take_both(rig)
     server.build_delta(*versions, codec=Codec.TENSOR1)
     assert update(rig, server, versions) == (Transport.DELTA, "tensor1", ())
+
+
+@pytest.mark.parametrize(
+    ("kills", "outcome"), [(3, (Transport.DELTA, "tensor1", ())), (99, (Transport.FULL, "", ("tensor1",)))]
+)
+def test_streamed_patch__its_process_is_killed__tried_again_but_not_for_ever(
+    rig: Rig,
+    server: UpdateServerSimulator,
+    versions: Versions,
+    kills: int,
+    outcome: tuple[Transport, str, tuple[str, ...]],
+) -> None:
+    take_both(rig)
+    rig.installer._fetcher._patcher = MortalPatcher(kills)
+    server.build_delta(*versions, codec=Codec.TENSOR1)
+    assert update(rig, server, versions) == outcome
+
+
+class MortalPatcher(InlinePatcher):
+    """Is killed so many times before it does anything."""
+
+    def __init__(self, kills: int) -> None:
+        self._kills = kills
+
+    def stream(self, job: PatchJob, feed: Callable[[int], Iterator[bytes]], cancelled: Callable[[], bool]) -> int:
+        if self._kills:
+            self._kills -= 1
+            raise KilledError("killed")
+        return super().stream(job, feed, cancelled)

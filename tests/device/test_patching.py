@@ -4,8 +4,11 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +17,7 @@ import numpy as np
 import pytest
 
 from device_client.adapters.patch import ONE_THREAD, STREAM_MEMORY_BYTES, ChildPatcher
-from device_client.core.errors import CancelledError, PatchError, TransferError
+from device_client.core.errors import CancelledError, KilledError, PatchError, TransferError
 from device_client.ports import Patcher, PatchJob
 from device_client.wire.delta import Codec
 from tests.delta.patches import make, weights
@@ -176,6 +179,27 @@ def test_stream__halted__ends_soon_and_keeps_what_was_made(tmp_path: Path) -> No
     assert 0 < held < len(PATCH)
     ChildPatcher().stream(what, feed, never)
     assert (feed.starts, what.output.read_bytes()) == ([0, held], NEW)
+
+
+def test_stream__child_killed_by_somebody__its_work_is_kept(tmp_path: Path) -> None:
+    feed, what = Feed(), job(tmp_path)
+
+    def killing(start: int) -> Iterator[bytes]:
+        for number, chunk in enumerate(feed(start)):
+            if number == 20:
+                while not ChildPatcher().taken(what.work):
+                    time.sleep(0.01)
+                for child in Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split():
+                    os.kill(int(child), signal.SIGKILL)
+            yield chunk
+
+    with pytest.raises(KilledError):
+        ChildPatcher().stream(what, killing, never)
+    held = ChildPatcher().taken(what.work)
+    ChildPatcher().stream(what, feed, never)
+    assert feed.starts == [0, held]
+    assert held > 0
+    assert what.output.read_bytes() == NEW
 
 
 CHILD_THAT_TELLS = """
