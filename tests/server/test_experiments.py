@@ -173,6 +173,17 @@ def test_running__devices_get_their_arm_and_keep_it__and_explain_names_it(story:
     assert counts == {"candidate": (4, 4, 4), "control": (8, 8, 8)}
 
 
+def test_running__device_that_the_population_denies__is_in_no_arm(story: Story) -> None:
+    """cam-01 has a bucket of the candidate."""
+    experiment = begin(story, population={"deny": {"devices": ["cam-01"]}}, share=1.0)
+    story.check()
+    told = assignments.assignment(device_id="cam-01", model=MODEL)
+    assert told is not None
+    assert told.rollout != experiment.id
+    assert sum(item.offered for item in _results(story, experiment).arms) == 15
+    assert sum(item.planned for item in _results(story, experiment).arms) == 15
+
+
 def _results(story: Story, experiment: ExperimentRecord) -> Any:
     return selectors.results(experiment.id, now=story.now)
 

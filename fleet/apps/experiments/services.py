@@ -174,6 +174,7 @@ def _begin(row: Experiment, ready: _Ready, actor: str, now: datetime) -> None:
         delta_wait_s=policy.delta_wait_s,
         jitter_s=policy.jitter_s,
         priority=policy.priority,
+        denied=policy.denied,
         arms=[ArmRecord(arm.name, versions[arm.version].id, buckets) for arm, buckets in layout(spec)],
         now=now,
     )
