@@ -22,6 +22,7 @@ from device_client.adapters.database import Database
 from device_client.adapters.journal import SqliteJournal
 from device_client.adapters.outbox import SqliteOutbox, life_of
 from device_client.adapters.slots import FileSlots
+from device_client.adapters.surroundings import present, time_zone
 from device_client.agent.installer import Installer
 from device_client.agent.loop import Agent
 from device_client.config import Config, StatePaths
@@ -83,6 +84,12 @@ def probe(config: Config, paths: StatePaths, found: Mapping[str, Runtime]) -> Ca
     )
 
 
+def _attributes(config: Config) -> Mapping[str, str]:
+    """What the device says of itself; windows in its own time are by `time_zone`, which the system gives if nobody else."""
+    zone = time_zone()
+    return {**({"time_zone": zone} if zone else {}), **config.attributes}
+
+
 def build(
     config: Config,
     paths: StatePaths,
@@ -117,7 +124,7 @@ def build(
         hardware_class=config.hardware_class,
         precisions=config.precisions,
         bandwidth_bytes_per_s=config.bandwidth_bytes_per_s,
-        attributes=config.attributes,
+        attributes=_attributes(config),
         contracts=dict(contracts),
         capabilities=probe(config, paths, found),
     )
@@ -133,6 +140,7 @@ def build(
     )
     agent = Agent(
         profile=profile,
+        present=lambda: present(paths.root),
         journal=journal,
         outbox=outbox,
         slots=slots,

@@ -1,14 +1,14 @@
 """Asking the director: one question at a time, each with a fresh nonce, asked again with back-off until answered."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from device_client.agent.timers import Timers
 from device_client.core.backoff import Backoff
 from device_client.ports import Broker, Clock
 from device_client.wire import topics
-from device_client.wire.messages import Capabilities, Check, CheckReason, RunningModel
+from device_client.wire.messages import Capabilities, Check, CheckReason, Present, RunningModel
 from device_client.wire.topics import Up
 
 ANSWER_WITHIN_S: Final = 15.0
@@ -24,6 +24,7 @@ class Facts:
     director_version: int
     capabilities: Capabilities
     attributes: Mapping[str, str]
+    present: Present = field(default_factory=Present)
 
 
 class Checks:
@@ -76,6 +77,7 @@ class Checks:
             clock=max(0, int(self._clock.now().timestamp())),
             capabilities=facts.capabilities,
             attributes=facts.attributes,
+            present=facts.present,
         )
         if self._broker.publish(topics.up(self._device_id, Up.CHECK), check.encode()):
             self.nonce, self._wanted = nonce, None

@@ -40,7 +40,7 @@ from device_client.wire import topics
 from device_client.wire.bundles import Contract
 from device_client.wire.director import Decision
 from device_client.wire.errors import WireError
-from device_client.wire.messages import Ack, BundleMessage, CheckReason, Denied, PlanNotice, RunningModel
+from device_client.wire.messages import Ack, BundleMessage, CheckReason, Denied, PlanNotice, Present, RunningModel
 from device_client.wire.topics import Down
 
 log = logging.getLogger(__name__)
@@ -72,6 +72,7 @@ class Agent:
         clock: Clock,
         dice: Callable[[], float],
         make_nonce: Callable[[], str],
+        present: Callable[[], Present] = Present,
         jobs: Callable[[Callable[[Continuation], None]], Jobs] = ThreadJobs,
     ) -> None:
         self._profile = profile
@@ -81,6 +82,7 @@ class Agent:
         self._installer = installer
         self._host = host
         self._broker = broker
+        self._present = present
         self._clock = clock
         self._inbox: queue.SimpleQueue[Continuation] = queue.SimpleQueue()
         self._jobs = jobs(self.post)
@@ -366,6 +368,7 @@ class Agent:
             director_version=int(self._journal.recall(DIRECTOR_KEY) or 0),
             capabilities=self._profile.capabilities,
             attributes={**self._profile.attributes, "hardware_class": self._profile.hardware_class},
+            present=self._present(),
         )
 
     def _running(self, deployment: Deployment) -> RunningModel:

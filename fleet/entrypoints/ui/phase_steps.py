@@ -23,9 +23,9 @@ PRESENT: Final[Mapping[RolloutState, tuple[str, str, str]]] = {
 
 @dataclass(frozen=True)
 class PhaseStep:
-    """One phase. `run` is None for one that has not begun."""
+    """One phase. `reach` says whom; `run` is None for one that has not begun."""
 
-    share: float
+    reach: str
     tone: str
     sign: str
     word: str
@@ -53,7 +53,7 @@ def phase_steps(rollout: RolloutRecord, runs: Sequence[PhaseRecord]) -> tuple[Ph
     policy = RolloutPolicy.parse(rollout.policy)
     by_index = {run.index: run for run in runs}
     return tuple(
-        PhaseStep(phase.share, *_look(rollout, index, by_index.get(index)), by_index.get(index))
+        PhaseStep(phase.words, *_look(rollout, index, by_index.get(index)), by_index.get(index))
         for index, phase in enumerate(policy.phases)
     )
 
@@ -76,10 +76,34 @@ def reach(*, treated_end: int, control_start: int) -> Reach:
     )
 
 
-def next_share(rollout: RolloutRecord) -> float | None:
-    """The share of the phase after the present one, or None on the last."""
+def terms(rollout: RolloutRecord) -> tuple[tuple[str, str], ...]:
+    """What the policy says of whom it is for and of when they may take it: only what is not the default."""
+    policy = RolloutPolicy.parse(rollout.policy)
+    pacing, conditions = policy.delivery.pacing, policy.delivery.conditions
+    begins_at, calendar = policy.schedule.start_at, policy.schedule.calendar
+    said = (
+        ("classes", ", ".join(policy.hardware_classes)),
+        ("groups", ", ".join(policy.groups)),
+        ("filter", "" if policy.filter is None else policy.filter.text),
+        ("never", ", ".join(sorted(policy.denied.devices | policy.denied.groups))),
+        ("held back", f"{policy.holdback_share:.0%}" if policy.holdback_share else ""),
+        ("windows", "" if policy.windows is None else policy.windows.shown()),
+        ("conditions", ", ".join(name for name in ("unmetered", "charging", "idle") if getattr(conditions, name))),
+        ("under way", f"at most {pacing.in_flight}" if pacing.in_flight else ""),
+        ("a minute", f"at most {pacing.per_minute}" if pacing.per_minute else ""),
+        ("begins", "" if begins_at is None else f"{begins_at:%Y-%m-%d %H:%M} UTC"),
+        ("goes on", "" if calendar is None else calendar.shown()),
+        ("reverts", f"in {policy.revert.steps} steps" if policy.revert.steps > 1 else ""),
+        ("together with", ", ".join(name for name in policy.together if name != rollout.model)),
+        ("priority", str(policy.priority) if policy.priority else ""),
+    )
+    return tuple((name, text) for name, text in said if text)
+
+
+def next_reach(rollout: RolloutRecord) -> str | None:
+    """Whom the phase after the present one reaches, or None on the last."""
     phases = RolloutPolicy.parse(rollout.policy).phases
-    return phases[rollout.phase + 1].share if rollout.phase + 1 < len(phases) else None
+    return phases[rollout.phase + 1].words if rollout.phase + 1 < len(phases) else None
 
 
 def consequences(
@@ -106,15 +130,15 @@ def consequences(
             )
         case "resume":
             return (
-                f"The present phase goes on: {rollout.share:.0%} of the population, {planned} {_devices(planned)}.",
+                f"The present phase goes on: {rollout.reach}, {planned} {_devices(planned)}.",
                 "Its deadline starts anew.",
             )
         case "advance":
-            share = next_share(rollout)
+            reached = next_reach(rollout)
             to = (
                 "There is no further phase: it becomes the baseline."
-                if share is None
-                else f"The next phase begins now and treats {share:.0%} of the population."
+                if reached is None
+                else f"The next phase begins now and treats {reached}."
             )
             return (
                 to,

@@ -231,8 +231,8 @@ def _alias_of(words: str | None) -> str | None:
 
 
 def _phase(rollout: JsonObject) -> str:
-    share = rollout.get("share")
-    shown = f" ({share:.0%})" if isinstance(share, int | float) else ""
+    share, reach = rollout.get("share"), rollout.get("reach")
+    shown = f" ({reach})" if reach else f" ({share:.0%})" if isinstance(share, int | float) else ""
     return f"{int(rollout.get('phase', 0)) + 1} of {rollout.get('phases', '?')}{shown}"
 
 
@@ -260,5 +260,9 @@ def _plan_lines(plan: JsonObject) -> list[str]:
     lines = [f"eligible: {plan.get('eligible', '?')} of {plan.get('population', '?')} devices"]
     lines += [f"  {count} get {variant}" for variant, count in plan.get("variants", {}).items()]
     lines += [f"  {item['count']} get nothing: {item['reason']}" for item in plan.get("refused", [])]
+    lines += [f"  {item['count']} are not asked: {item['reason']}" for item in plan.get("outside", [])]
+    for number, (words, counts) in enumerate(zip(plan.get("words", []), plan.get("phases", []), strict=False), start=1):
+        treated, control = (sum(item[side] for item in counts["classes"]) for side in ("treated", "control"))
+        lines.append(f"  phase {number} ({words}): {treated} treated, {control} control")
     lines += [f"  {item['sentence']}" for item in plan.get("detectable", []) if item.get("sentence")]
     return [*lines, *_findings(plan)]

@@ -23,7 +23,7 @@ from fleet.entrypoints.ui.downloads import downloads
 from fleet.entrypoints.ui.forms import ActionForm
 from fleet.entrypoints.ui.gate_cards import gate_cards, most_telling_first
 from fleet.entrypoints.ui.page import moment, render_page
-from fleet.entrypoints.ui.phase_steps import consequences, phase_steps, reach
+from fleet.entrypoints.ui.phase_steps import consequences, phase_steps, reach, terms
 from fleet.entrypoints.ui.queries import query, text
 
 PAGE_ROWS: Final = 40
@@ -95,6 +95,7 @@ def cockpit(request: HttpRequest, rollout_id: str) -> HttpResponse:
     reports = devices.rollout_events(rollout_id, limit=REPORT_ROWS)
     context = {
         "rollout": rollout,
+        "terms": terms(rollout),
         "steps": phase_steps(rollout, selectors.phases(rollout_id)),
         "reach": rule and reach(treated_end=rule.treated_end, control_start=rule.control_start),
         "judged": judged,
