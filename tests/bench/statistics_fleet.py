@@ -16,7 +16,7 @@ from fleet.domain.gate_policy import MeasuredGate
 from fleet.domain.measure import MIN_WITH_PAST
 from fleet.domain.measurements import Arm, CrashCount, Measured, Measures, Side, WatchCount
 from fleet.domain.policy import RolloutPolicy
-from fleet.domain.stats.samples import MAD_TO_SD, MAX_TRIM, OUTLIER, TRIM_FROM, Location, Sample
+from fleet.domain.stats.samples import MAD_TO_SD, MAX_TRIM, OUTLIER, OUTLIER_NOISE, TRIM_FROM, Location, Sample
 from fleet.domain.strata import ALL_CLASSES, comparison, parts
 from fleet.domain.verdicts import ClassCount, OfferCount, PhaseCounts
 
@@ -301,7 +301,8 @@ def sample(values: Array, noise: float) -> Sample:
     if n < TRIM_FROM:
         return Sample(plain, plain)
     middle = _median(ordered)
-    reach = OUTLIER * MAD_TO_SD * _median(_sorted(np.abs(ordered - middle)))
+    spread = MAD_TO_SD * _median(_sorted(np.abs(ordered - middle)))
+    reach = max(OUTLIER * spread, OUTLIER_NOISE * noise**0.5)
     most = int(MAX_TRIM * n)
     low = min(int(ordered.searchsorted(middle - reach, side="left")), most)
     high = min(n - int(ordered.searchsorted(middle + reach, side="right")), most)

@@ -3,8 +3,11 @@
 Costs a constant number of queries plus the rows of the phase's own totals; counts no populations.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
+from itertools import groupby
+from operator import attrgetter
+from typing import Final
 
 from fleet.apps.assignments import selectors as assignments
 from fleet.apps.assignments.records import OfferCounts
@@ -26,6 +29,9 @@ from fleet.domain.policy import RolloutPolicy
 from fleet.domain.rollout_states import RolloutState
 from fleet.domain.strata import comparison
 from fleet.domain.verdicts import Carried, ClassCount, Kind, OfferCount, PhaseCounts, PhaseFacts, Verdict
+
+_DEVICE_AND_SIDE: Final = attrgetter("device_id", "side")
+_SIDES: Final = {side.value: side for side in Side}
 
 
 def snapshot(row: Rollout, policy: RolloutPolicy, now: datetime, *, jumped_at: datetime | None = None) -> Snapshot:
@@ -123,16 +129,13 @@ def _carried(policy: RolloutPolicy, runs: list[PhaseRun]) -> dict[str, Carried]:
     return carried
 
 
-def _device_rows(totals: tuple[GateRow, ...], pasts: Mapping[str, Mapping[str, Total]]) -> list[DeviceRow]:
-    """One row for each device and side, with all its metrics."""
-    found: dict[tuple[str, str], tuple[GateRow, dict[str, Total]]] = {}
-    for item in totals:
-        _, metrics = found.setdefault((item.device_id, item.side), (item, {}))
-        metrics[item.metric] = Total(item.numerator, item.denominator, item.squares)
-    return [
-        DeviceRow(item.device_id, item.hardware_class, Side(item.side), metrics, pasts.get(item.device_id, {}))
-        for item, metrics in found.values()
-    ]
+def _device_rows(totals: Iterable[GateRow], pasts: Mapping[str, Mapping[str, Total]]) -> Iterator[DeviceRow]:
+    """One row for each device and side, with all its metrics; `totals` come in order of device and side."""
+    nothing: Mapping[str, Total] = {}
+    for (device_id, side), own in groupby(totals, key=_DEVICE_AND_SIDE):
+        rows = list(own)
+        metrics = {row.metric: Total(row.numerator, row.denominator, row.squares) for row in rows}
+        yield DeviceRow(device_id, rows[0].hardware_class, _SIDES[side], metrics, pasts.get(device_id, nothing))
 
 
 def _pasts(row: Rollout, policy: RolloutPolicy) -> dict[str, dict[str, Total]]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 from device_client.wire.messages import LabelBatch, Presence, StateReport, TelemetryWindow
 from device_client.wire.topics import Up
@@ -61,8 +61,7 @@ class DroppedCount:
     last_at: datetime
 
 
-@dataclass(frozen=True)
-class GateRow:
+class GateRow(NamedTuple):
     """One device's total of one metric on one side of a phase: what a gate reads."""
 
     device_id: str

@@ -18,18 +18,15 @@ PAST_METRICS: Final[Mapping[str, tuple[str, str]]] = {
     Metric.ERRORS.value: ("errors", "n"),
     Metric.NAN.value: ("nan", "n"),
 }
+ROWS_AT_ONCE: Final = 5_000
 PAST_COLUMNS: Final = tuple(sorted({column for pair in PAST_METRICS.values() for column in pair}))
 
 
 def gate_totals(*, rule_id: int, phase: int) -> tuple[GateRow, ...]:
     """Every device's totals in one phase of a rule, both sides."""
     rows = GateTotal.objects.filter(rule_id=rule_id, phase=phase).order_by("device_id", "side", "metric")
-    return tuple(
-        GateRow(*row)
-        for row in rows.values_list(
-            "device_id", "hardware_class", "side", "metric", "numerator", "denominator", "squares"
-        )
-    )
+    found = rows.values_list("device_id", "hardware_class", "side", "metric", "numerator", "denominator", "squares")
+    return tuple(map(GateRow._make, found.iterator(chunk_size=ROWS_AT_ONCE)))
 
 
 def pasts(
