@@ -6,7 +6,7 @@ import pytest
 
 from fleet.domain.conductor import Action, Snapshot, decide
 from fleet.domain.policy import RolloutPolicy
-from fleet.domain.rollout_states import CONDUCTED, RolloutState
+from fleet.domain.rollout_states import CONDUCTED, TRANSITIONS, RolloutEvent, RolloutState
 from fleet.domain.verdicts import ClassCount, OfferCount, PhaseCounts, PhaseFacts, Verdict
 from tests.domain.releases import NOW
 
@@ -176,3 +176,51 @@ def test_decide__twice_on_the_same_snapshot__same_intent() -> None:
     snapshot = Snapshot(RolloutState.RUNNING, POLICY, facts, NOW, NOW)
     later = NOW + timedelta(seconds=30)
     assert decide(snapshot, later) == decide(replace(snapshot), later)
+
+
+# ---------------------------------------------------------------- every state with everything that can be seen
+
+EVENTS = {
+    Action.ADVANCE: RolloutEvent.ADVANCE,
+    Action.COMPLETE: RolloutEvent.COMPLETE,
+    Action.HOLD: RolloutEvent.HOLD,
+    Action.REVERT: RolloutEvent.REVERT,
+    Action.FINISH_REVERT: RolloutEvent.FINISH_REVERT,
+}
+
+
+@pytest.mark.parametrize("state", list(RolloutState))
+@pytest.mark.parametrize("frozen", ["", "vision was stopped by user:anna: smoke"])
+@pytest.mark.parametrize("stop", ["", "version 2 was revoked"])
+@pytest.mark.parametrize("is_counted", [True, False])
+@pytest.mark.parametrize("offers", [GOOD, BAD, NONE])
+def test_decide__every_state_and_sight__only_what_the_table_allows(
+    state: RolloutState, frozen: str, stop: str, *, is_counted: bool, offers: OfferCount
+) -> None:
+    for seconds in (0, 30, 60, 1_000):
+        for phase in (0, 2):
+            for left in (0, 3):
+                intent = after(
+                    seconds,
+                    offers,
+                    state=state,
+                    frozen=frozen,
+                    stop=stop,
+                    is_counted=is_counted,
+                    phase=phase,
+                    still_running=left,
+                    reverting_since=NOW,
+                )
+                assert intent.action is Action.WAIT or (state, EVENTS[intent.action]) in TRANSITIONS
+                assert intent.action is not Action.ADVANCE or intent.to_phase == phase + 1
+
+
+@pytest.mark.parametrize("state", list(RolloutState))
+@pytest.mark.parametrize("offers", [GOOD, BAD, NONE])
+@pytest.mark.parametrize("stop", ["", "version 2 was revoked"])
+def test_decide__stopped_by_a_person__holds_what_runs_and_does_nothing_else(
+    state: RolloutState, offers: OfferCount, stop: str
+) -> None:
+    intent = after(1_000, offers, state=state, stop=stop, frozen="vision was stopped by user:anna: smoke")
+    assert intent.action is (Action.HOLD if state is RolloutState.RUNNING else Action.WAIT)
+    assert intent.sentence == "vision was stopped by user:anna: smoke"
