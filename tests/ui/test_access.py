@@ -11,6 +11,7 @@ from django.views.defaults import server_error
 from fleet.apps.registry import selectors as registry
 from fleet.apps.rollouts import selectors as rollouts
 from fleet.apps.rollouts.models import Rollout
+from fleet.apps.webhooks import selectors as webhooks
 from fleet.entrypoints.ui import urls
 from fleet.entrypoints.ui.content_security import ADMINISTRATION, STRICT
 from tests.ui.story import MODEL, Story, policy
@@ -18,12 +19,13 @@ from tests.ui.story import MODEL, Story, policy
 pytestmark = pytest.mark.django_db
 
 OPEN_TO_EVERYBODY = {"login", "logout", "favicon"}
-OPERATORS_ONLY = {"enrol", "act", "experiment-act", "stops"}
+OPERATORS_ONLY = {"enrol", "act", "experiment-act", "stops", "webhooks", "webhook-act"}
 ARGUMENTS = {
     "name": MODEL,
     "label": "1",
     "rollout_id": "r-000000000000",
     "decision_id": "1",
+    "webhook_id": "1",
     "action": "revert",
     "device_id": "sim-00000",
 }
@@ -186,6 +188,24 @@ def test_intervention__without_a_reason__is_not_done(operator: Client) -> None:
     form = {"reason": " ", "revision": rollouts.rollout(rollout_id).revision}
     assert operator.post(f"/rollouts/{rollout_id}/cancel", form).status_code == 422
     assert rollouts.rollout(rollout_id).state == "running"
+
+
+def test_webhooks__administrator__adds_sees_the_secret_once_tests_and_removes(operator: Client) -> None:
+    assert "Only administrators" in operator.get("/webhooks").text
+    User.objects.update(is_superuser=True)
+    wrong = operator.post("/webhooks", {"url": "ftp://x.org", "events": "*"})
+    assert (wrong.status_code, "expected an address such as" in wrong.text) == (422, True)
+    added = operator.post("/webhooks", {"url": "https://hooks.example.org/x", "events": "rollout.* stop.set"})
+    assert added.status_code == 200
+    assert "mfw_" in added.text
+    page = operator.get("/webhooks").text
+    assert "https://hooks.example.org/x" in page
+    assert "mfw_" not in page
+    (webhook,) = webhooks.webhooks()
+    assert webhook.events == ("rollout.*", "stop.set")
+    assert "webhook.test" in operator.post(f"/webhooks/{webhook.id}/test", follow=True).text
+    assert "It is not told any more" in operator.post(f"/webhooks/{webhook.id}/remove", follow=True).text
+    assert webhooks.webhooks() == ()
 
 
 def test_emergency_stop__set_and_lifted_on_the_page__every_page_says_so(operator: Client) -> None:

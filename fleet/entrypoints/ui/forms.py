@@ -50,6 +50,28 @@ class ClaimForm(forms.Form):
         return {name.strip(): value.strip() for name, _, value in pairs}
 
 
+class WebhookForm(forms.Form):
+    """An address that is to be told of what happens."""
+
+    url = forms.CharField(
+        label="Address", max_length=500, widget=forms.URLInput(attrs={"placeholder": "https://hooks.example.org/x"})
+    )
+    events = forms.CharField(
+        label="Events",
+        max_length=1_000,
+        initial="rollout.*",
+        widget=forms.TextInput(attrs={"autocomplete": "off", "spellcheck": "false"}),
+        help_text="Separated by blanks: rollout.revert, version.*, or * for everything.",
+    )
+    namespace = forms.CharField(
+        label="Namespace", required=False, max_length=31, help_text="Only what happens in it; empty: everything."
+    )
+
+    def clean_events(self) -> list[str]:
+        """One pattern a word."""
+        return str(self.cleaned_data["events"]).split()
+
+
 class StopForm(forms.Form):
     """What is to be stopped, or let go, and why."""
 

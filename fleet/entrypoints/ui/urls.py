@@ -5,7 +5,7 @@ from django.templatetags.static import static
 from django.urls import path
 from django.views.generic import RedirectView
 
-from fleet.entrypoints.ui.views import audit, devices, enrol, experiments, models, overview, rollouts, stops
+from fleet.entrypoints.ui.views import audit, devices, enrol, experiments, models, overview, rollouts, stops, webhooks
 
 app_name = "ui"
 
@@ -26,6 +26,8 @@ urlpatterns = [
     path("devices/<str:device_id>", devices.device, name="device"),
     path("enrol", enrol.enrol, name="enrol"),
     path("audit", audit.audit, name="audit"),
+    path("webhooks", webhooks.webhooks, name="webhooks"),
+    path("webhooks/<int:webhook_id>/<str:action>", webhooks.act, name="webhook-act"),
     path(
         "login", LoginView.as_view(template_name="session/login.html", redirect_authenticated_user=True), name="login"
     ),

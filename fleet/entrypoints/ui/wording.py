@@ -90,6 +90,7 @@ BADGES: Final[Mapping[str, Badge]] = {
     "halted": Badge("warn", "hold", "halted"),
     "pending": Badge("accent", "wait", "pending"),
     "failed": Badge("bad", "bad", "failed"),
+    "delivered": Badge("good", "good", "delivered"),
     "silent": Badge("warn", "warn", "silent"),
     # answers to a check
     "now": Badge("good", "good", "now"),
