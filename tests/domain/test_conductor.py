@@ -181,6 +181,7 @@ def test_decide__twice_on_the_same_snapshot__same_intent() -> None:
 # ---------------------------------------------------------------- every state with everything that can be seen
 
 EVENTS = {
+    Action.START: RolloutEvent.START,
     Action.ADVANCE: RolloutEvent.ADVANCE,
     Action.COMPLETE: RolloutEvent.COMPLETE,
     Action.HOLD: RolloutEvent.HOLD,
