@@ -6,9 +6,14 @@ from pathlib import Path
 
 import boto3
 import pytest
+from hypothesis import HealthCheck, settings
 from mypy_boto3_s3 import S3Client
 
 from tests.toolchain import isolation, services
+
+# How fast examples are made says something of the machine, not of the code.
+settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any-machine")
 
 TESTS = Path(__file__).parent
 IN_CI = os.environ.get("CI", "").lower() in {"1", "true"}
