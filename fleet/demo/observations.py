@@ -188,5 +188,7 @@ def refused(events: Iterable[Event], version: str, failure: str) -> set[str]:
 
 
 def updates(events: Iterable[Event], version: str) -> list[Event]:
-    """The report that ended each device's update to a version."""
-    return [event for event in events if event.version == version and event.state == COMMITTED]
+    """The report that ended each device's update to a version. Devices that had it already fetch nothing, and are left out."""
+    return [
+        event for event in events if event.version == version and event.state == COMMITTED and event.transport != "none"
+    ]

@@ -51,8 +51,8 @@ class Story:
         self._install()
         self._improve()
         self._degrade()
-        self._slow_down()
         self._tamper()
+        self._slow_down()
         return self._end()
 
     def close(self) -> None:
@@ -151,13 +151,6 @@ class Story:
         self._until(rollout, "reverted")
         self._all_back_from("3")
 
-    def _slow_down(self) -> None:
-        self.progress.step("v5: as right as v2, and needs tens of milliseconds where five are allowed")
-        self._push("5")
-        rollout = self._start("5", policies.impatient(), SEED_WORSE)
-        self._until(rollout, "reverted")
-        self._all_back_from("5")
-
     def _tamper(self) -> None:
         self.progress.step("v4: its blobs are altered in the store after publication; everyone at once, no deltas")
         self._push("4")
@@ -176,6 +169,13 @@ class Story:
             within_s=60,
             tell=lambda refused: f"{len(refused)} of {len(DEVICES)} devices refused v4 and went on serving v2",
         )
+
+    def _slow_down(self) -> None:
+        self.progress.step("v5: as right as v2, and needs tens of milliseconds where five are allowed")
+        self._push("5")
+        rollout = self._start("5", policies.impatient(), SEED_WORSE)
+        self._until(rollout, "reverted")
+        self._all_back_from("5")
 
     def _end(self) -> dict[str, Any]:
         self.progress.step("What was observed")
