@@ -29,7 +29,7 @@ IMAGES_PER_S: Final = 10.0
 LABEL_DELAY_S: Final = 1.5
 SLOW_LINK: Final = "4kB"  # a second: slow enough to be killed in mid-download, however busy this machine is
 FAST_LINK: Final = "100MB"
-KILL_SHARE: Final = 0.15
+KILL_SHARE: Final = 0.3
 PHASE_WITHIN_S: Final = 170.0
 
 
