@@ -57,7 +57,7 @@ class StopLifting(_Stopping):
 
     scopes = {"POST": Scope.ROLLOUT_WRITE}
 
-    @documented(forms.StopSerializer, request=forms.StopBody, summary="Lift a stop", status=204)
+    @documented(None, request=forms.StopBody, summary="Lift a stop", status=204)
     def post(self, _request: Request) -> Response:
         """Rollouts that it held stay held until somebody resumes them."""
         stops.lift(**self._asked(), actor=self.principal.actor, now=self.now)
