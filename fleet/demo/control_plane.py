@@ -19,6 +19,7 @@ import httpx
 
 import fleet
 from fleet.demo.progress import StoryError
+from fleet.entrypoints.up.children import end_with_parent
 
 ROOT: Final = Path(fleet.__file__).resolve().parents[1]
 READY_WITHIN_S: Final = 60.0
@@ -66,7 +67,13 @@ class ControlPlane:
         command += [] if self._port is None else ["--port", str(self._port)]
         log = (self.directory / "up.log").open("wb")
         self._up = subprocess.Popen(
-            command, cwd=ROOT, env=self._environment, stdout=log, stderr=log, start_new_session=True
+            command,
+            cwd=ROOT,
+            env=self._environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            preexec_fn=end_with_parent(),  # noqa: PLW1509 - what it does takes no lock
         )
         log.close()
         note = self.home / "up.json"

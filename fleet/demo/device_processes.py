@@ -15,6 +15,7 @@ from typing import Any, Final
 from fleet.demo.control_plane import ROOT
 from fleet.demo.fleet_plan import MODEL, DemoDevice
 from fleet.demo.progress import StoryError
+from fleet.entrypoints.up.children import end_with_parent
 
 APPLICATION: Final = "fleet.demo.camera:serve"
 STOP_WITHIN_S: Final = 15.0
@@ -72,6 +73,7 @@ class DeviceProcesses:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                preexec_fn=end_with_parent(),  # noqa: PLW1509 - what it does takes no lock
             )
 
     def kill(self, device_id: str) -> None:

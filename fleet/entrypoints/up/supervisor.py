@@ -5,11 +5,9 @@ whole family can be ended at once; and the kernel ends each one if the superviso
 """
 
 import asyncio
-import ctypes
 import os
 import signal
 import subprocess
-import sys
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -17,10 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from fleet.entrypoints.up.children import end_with_parent
 from fleet.entrypoints.up.console import Console, LogFile
 from fleet.entrypoints.up.errors import CrashLoopError
 
-_PR_SET_PDEATHSIG: Final = 1
 _LAST_WORDS: Final = 12
 _READ_BYTES: Final = 65_536
 # How often it is looked whether a process has ended. asyncio's own way waits for the end of its output too, which a
@@ -146,7 +144,7 @@ class Supervisor:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=_end_with_parent(),  # noqa: PLW1509 - what it does takes no lock
+            preexec_fn=end_with_parent(),  # noqa: PLW1509 - what it does takes no lock
         )
         running.last_words.clear()
         self._on_change()
@@ -257,19 +255,3 @@ def _kill_family(pid: int) -> None:
     """End the whole session that a process led, whether or not it is still alive itself."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)
-
-
-def _end_with_parent() -> Callable[[], None] | None:
-    """What a child does before it becomes the program: ask the kernel to end it when its parent ends."""
-    if sys.platform != "linux":
-        return None
-    libc = ctypes.CDLL(None, use_errno=True)
-    parent = os.getpid()
-
-    def ask() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        # The parent may have ended before the kernel was asked.
-        if os.getppid() != parent:
-            os._exit(1)
-
-    return ask
