@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from device_client.wire.topics import Down, Up, down, plan, up
 from fleet.ports.broker import Broker, Delivery, Message
 from tests.embedded_broker import ROOT, EmbeddedBroker, running_broker, wait_for
 from tests.fakes.fleet_simulator import FleetSimulator, SimulatedDevice
-from tests.server.catalogue import MODEL, NOW
+from tests.server.catalogue import MODEL
 
 WITHIN_S = 60.0
 
@@ -123,6 +124,7 @@ class ConnectedDevice:
 def test_gateway__processes_killed_and_restarted__lose_nothing_and_count_nothing_twice(
     installation: Installation,
 ) -> None:
+    now = datetime.now(tz=UTC)  # the processes have the real clock, and take no windows of long ago
     fleet = FleetSimulator(3, model=MODEL)
     facts = installation.ask(f"seed({[device.device_id for device in fleet]!r})")
     installation.start("ingest-1", "ingest", "--member", "1")
@@ -143,13 +145,13 @@ def test_gateway__processes_killed_and_restarted__lose_nothing_and_count_nothing
     assert [rule.ranges[0].end for rule in devices[0].notices[0].rules] == [1_000_000]
 
     for item in devices:
-        item.send(Up.CHECK, item.device.check(NOW).encode())
+        item.send(Up.CHECK, item.device.check(now).encode())
     wait_for(lambda: heard("bundles"), "signed bundles", WITHIN_S)
     assert facts["digest"] in devices[0].bundles[0].tickets
 
     for number in range(60):
         for item in devices:
-            item.send(Up.TELEMETRY, item.device.window(NOW, n=10).encode())
+            item.send(Up.TELEMETRY, item.device.window(now, n=10).encode())
         if number == 20:
             assert installation.end("ingest-1", signal.SIGKILL) == -signal.SIGKILL
         if number == 40:
