@@ -247,5 +247,8 @@ def _spread(values: Any, item: Instruction, first: int, count: int) -> Any:
         raise PatchPayloadError(f"expected {available} parameters, got {len(values)}")
     start, end = first // inner, -(-(first + count) // inner)
     chosen = np.arange(start, end) % available
-    offset = first - start * inner
-    return np.repeat(values[chosen], inner)[offset : offset + count] if inner > 1 else values[chosen]
+    # Exactly `count` numbers, whatever `inner` a patch claims.
+    lengths = np.full(len(chosen), min(inner, count))
+    lengths[0] = min(inner - (first - start * inner), count)
+    lengths[-1] = count - int(lengths[:-1].sum())
+    return np.repeat(values[chosen], lengths)
