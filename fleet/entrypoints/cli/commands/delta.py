@@ -103,6 +103,8 @@ def _one_line() -> Iterator[None]:
         raise CommandError(error.code, str(error)) from error
     except DeltaTooExpensiveError as error:
         raise CommandError("delta_too_expensive", str(error)) from error
+    except MemoryError as error:
+        raise CommandError("memory_short", "expected memory for these files and this patch, got too little") from error
     except OSError as error:
         raise CommandError("file_unusable", f"{error.filename or 'file'}: {error.strerror or error}") from error
     except ImportError as error:
