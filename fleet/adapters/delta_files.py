@@ -29,7 +29,6 @@ from fleet.domain.layouts import Layout, describe
 BSDIFF4_CANDIDATE_BYTES: Final = 16 << 20
 _TRAILER_MAGIC: Final = b"sha256s\n"
 _TRAILER_BYTES: Final = len(_TRAILER_MAGIC) + 64
-_CHUNK_BYTES: Final = 1 << 20
 # What may stand between a model's name and the end of the name of a file with its data.
 _DATA_SUFFIXES: Final = (".data", "_data", ".bin", ".weights")
 

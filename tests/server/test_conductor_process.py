@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 import pytest
 
 from fleet.apps.rollouts import services
-from fleet.apps.rollouts.records import DecisionRecord, Failure, TickRecord
+from fleet.apps.rollouts.records import DecisionRecord, TickRecord
+from fleet.domain.failures import Failure
 from fleet.entrypoints.gateway.conductor import Conductor
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)

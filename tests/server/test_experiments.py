@@ -344,7 +344,7 @@ def test_tick__one_cannot_be_judged__is_told_and_stays(story: Story) -> None:
     experiment = begin(story)
     Experiment.objects.filter(pk=experiment.id).update(spec={"arms": []})
     (failure,) = conducting.tick(now=story.now, holder=HOLDER).failures
-    assert failure.experiment == experiment.id
+    assert failure.subject == experiment.id
     assert "expected a control" in failure.sentence
 
 

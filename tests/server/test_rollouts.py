@@ -455,7 +455,7 @@ def test_tick__one_rollout_cannot_be_judged__the_others_are(ramping: tuple[Story
     story, rollout = ramping
     Rollout.objects.filter(pk=rollout.id).update(policy={"phases": "broken"})
     seen = services.tick(now=story.now, holder=HOLDER)
-    assert [item.rollout for item in seen.failures] == [rollout.id]
+    assert [item.subject for item in seen.failures] == [rollout.id]
     assert "policy.phases" in seen.failures[0].sentence
 
 

@@ -193,16 +193,6 @@ def weights_groups(model: str) -> Iterator[WeightsGroup]:
         yield WeightsGroup(weights_sha256, hardware_class, capabilities, contract and parse_contract(contract), count)
 
 
-def digest_counts(model: str) -> Mapping[str, int]:
-    """How many active devices attest each digest of `model`. The empty digest counts those that run nothing of ours."""
-    rows = (
-        DeviceModel.objects.filter(model=model, device__state=Device.State.ACTIVE)
-        .values_list("active_digest")
-        .annotate(n=Count("id"))
-    )
-    return dict(rows)
-
-
 def attested(model: str, device_ids: Collection[str]) -> Mapping[str, DeviceModelRecord]:
     """What these devices last attested for `model`; those that never did are absent."""
     rows = DeviceModel.objects.filter(model=model, device_id__in=device_ids)

@@ -9,7 +9,7 @@ from fleet.apps.assignments import services as assignments
 from fleet.apps.experiments import moves
 from fleet.apps.experiments.models import Decision, Experiment, Look
 from fleet.apps.experiments.moves import Reason
-from fleet.apps.experiments.records import DecisionRecord, Failure, TickRecord
+from fleet.apps.experiments.records import DecisionRecord, TickRecord
 from fleet.apps.experiments.selectors import decision_record, under_way
 from fleet.apps.experiments.snapshots import snapshot
 from fleet.apps.rollouts import leadership
@@ -18,6 +18,7 @@ from fleet.domain.experiment import ExperimentSpec
 from fleet.domain.experiment_decision import Action, Intent, Snapshot, decide
 from fleet.domain.experiment_states import ExperimentEvent, ExperimentState, next_state
 from fleet.domain.facts import RuleState
+from fleet.domain.failures import Failure
 from fleet.domain.rollout_states import RolloutState
 from fleet.domain.strata import ALL_CLASSES
 

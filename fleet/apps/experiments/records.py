@@ -6,6 +6,7 @@ from datetime import datetime
 
 from fleet.domain.experiment_plan import ArmPlan, Sized
 from fleet.domain.experiment_states import ExperimentState
+from fleet.domain.failures import Failure
 from fleet.domain.plan import Finding
 
 
@@ -109,19 +110,6 @@ class DecisionRecord:
     actor: str
     sentence: str
     evidence: Mapping[str, object]
-
-
-@dataclass(frozen=True)
-class Failure:
-    """An experiment that could not be judged this time, and the error that stopped it."""
-
-    experiment: str
-    error: Exception
-
-    @property
-    def sentence(self) -> str:
-        """One line of it."""
-        return f"{type(self.error).__name__}: {self.error}".splitlines()[0]
 
 
 @dataclass(frozen=True)

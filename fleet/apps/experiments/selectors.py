@@ -6,9 +6,9 @@ from datetime import datetime
 from django.db.models import Q
 
 from fleet.apps.experiments.models import Decision, Experiment, Look
+from fleet.apps.experiments.moves import found
 from fleet.apps.experiments.records import ArmRecord, DecisionRecord, ExperimentRecord, LookRecord, ResultsRecord
 from fleet.apps.experiments.snapshots import snapshot
-from fleet.domain.errors import NotFoundError
 from fleet.domain.experiment import ExperimentSpec, layout
 from fleet.domain.experiment_analysis import analyse
 from fleet.domain.experiment_decision import decide
@@ -21,7 +21,7 @@ CONCLUDING = ("decide", "stop")  # the actions whose evidence is what the experi
 
 def experiment(experiment_id: str) -> ExperimentRecord:
     """One experiment; raises `NotFoundError`."""
-    return experiment_record(_row(experiment_id))
+    return experiment_record(found(experiment_id))
 
 
 def experiments(
@@ -41,7 +41,7 @@ def experiments(
 
 def results(experiment_id: str, *, now: datetime) -> ResultsRecord:
     """What it shows now; once it is decided or stopped, what it showed then."""
-    row = _row(experiment_id)
+    row = found(experiment_id)
     spec = ExperimentSpec.parse(row.spec)
     seen = snapshot(row, spec, now)
     frozen = row.decisions.filter(action__in=CONCLUDING).first()
@@ -110,13 +110,6 @@ def decision_record(row: Decision) -> DecisionRecord:
         sentence=row.sentence,
         evidence=row.evidence,
     )
-
-
-def _row(experiment_id: str) -> Experiment:
-    row = Experiment.objects.filter(pk=experiment_id).first()
-    if row is None:
-        raise NotFoundError("experiment_unknown", f"no experiment {experiment_id!r:.40}")
-    return row
 
 
 def _results(

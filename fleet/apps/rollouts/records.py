@@ -6,6 +6,7 @@ from datetime import datetime
 
 from fleet.domain.conductor import Action
 from fleet.domain.detectable import Detectable
+from fleet.domain.failures import Failure
 from fleet.domain.findings import Finding
 from fleet.domain.rollout_states import RolloutState
 from fleet.domain.verdicts import PhaseCounts, Verdict
@@ -139,19 +140,6 @@ class PlanRecord:
     detectable: tuple[Detectable, ...]
     outside: tuple[Refused, ...] = ()
     words: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A rollout that could not be judged this time, and the error that stopped it."""
-
-    rollout: str
-    error: Exception
-
-    @property
-    def sentence(self) -> str:
-        """One line of it."""
-        return f"{type(self.error).__name__}: {self.error}".splitlines()[0]
 
 
 @dataclass(frozen=True)

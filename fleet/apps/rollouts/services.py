@@ -14,7 +14,7 @@ from fleet.apps.rollouts import leadership, moves
 from fleet.apps.rollouts.approvals import approve, begin_scheduled
 from fleet.apps.rollouts.models import Decision, Rollout
 from fleet.apps.rollouts.moves import ACTOR, Reason
-from fleet.apps.rollouts.records import DecisionRecord, Failure, RolloutRecord, TickRecord
+from fleet.apps.rollouts.records import DecisionRecord, RolloutRecord, TickRecord
 from fleet.apps.rollouts.rows import locked, unlocked
 from fleet.apps.rollouts.selectors import conducted, decision_record, rollout_record
 from fleet.apps.rollouts.snapshots import snapshot
@@ -28,6 +28,7 @@ from fleet.apps.rollouts.starting import (
 )
 from fleet.domain.conductor import Action, Intent, decide, evaluate
 from fleet.domain.errors import ConflictError
+from fleet.domain.failures import Failure
 from fleet.domain.policy import RolloutPolicy
 from fleet.domain.rollout_states import OFFERING, RolloutState
 from fleet.domain.verdicts import PhaseCounts

@@ -5,13 +5,14 @@ What is decided, and by what evidence, is `rollouts`' and the domain's; this onl
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Final, Protocol
 
 from fleet.apps.experiments import conducting as experiments
 from fleet.apps.rollouts import services as rollouts
 from fleet.apps.rollouts.records import TickRecord
+from fleet.domain.failures import Failure
 from fleet.entrypoints.gateway.lifecycle import StoppedError, with_database
 from fleet.ports.clock import Clock
 
@@ -71,18 +72,16 @@ class Conductor:
                 "%s %s@%s phase %d %s: %s",
                 *(made.rollout, made.model, made.version, made.phase + 1, made.action, made.sentence),
             )
-        errors = {failure.rollout: failure.error for failure in seen.failures}
-        if seen.is_leader:
-            errors |= self._experiments()
-        self._tell(errors)
+        experiment_failures = self._experiments() if seen.is_leader else ()
+        self._tell((*seen.failures, *experiment_failures))
         return seen
 
-    def _experiments(self) -> dict[str, Exception]:
+    def _experiments(self) -> tuple[Failure, ...]:
         """Look at the experiments; what could not be judged."""
         seen = with_database(lambda: experiments.tick(now=self._clock.now(), holder=self._holder), self._stop)
         for made in seen.decisions:
             logger.info("%s %s %s: %s", made.experiment, made.model, made.action, made.sentence)
-        return {failure.experiment: failure.error for failure in seen.failures}
+        return seen.failures
 
     def _jump_s(self, now: datetime) -> float:
         """By how much the time of day went ahead of the time that passed since the last look; small steps are none."""
@@ -97,12 +96,13 @@ class Conductor:
         )
         return jumped_s
 
-    def _tell(self, errors: Mapping[str, Exception]) -> None:
+    def _tell(self, failures: Iterable[Failure]) -> None:
         """A failure that lasts is said once, with its traceback, and again when it changes or ends."""
-        present = {subject: f"{type(error).__name__}: {error}".splitlines()[0] for subject, error in errors.items()}
-        for subject, sentence in present.items():
-            if self._failures.get(subject) != sentence:
-                logger.error("%s could not be judged: %s", subject, sentence, exc_info=errors[subject])
+        present: dict[str, str] = {}
+        for failure in failures:
+            present[failure.subject] = failure.sentence
+            if self._failures.get(failure.subject) != failure.sentence:
+                logger.error("%s could not be judged: %s", failure.subject, failure.sentence, exc_info=failure.error)
         for subject in self._failures.keys() - present.keys():
             logger.info("%s can be judged again", subject)
         self._failures = present
