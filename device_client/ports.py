@@ -40,7 +40,10 @@ class Broker(Protocol):
     """The connection to the broker, which reconnects by itself."""
 
     def start(self, received: Callable[[str, bytes], None], connected: Callable[[bool], None]) -> None:
-        """Connect in the background. Both callbacks come from a thread of the adapter and must return quickly."""
+        """Connect in the background. Both callbacks come from a thread of the adapter and must return quickly.
+
+        `connected(True)` is said once what is sent to the device's own topics reaches it, and after each reconnection.
+        """
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> bool:
         """Send at least once while connected; False if there is no connection."""

@@ -67,6 +67,7 @@ class MqttBroker:
         self._received: Callable[[str, bytes], None] = lambda _topic, _payload: None
         self._connected: Callable[[bool], None] = lambda _up: None
         self._topics = {topics.down(device_id, kind) for kind in Down}
+        self._ungranted: int | None = None  # the packet that asks for `_topics` on this connection
         self._lock = threading.Lock()
         self._context = self._make_context()
         self._client = self._make_client()
@@ -92,6 +93,7 @@ class MqttBroker:
         client.on_connect = self._on_connect
         client.on_connect_fail = self._on_connect_fail
         client.on_disconnect = self._on_disconnect
+        client.on_subscribe = self._on_subscribe
         client.on_message = self._on_message
         return client
 
@@ -167,9 +169,18 @@ class MqttBroker:
         self._attempts_in_vain = 0
         with self._lock:
             filters = [(topic, QOS) for topic in sorted(self._topics)]
-        client.subscribe(filters)
+        _, self._ungranted = client.subscribe(filters)
         client.publish(topics.up(self._device_id, Up.PRESENCE), self._presence(online=True), qos=QOS, retain=True)
-        self._connected(True)
+
+    def _on_subscribe(
+        self, _client: paho.Client, _userdata: Any, packet_id: int, reasons: list[ReasonCode], _properties: Any
+    ) -> None:
+        for reason in reasons:
+            if reason.is_failure:
+                log.warning("the broker refused a subscription: %s", reason)
+        if packet_id == self._ungranted:
+            self._ungranted = None
+            self._connected(True)
 
     def _on_connect_fail(self, _client: paho.Client, _userdata: Any) -> None:
         self._attempts_in_vain += 1

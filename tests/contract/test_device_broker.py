@@ -125,6 +125,15 @@ def test_broker__own_topics__delivered_without_asking(bench: Bench) -> None:
     assert bench.received.get(timeout=WITHIN_S) == (topics.down(DEVICE, Down.BUNDLE), b"answer")
 
 
+def test_broker__says_that_it_is_connected__own_topics_reach_it_by_then(bench: Bench) -> None:
+    """Sent from within the callback, before the network's thread can write another byte."""
+    topic = topics.down(DEVICE, Down.BUNDLE)
+    bench.port.start(
+        lambda topic, payload: bench.received.put((topic, payload)), lambda up: bench.send(topic, b"now") if up else None
+    )
+    assert bench.received.get(timeout=WITHIN_S) == (topic, b"now")
+
+
 def test_broker__plan_notice__delivered_once_subscribed(bench: Bench) -> None:
     bench.start()
     bench.port.subscribe(topics.plan(PLAN_KEY))
