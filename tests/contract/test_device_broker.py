@@ -129,7 +129,8 @@ def test_broker__says_that_it_is_connected__own_topics_reach_it_by_then(bench: B
     """Sent from within the callback, before the network's thread can write another byte."""
     topic = topics.down(DEVICE, Down.BUNDLE)
     bench.port.start(
-        lambda topic, payload: bench.received.put((topic, payload)), lambda up: bench.send(topic, b"now") if up else None
+        lambda topic, payload: bench.received.put((topic, payload)),
+        lambda up: bench.send(topic, b"now") if up else None,
     )
     assert bench.received.get(timeout=WITHIN_S) == (topic, b"now")
 
