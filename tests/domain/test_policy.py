@@ -123,6 +123,7 @@ def test_policy__latency_gate__sets_the_devices_slow_threshold() -> None:
         ({"phases": RAMP, "auto_advance": "yes"}, "true or false"),
         ({"phases": RAMP, "population": {"classes": []}}, "got classes"),
         ({"phases": RAMP, "device": {"probation": 3}}, "got probation"),
+        ({"phases": RAMP, "device": {"window_s": -1}}, "window_s"),
         ({"phases": RAMP, "parameters": {"a": 1}}, "policy.parameters"),
     ],
 )

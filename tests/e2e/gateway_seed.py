@@ -13,6 +13,7 @@ from fleet.apps.telemetry import selectors as telemetry
 from fleet.apps.trust import services as trust
 from fleet.domain import repository as roles
 from fleet.domain.facts import RuleState
+from fleet.domain.policy import RolloutPolicy
 from fleet.wiring import server
 from tests.server.catalogue import MODEL, make_version
 from tests.server.ceremony import new_signer
@@ -51,13 +52,7 @@ def seed(device_ids: list[str]) -> None:
         model=MODEL,
         version_id=release.id,
         seed="s1",
-        hardware_classes=[],
-        groups=[],
-        device_policy={},
-        parameters={},
-        allow_delta=False,
-        jitter_s=0,
-        priority=0,
+        policy=RolloutPolicy.parse({"phases": [{"share": 1}], "allow_delta": False}),
         now=now,
     )
     assignments.set_rule(rule_id=rule_id, state=RuleState.RUNNING, phase=0, treated_end=BUCKETS, now=now)

@@ -15,6 +15,7 @@ from fleet.apps.telemetry import admission, retention, selectors, services
 from fleet.apps.telemetry.models import DeviceTotal, LabelCredit, VersionTotal, Window
 from fleet.apps.telemetry.records import DurableKey, GateRow
 from fleet.domain.facts import RuleState
+from fleet.domain.policy import RolloutPolicy
 from tests.fakes.fleet_simulator import FleetSimulator, SimulatedDevice
 from tests.server.catalogue import MODEL, NOW, later, make_model, make_version
 
@@ -103,13 +104,7 @@ def rule(metrics: dict[str, str] | None) -> int:
         model=MODEL,
         version_id=release.id,
         seed="s",
-        hardware_classes=[],
-        groups=[],
-        device_policy={"slow_ms": 8.0},
-        parameters={},
-        allow_delta=False,
-        jitter_s=0,
-        priority=0,
+        policy=RolloutPolicy.parse({"phases": [{"share": 1}], "device": {"slow_ms": 8.0}, "allow_delta": False}),
         metrics=metrics,
         now=NOW,
     )

@@ -1,5 +1,6 @@
 """Rules, the answer to a check, offers and what becomes of them."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -24,6 +25,7 @@ from fleet.apps.registry import selectors as registry_selectors
 from fleet.apps.registry import services as registry
 from fleet.domain.errors import ForbiddenError, InvalidInputError, NotFoundError
 from fleet.domain.facts import RuleState
+from fleet.domain.policy import RolloutPolicy
 from fleet.wiring import server
 from tests.fakes.fleet_simulator import CAPABILITIES, FleetSimulator, SimulatedDevice, shuffled
 from tests.server.catalogue import MODEL, NOW, Release, later, make_delta, make_model, make_version, revoke
@@ -33,24 +35,27 @@ pytestmark = pytest.mark.django_db
 SEED = "s1"
 
 
-def make_rule(release: Release, *, source: str = "r-000000000001", seed: str = SEED, **changes: Any) -> int:
-    wanted: dict[str, Any] = {
-        "hardware_classes": [],
-        "groups": [],
-        "device_policy": {"slow_ms": 50.0},
-        "parameters": {"route_below": "0.6"},
-        "allow_delta": True,
-        "jitter_s": 2.0,
-        "priority": 0,
-        **changes,
-    }
+POLICY = RolloutPolicy.parse(
+    {"phases": [{"share": 1}], "device": {"slow_ms": 50}, "parameters": {"route_below": "0.6"}, "jitter_s": 2}
+)
+
+
+def make_rule(
+    release: Release,
+    *,
+    source: str = "r-000000000001",
+    seed: str = SEED,
+    arms: Sequence[ArmRecord] = (),
+    **changes: Any,
+) -> int:
     return services.create_rule(
         source=source,
         model=MODEL,
         version_id=release.id,
         seed=seed,
+        policy=replace(POLICY, **changes),
+        arms=arms,
         now=NOW,
-        **wanted,
     )
 
 
@@ -98,14 +103,6 @@ def test_create_rule__new__touches_nobody() -> None:
     make_rule(make_version("1"))
     assert notices() == []
     assert decision(ask(one_device())) is Decision.NOTHING
-
-
-def test_create_rule__device_policy_out_of_bounds__is_refused() -> None:
-    release = make_version("1")
-    with pytest.raises(InvalidInputError) as refused:
-        make_rule(release, device_policy={"window_s": -1})
-    assert refused.value.code == "device_policy"
-    assert selectors.rules(MODEL) == ()
 
 
 def test_set_rule__each_change__raises_the_revision_of_one_retained_notice() -> None:

@@ -19,8 +19,9 @@ from fleet.domain.calendar import Calendar, Hours
 from fleet.domain.conditions import Conditions
 from fleet.domain.delivery import Delivery
 from fleet.domain.errors import InvalidInputError
-from fleet.domain.facts import Denied, Holdback, RuleState
+from fleet.domain.facts import Denied, RuleState
 from fleet.domain.pacing import Growth, Pacing
+from fleet.domain.policy import RolloutPolicy
 from fleet.domain.reach import Reach
 from tests.fakes.fleet_simulator import FleetSimulator, SimulatedDevice
 from tests.server.catalogue import MODEL, Release, later, make_model, make_version
@@ -198,8 +199,8 @@ def test_rule__denied_and_held_back__are_kept() -> None:
     )
     assert [target.path.split("/")[2] for target in ask(device).targets] == ["1"]
     services.set_rule(rule_id=new, state=RuleState.WITHDRAWN, now=later(2))
-    start = bucket("s1", device.device_id)
-    newer = run_rule(make_version("3"), source="r-000000000003", holdback=Holdback(start, 100))
+    beyond = 1 - bucket("s1", device.device_id) / BUCKETS
+    newer = run_rule(make_version("3"), source="r-000000000003", holdback_share=beyond, holdback_s=100)
     services.set_rule(rule_id=newer, state=RuleState.COMPLETED, now=later(3))
     assert [target.path.split("/")[2] for target in ask(device).targets] == ["1"]
     assert [target.path.split("/")[2] for target in ask(device, 104).targets] == ["3"]
@@ -228,14 +229,7 @@ def test_together__second_model_not_there_yet__neither_moves() -> None:
         model=other,
         version_id=second.id,
         seed="s1",
-        hardware_classes=[],
-        groups=[],
-        device_policy={},
-        parameters={},
-        allow_delta=True,
-        jitter_s=0,
-        priority=0,
-        together=pair,
+        policy=RolloutPolicy.parse({"phases": [{"share": 1}], "together": list(pair)}),
         now=later(0),
     )
     services.set_rule(rule_id=rule_id, state=RuleState.RUNNING, treated_end=BUCKETS, now=later(1))

@@ -26,6 +26,7 @@ from fleet.apps.trust import selectors as trust
 from fleet.apps.trust.records import Repository
 from fleet.domain.errors import InvalidInputError
 from fleet.domain.facts import RuleState
+from fleet.domain.policy import RolloutPolicy
 from fleet.entrypoints.gateway.director import CHECK_BURST, Director
 from fleet.entrypoints.gateway.publisher import Publisher
 from fleet.entrypoints.gateway.rate import MAX_TRACKED, RateLimit
@@ -75,13 +76,7 @@ def run_rule(release: Release, seed: str = "s1") -> int:
         model=MODEL,
         version_id=release.id,
         seed=seed,
-        hardware_classes=[],
-        groups=[],
-        device_policy={},
-        parameters={},
-        allow_delta=False,
-        jitter_s=0,
-        priority=0,
+        policy=RolloutPolicy.parse({"phases": [{"share": 1}], "allow_delta": False}),
         now=NOW,
     )
     assignments.set_rule(rule_id=rule_id, state=RuleState.RUNNING, phase=0, treated_end=BUCKETS, now=NOW)

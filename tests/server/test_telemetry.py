@@ -26,6 +26,7 @@ from fleet.apps.telemetry.models import GateTotal, LabelCredit, VersionTotal, Wi
 from fleet.apps.telemetry.records import DurableKey, Incoming, Report
 from fleet.apps.telemetry.savings import savings
 from fleet.domain.facts import RuleState
+from fleet.domain.policy import RolloutPolicy
 from fleet.entrypoints.gateway.lifecycle import with_database
 from tests.fakes.fleet_simulator import FleetSimulator, SimulatedDevice, shuffled
 from tests.server.catalogue import MODEL, NOW, Release, later, make_model, make_version
@@ -49,13 +50,7 @@ def start_rule(release: Release, treated: int = 500_000, control: int = 500_000)
         model=MODEL,
         version_id=release.id,
         seed=SEED,
-        hardware_classes=[],
-        groups=[],
-        device_policy={"slow_ms": 8.0},
-        parameters={},
-        allow_delta=False,
-        jitter_s=0,
-        priority=0,
+        policy=RolloutPolicy.parse({"phases": [{"share": 1}], "device": {"slow_ms": 8.0}, "allow_delta": False}),
         now=NOW,
     )
     assignments.set_rule(

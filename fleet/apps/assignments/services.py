@@ -13,10 +13,7 @@ from django.db import transaction
 from django.db.models import F
 
 from device_client.wire import topics
-from device_client.wire.bucketing import BUCKETS
-from device_client.wire.director import DevicePolicy
-from device_client.wire.errors import WireError
-from device_client.wire.fields import Fields
+from device_client.wire.bucketing import BUCKETS, share_range
 from device_client.wire.messages import StateReport
 from device_client.wire.states import FailureCode, UpdateState
 from device_client.wire.topics import Down
@@ -28,18 +25,14 @@ from fleet.apps.assignments.records import ArmRecord
 from fleet.apps.assignments.selectors import announced_rules, rule_record, stop_of
 from fleet.apps.outbox import services as outbox
 from fleet.apps.registry import selectors as registry
-from fleet.domain.delivery import Delivery
 from fleet.domain.errors import ConflictError, InvalidInputError, NotFoundError
-from fleet.domain.facts import Denied, Holdback, RuleState
-from fleet.domain.filters.filter import Filter
+from fleet.domain.facts import RuleState
 from fleet.domain.phases import MAX_LISTED
+from fleet.domain.policy import RolloutPolicy
 from fleet.domain.reach import Reach
 
 __all__ = ["PlanCache", "announce", "answer_check", "create_rule", "record_reports", "repeat_notice", "set_rule"]
 
-NOBODY: Final = Denied()
-NO_HOLDBACK: Final = Holdback()
-AT_ONCE: Final = Delivery()
 # Failures after the swap: the device had served the version before it went back.
 _AFTER_SWAP: Final = frozenset({FailureCode.LOAD, FailureCode.PROBATION, FailureCode.CRASH_LOOP})
 
@@ -51,54 +44,39 @@ def create_rule(
     model: str,
     version_id: int,
     seed: str,
-    hardware_classes: Sequence[str],
-    groups: Sequence[str],
-    device_policy: Mapping[str, object],
-    parameters: Mapping[str, str],
-    allow_delta: bool,
-    jitter_s: float,
-    priority: int,
+    policy: RolloutPolicy,
     now: datetime,
-    delta_wait_s: float = 30.0,
-    chosen: str = "",
-    arms: Sequence[ArmRecord] = (),
     metrics: Mapping[str, str] | None = None,
-    denied: Denied = NOBODY,
-    holdback: Holdback = NO_HOLDBACK,
-    delivery: Delivery = AT_ONCE,
-    together: Sequence[str] = (),
+    arms: Sequence[ArmRecord] = (),
 ) -> int:
     """Store a rule that touches nobody yet (held, phase 0, no range); returns its id. `set_rule` sets it going.
 
-    `chosen` is a filter; empty means every device. `arms` are an experiment's; they never change. Raises
-    `InvalidInputError` for a filter that cannot be read and for a device policy that a device would not take.
+    Of the policy it keeps whom the rule is for and how devices carry it out; phases and gates stay with `source`.
+    `metrics` are what is counted for it; None means every metric that is built in. `arms` are an experiment's; they
+    never change.
     """
-    try:
-        DevicePolicy.parse(Fields(device_policy, "device_policy"))
-    except WireError as error:
-        raise InvalidInputError("device_policy", str(error)) from error
-    Filter.parse(chosen)
+    denied = policy.denied
     row = Rule.objects.create(
         source=source,
         model_id=model,
         version_id=version_id,
         state=RuleState.HELD.value,
         seed=seed,
-        hardware_classes=sorted(hardware_classes),
-        groups=sorted(groups),
-        filter=chosen,
-        device_policy=dict(device_policy),
-        parameters=dict(parameters),
-        allow_delta=allow_delta,
-        delta_wait_s=delta_wait_s,
-        jitter_s=jitter_s,
+        hardware_classes=sorted(policy.hardware_classes),
+        groups=sorted(policy.groups),
+        filter="" if policy.filter is None else policy.filter.text,
+        device_policy=policy.device.encode(),
+        parameters=dict(policy.parameters),
+        allow_delta=policy.allow_delta,
+        delta_wait_s=policy.delta_wait_s,
+        jitter_s=policy.jitter_s,
         metrics=None if metrics is None else dict(metrics),
-        priority=priority,
+        priority=policy.priority,
         denied={"devices": sorted(denied.devices), "groups": sorted(denied.groups)},
-        holdback_start=holdback.start,
-        holdback_s=holdback.for_s,
-        delivery=delivery.encode(),
-        together=sorted(together),
+        holdback_start=BUCKETS - share_range(policy.holdback_share).end,
+        holdback_s=policy.holdback_s,
+        delivery=policy.delivery.encode(),
+        together=sorted(policy.together),
         created_at=now,
     )
     RuleArm.objects.bulk_create(

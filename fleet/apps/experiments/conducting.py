@@ -8,12 +8,12 @@ from django.db import transaction
 from fleet.apps.assignments import services as assignments
 from fleet.apps.experiments import moves
 from fleet.apps.experiments.models import Decision, Experiment, Look
-from fleet.apps.experiments.moves import Reason
 from fleet.apps.experiments.records import DecisionRecord, TickRecord
 from fleet.apps.experiments.selectors import decision_record, under_way
 from fleet.apps.experiments.snapshots import snapshot
 from fleet.apps.rollouts import leadership
 from fleet.apps.rollouts import selectors as rollouts
+from fleet.apps.rollouts.decisions import CONDUCTOR, Reason
 from fleet.domain.experiment import ExperimentSpec
 from fleet.domain.experiment_decision import Action, Intent, Snapshot, decide
 from fleet.domain.experiment_states import ExperimentEvent, ExperimentState, next_state
@@ -22,7 +22,6 @@ from fleet.domain.failures import Failure
 from fleet.domain.rollout_states import RolloutState
 from fleet.domain.strata import ALL_CLASSES
 
-ACTOR: Final = "conductor"
 LOOKS: Final = 200  # stored over the planned duration, for the picture
 MIN_LOOK_EVERY_S: Final = 1.0
 # States of the winner's rollout in which devices need not be held to the experiment's arms any more.
@@ -68,7 +67,7 @@ def _conduct(experiment_id: str, token: int, now: datetime) -> DecisionRecord | 
 
 def _apply(row: Experiment, intent: Intent, now: datetime) -> Decision:
     verdict = "" if intent.verdict is None else intent.verdict.value
-    reason = Reason(ACTOR, intent.sentence, verdict, intent.evidence)
+    reason = Reason(CONDUCTOR, intent.sentence, verdict, intent.evidence)
     if intent.action is Action.STOP:
         row.verdict, row.decided_at = verdict, now
         return moves.stop(row, reason, now)
@@ -89,7 +88,8 @@ def _release(row: Experiment, token: int, now: datetime) -> DecisionRecord | Non
         locked = moves.locked(row.pk, row.revision)
         moves.withdraw(locked, now)
         ended = "" if rollout is None else f": rollout {rollout.id} is {rollout.state.value}"
-        return decision_record(moves.conclude(locked, "release", Reason(ACTOR, f"the arms are dissolved{ended}"), now))
+        reason = Reason(CONDUCTOR, f"the arms are dissolved{ended}")
+        return decision_record(moves.conclude(locked, "release", reason, now, explains=False))
 
 
 def _look(row: Experiment, seen: Snapshot, intent: Intent, now: datetime) -> None:

@@ -5,7 +5,7 @@ operator decides is a constant number of statements in one, with the evidence of
 """
 
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -18,15 +18,16 @@ from fleet.apps.assignments import services as assignments
 from fleet.apps.assignments.records import ArmRecord
 from fleet.apps.experiments import moves
 from fleet.apps.experiments.models import Experiment
-from fleet.apps.experiments.moves import Reason
 from fleet.apps.experiments.records import ExperimentRecord, PlanRecord
 from fleet.apps.experiments.selectors import experiment_record
 from fleet.apps.experiments.snapshots import PHASE, snapshot
 from fleet.apps.registry import selectors as registry
 from fleet.apps.registry import services as registry_services
 from fleet.apps.registry.records import VersionRecord, VersionState
+from fleet.apps.rollouts import seeds
 from fleet.apps.rollouts import selectors as rollouts
 from fleet.apps.rollouts import services as rollout_services
+from fleet.apps.rollouts.decisions import Reason
 from fleet.apps.rollouts.population import Population, population
 from fleet.domain import experiment_plan
 from fleet.domain.errors import ConflictError, ForbiddenError, InvalidInputError
@@ -39,9 +40,6 @@ from fleet.domain.gate_policy import YEAR_S
 from fleet.domain.policy import RolloutPolicy
 from fleet.domain.rollout_states import TERMINAL, RolloutState
 
-MAX_SEED_CHARS: Final = 64
-SEED_DRAWS: Final = 100
-REDRAW_UP_TO_DEVICES: Final = 1_000
 # Of a promotion that was cut short: its rollout may still wait for approval or for a count.
 _PROMOTABLE: Final = tuple(state.value for state in RolloutState if state not in TERMINAL | {RolloutState.REVERTING})
 _OFFERING: Final = (RolloutState.RUNNING.value, RolloutState.HELD.value)
@@ -82,9 +80,7 @@ def plan(*, experiment_id: str, now: datetime, seed: str | None = None) -> PlanR
     """A dry run: stores nothing. Findings of level error would refuse the start."""
     row = moves.found(experiment_id)
     spec = ExperimentSpec.parse(row.spec)
-    given = seed or row.seed
-    provisional = (f"plan:{row.pk}:{number}" for number in range(SEED_DRAWS))
-    _, people, planned = _planned(row.model_id, spec, [given] if given else provisional, now)
+    _, people, planned = _planned(row.model_id, spec, seeds.provisional(row.pk, seed or row.seed), now)
     return PlanRecord(
         experiment=row.pk,
         population=people.size,
@@ -113,7 +109,7 @@ def start(
             raise ConflictError(
                 "version_not_published", f"expected published versions, got {version.label} {version.state.value}"
             )
-    drawn, _, planned = _planned(row.model_id, spec, _seeds(seed), now)
+    drawn, _, planned = _planned(row.model_id, spec, seeds.drawn(seed), now)
     if planned.errors:
         raise InvalidInputError("plan_refused", "; ".join(item.sentence for item in planned.errors))
     try:
@@ -159,26 +155,16 @@ def _begin(row: Experiment, ready: _Ready, actor: str, now: datetime) -> None:
             "rollout_active", f"rollout {active[0].id} of {row.model_id} is {active[0].state.value}; end it first"
         )
     row.state = next_state(ExperimentState(row.state), ExperimentEvent.START).value
-    policy = spec.policy
     row.rule_id = assignments.create_rule(
         source=row.pk,
         model=row.model_id,
         version_id=versions[spec.control_arm.version].id,
         seed=ready.seed,
-        hardware_classes=policy.hardware_classes,
-        groups=policy.groups,
-        chosen="" if policy.filter is None else policy.filter.text,
-        device_policy=policy.device.encode(),
-        parameters=policy.parameters,
-        allow_delta=policy.allow_delta,
-        delta_wait_s=policy.delta_wait_s,
-        jitter_s=policy.jitter_s,
-        priority=policy.priority,
-        denied=policy.denied,
+        policy=spec.policy,
         arms=[ArmRecord(arm.name, versions[arm.version].id, buckets) for arm, buckets in layout(spec)],
         now=now,
     )
-    if policy.allow_delta:
+    if spec.policy.allow_delta:
         for arm in spec.treatments:
             registry_services.request_plan(model=row.model_id, version_id=versions[arm.version].id, now=now)
     assignments.set_rule(rule_id=row.rule_id, state=RuleState.RUNNING, phase=PHASE, now=now)
@@ -190,37 +176,24 @@ def _begin(row: Experiment, ready: _Ready, actor: str, now: datetime) -> None:
 
 
 def _planned(
-    model: str, spec: ExperimentSpec, seeds: Iterable[str], now: datetime
+    model: str, spec: ExperimentSpec, tried: Iterable[str], now: datetime
 ) -> tuple[str, Population, experiment_plan.ExperimentPlan]:
     """The first of these seeds that gives every arm the devices it needs, or the last one tried.
 
-    Drawing again looks at counts alone, before anything was measured, so it favours no arm. Devices count that have a
-    build of every arm, as the assignment will ask for.
+    Devices count that have a build of every arm, as the assignment will ask for.
     """
     versions, places = list(_versions(model, spec).values()), experiment_plan.edges(spec)
-    chosen = None
-    for seed in seeds:
+
+    def attempt(seed: str) -> tuple[Population, experiment_plan.ExperimentPlan]:
         people = population(model=model, versions=versions, policy=spec.policy, seed=seed, places=places, now=now)
-        chosen = seed, people, experiment_plan.plan(spec, people.placed)
-        if not chosen[2].errors or people.eligible > REDRAW_UP_TO_DEVICES:
-            break
-    if chosen is None:
-        raise InvalidInputError("seed_invalid", "expected a seed, got none")
-    return chosen
+        return people, experiment_plan.plan(spec, people.placed)
+
+    return seeds.first_that_works(tried, attempt)
 
 
 def _versions(model: str, spec: ExperimentSpec) -> dict[str, VersionRecord]:
     """The versions of the arms, by label; raises `NotFoundError`."""
     return {arm.version: registry.get_version(model, arm.version) for arm in spec.arms}
-
-
-def _seeds(seed: str | None) -> Iterator[str]:
-    if seed is None:
-        yield from (secrets.token_hex(8) for _ in range(SEED_DRAWS))
-        return
-    if not 1 <= len(seed) <= MAX_SEED_CHARS or "\x00" in seed:
-        raise InvalidInputError("seed_invalid", f"expected a seed of 1 to {MAX_SEED_CHARS} characters, got {len(seed)}")
-    yield seed
 
 
 # ---------------------------------------------------------------- a person's word
@@ -283,8 +256,7 @@ def promote(
     next_state(ExperimentState(row.state), ExperimentEvent.PROMOTE)
     if row.verdict != Verdict.SHIP.value:
         raise ConflictError("experiment_without_winner", f"expected a winner, the verdict is {row.verdict or 'open'}")
-    if if_revision is not None and row.revision != if_revision:
-        raise moves.moved(row, if_revision)
+    moves.require_revision(row, if_revision)
     spec = ExperimentSpec.parse(row.spec)
     version, share = next(
         (arm.version, buckets.end / BUCKETS) for arm, buckets in layout(spec) if arm.name == row.winner

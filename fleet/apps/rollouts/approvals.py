@@ -12,8 +12,8 @@ from django.db import transaction
 
 from fleet.apps.assignments import selectors as assignments
 from fleet.apps.rollouts import moves
+from fleet.apps.rollouts.decisions import CONDUCTOR, Reason
 from fleet.apps.rollouts.models import Decision
-from fleet.apps.rollouts.moves import ACTOR, Reason
 from fleet.apps.rollouts.records import RolloutRecord
 from fleet.apps.rollouts.rows import locked, unlocked
 from fleet.apps.rollouts.selectors import rollout_record
@@ -72,7 +72,7 @@ def begin_scheduled(*, rollout_id: str, now: datetime, require: Callable[[], Non
     if row.approvals_required and baseline_version_id(row.model_id) != row.against_id:
         with transaction.atomic():
             require()
-            return moves.cancel(locked(rollout_id, row.revision), Reason(ACTOR, BASELINE_CHANGED), now)
+            return moves.cancel(locked(rollout_id, row.revision), Reason(CONDUCTOR, BASELINE_CHANGED), now)
     if is_large(row.model_id):
         ask_for_count(row, 0, now)
         return None

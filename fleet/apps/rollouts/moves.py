@@ -4,16 +4,14 @@ For this app only. The caller has begun the transaction and locked the row; lega
 decided (a person or the conductor) and why comes in as a `Reason` and is stored with the evidence of that moment.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from device_client.wire.bucketing import BUCKETS
 from fleet.apps.assignments import services as assignments
-from fleet.apps.audit import services as audit
 from fleet.apps.registry import services as registry
 from fleet.apps.rollouts import watch
+from fleet.apps.rollouts.decisions import Reason, conclude
 from fleet.apps.rollouts.models import Decision, PhaseRun, Rollout
 from fleet.apps.rollouts.reaches import reach_of
 from fleet.domain.errors import ConflictError
@@ -22,20 +20,6 @@ from fleet.domain.policy import RolloutPolicy
 from fleet.domain.reach import Reach
 from fleet.domain.rollout_states import RolloutEvent, RolloutState, next_state
 from fleet.domain.verdicts import PhaseCounts
-
-ACTOR = "conductor"  # who decides when no person does
-MAX_BECAUSE_CHARS = 512
-MAX_SENTENCE_CHARS = 1_024
-
-
-@dataclass(frozen=True)
-class Reason:
-    """Who decided, why, and what was seen. `verdict` is that of the gates, empty if nobody asked them."""
-
-    actor: str
-    sentence: str
-    verdict: str = ""
-    evidence: Mapping[str, object] = field(default_factory=dict)
 
 
 def schedule(row: Rollout, reason: Reason, now: datetime) -> Decision:
@@ -110,11 +94,7 @@ def revert_step(row: Rollout, policy: RolloutPolicy, step: int, reason: Reason, 
     """One step further. What made it revert stays the rollout's reason."""
     _transit(row, RolloutEvent.REVERT_STEP)
     _take_back(row, policy, step, now)
-    because = row.because
-    decision = _conclude(row, "revert_step", reason, now)
-    row.because = because
-    row.save(update_fields=["because"])
-    return decision
+    return _conclude(row, "revert_step", reason, now, explains=False)
 
 
 def _take_back(row: Rollout, policy: RolloutPolicy, step: int, now: datetime) -> None:
@@ -137,11 +117,7 @@ def finish_revert(row: Rollout, reason: Reason, now: datetime) -> Decision:
     """The devices are back, or as many as could be waited for. What made it revert stays the rollout's reason."""
     _transit(row, RolloutEvent.FINISH_REVERT)
     row.ended_at = now
-    because = row.because
-    decision = _conclude(row, "reverted", reason, now)
-    row.because = because
-    row.save(update_fields=["because"])
-    return decision
+    return _conclude(row, "reverted", reason, now, explains=False)
 
 
 def cancel(row: Rollout, reason: Reason, now: datetime) -> Decision:
@@ -206,32 +182,10 @@ def _close_phase(row: Rollout, reason: Reason, now: datetime) -> None:
     )
 
 
-def _conclude(row: Rollout, action: str, reason: Reason, now: datetime) -> Decision:
-    row.revision += 1
-    row.because = reason.sentence[:MAX_BECAUSE_CHARS]
+def _conclude(row: Rollout, action: str, reason: Reason, now: datetime, *, explains: bool = True) -> Decision:
+    fields = conclude(row, "rollout", action, reason, now, noted={"phase": row.phase}, explains=explains)
     row.save()
-    audit.record(
-        actor=reason.actor,
-        action=f"rollout.{action}",
-        subject=row.pk,
-        detail={
-            "model": row.model_id,
-            "state": row.state,
-            "phase": row.phase,
-            "sentence": reason.sentence[:MAX_SENTENCE_CHARS],
-        },
-        now=now,
-    )
-    return Decision.objects.create(
-        rollout=row,
-        phase=row.phase,
-        at=now,
-        action=action,
-        verdict=reason.verdict,
-        actor=reason.actor,
-        sentence=reason.sentence[:MAX_SENTENCE_CHARS],
-        evidence=dict(reason.evidence),
-    )
+    return Decision.objects.create(rollout=row, phase=row.phase, **fields)
 
 
 def _rule(row: Rollout) -> int:

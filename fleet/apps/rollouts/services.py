@@ -12,8 +12,8 @@ from django.db.models import F
 
 from fleet.apps.rollouts import leadership, moves
 from fleet.apps.rollouts.approvals import approve, begin_scheduled
+from fleet.apps.rollouts.decisions import CONDUCTOR, Reason
 from fleet.apps.rollouts.models import Decision, Rollout
-from fleet.apps.rollouts.moves import ACTOR, Reason
 from fleet.apps.rollouts.records import DecisionRecord, RolloutRecord, TickRecord
 from fleet.apps.rollouts.rows import locked, unlocked
 from fleet.apps.rollouts.selectors import conducted, decision_record, rollout_record
@@ -186,7 +186,7 @@ def _require_lead(token: int, now: datetime) -> None:
 
 def _apply(row: Rollout, policy: RolloutPolicy, intent: Intent, counts: PhaseCounts | None, now: datetime) -> Decision:
     verdict = "" if intent.verdict is None else intent.verdict.value
-    reason = Reason(ACTOR, intent.sentence, verdict, intent.evidence)
+    reason = Reason(CONDUCTOR, intent.sentence, verdict, intent.evidence)
     if intent.action is Action.ADVANCE:
         return _advance(row, policy, counts, reason, now)
     if intent.action is Action.REVERT:

@@ -12,16 +12,15 @@ from typing import Final
 
 from django.db import transaction
 
-from device_client.wire.bucketing import BUCKETS, share_range
 from fleet.apps.assignments import selectors as assigned
 from fleet.apps.assignments import services as assignments
 from fleet.apps.devices import selectors as devices
 from fleet.apps.jobs import services as jobs
 from fleet.apps.registry import selectors as registry
 from fleet.apps.registry.records import VersionRecord, VersionState
-from fleet.apps.rollouts import leadership, moves
+from fleet.apps.rollouts import leadership, moves, seeds
+from fleet.apps.rollouts.decisions import CONDUCTOR, Reason
 from fleet.apps.rollouts.models import Decision, Rollout
-from fleet.apps.rollouts.moves import ACTOR, Reason
 from fleet.apps.rollouts.population import Population, outside, population
 from fleet.apps.rollouts.reaches import encode_reaches, reach_of
 from fleet.apps.rollouts.records import PlanRecord, RolloutRecord
@@ -31,15 +30,11 @@ from fleet.apps.rollouts.snapshots import baseline_version_id
 from fleet.domain import approvals, ramp
 from fleet.domain import plan as domain_plan
 from fleet.domain.errors import ConflictError, InvalidInputError, ModelfleetError
-from fleet.domain.facts import Holdback
 from fleet.domain.findings import Finding, Level
 from fleet.domain.policy import RolloutPolicy
 from fleet.domain.rollout_states import OFFERING, RolloutState
 from fleet.domain.verdicts import PhaseCounts
 
-MAX_SEED_CHARS: Final = 64
-SEED_DRAWS: Final = 100
-REDRAW_UP_TO_DEVICES: Final = 1_000
 COUNTED_AT_ONCE: Final = 500  # devices that ask for the model; more are counted by a job
 JOB_KIND: Final = "population"
 JOB_PRIORITY: Final = 1_000_000  # people wait for it, and it is short
@@ -52,8 +47,8 @@ def plan(
     found = registry.get_version(model, version)
     parsed = RolloutPolicy.parse(policy)
     baseline = _baseline(model, against)
-    provisional = (f"plan:{model}@{version}:{number}" for number in range(SEED_DRAWS))
-    _, people, planned = _planned(found, parsed, [seed] if seed else provisional, baseline, now)
+    tried = seeds.provisional(f"{model}@{version}", seed)
+    _, people, planned = _planned(found, parsed, tried, baseline, now)
     return PlanRecord(
         model=model,
         version=version,
@@ -95,22 +90,22 @@ def start(
         shown = ", ".join(parsed.together)
         raise InvalidInputError("policy_invalid", f"policy.together: expected {model} among the models, got {shown}")
     baseline = _baseline(model, against)
-    seeds = _seeds(_shared_seed(parsed, model) if seed is None else seed)
+    tried = seeds.drawn(_shared_seed(parsed, model) if seed is None else seed)
     opens_at = parsed.schedule.opens_at(now)
     needed = approvals.required(parsed.approvals, registry.namespace(model.partition(".")[0]).approvals)
     if is_large(model):
         _refuse(domain_plan.contradictions(parsed, has_baseline=baseline is not None))
         if needed:
             return _submit(
-                version=found, policy=parsed, baseline=baseline, seed=next(seeds), actor=actor, needed=needed, now=now
+                version=found, policy=parsed, baseline=baseline, seed=next(tried), actor=actor, needed=needed, now=now
             )
         with _alone(model, parsed):
-            row = _store(version=found, policy=parsed, baseline=baseline, seed=next(seeds), actor=actor, now=now)
+            row = _store(version=found, policy=parsed, baseline=baseline, seed=next(tried), actor=actor, now=now)
             sentence = f"starts when the devices of {model} are counted{_not_before(opens_at)}"
             moves.schedule(row, Reason(actor, sentence), now)
             ask_for_count(row, 0, now)
         return rollout_record(row)
-    seed, _, planned = _planned(found, parsed, seeds, baseline, now)
+    seed, _, planned = _planned(found, parsed, tried, baseline, now)
     _refuse(planned.findings)
     if needed:
         return _submit(
@@ -186,20 +181,8 @@ def _begin(
         model=version.model,
         version_id=version.id,
         seed=row.seed,
-        hardware_classes=policy.hardware_classes,
-        groups=policy.groups,
-        chosen="" if policy.filter is None else policy.filter.text,
-        device_policy=policy.device.encode(),
-        parameters=policy.parameters,
-        allow_delta=policy.allow_delta,
-        delta_wait_s=policy.delta_wait_s,
-        jitter_s=policy.jitter_s,
-        priority=policy.priority,
+        policy=policy,
         metrics=policy.gates.metrics,
-        denied=policy.denied,
-        holdback=Holdback(BUCKETS - share_range(policy.holdback_share).end, policy.holdback_s),
-        delivery=policy.delivery,
-        together=policy.together,
         now=now,
     )
     row.reaches = encode_reaches(planned.reaches)
@@ -291,39 +274,17 @@ def _shared_seed(policy: RolloutPolicy, model: str) -> str | None:
 def _planned(
     version: VersionRecord,
     policy: RolloutPolicy,
-    seeds: Iterable[str],
+    tried: Iterable[str],
     baseline: VersionRecord | None,
     now: datetime,
 ) -> tuple[str, Population, domain_plan.Plan]:
-    """The first of these seeds under which the plan can work, or the last one tried, with whom it finds.
+    """The first of these seeds under which the plan can work, or the last one tried, with whom it finds."""
 
-    On a small fleet most orders put too few devices where a phase needs them. Drawing again looks at counts alone,
-    before anything was measured, so it favours neither arm.
-    """
+    def attempt(seed: str) -> tuple[Population, domain_plan.Plan]:
+        people = _people(version, policy, seed, now)
+        return people, domain_plan.validate(policy, people.placed, has_baseline=baseline is not None)
 
-    def attempts() -> Iterator[tuple[str, Population, domain_plan.Plan]]:
-        for seed in seeds:
-            people = _people(version, policy, seed, now)
-            yield seed, people, domain_plan.validate(policy, people.placed, has_baseline=baseline is not None)
-
-    tried = attempts()
-    chosen = next(tried)
-    while chosen[2].errors and chosen[1].eligible <= REDRAW_UP_TO_DEVICES:
-        following = next(tried, None)
-        if following is None:
-            break
-        chosen = following
-    return chosen
-
-
-def _seeds(seed: str | None) -> Iterator[str]:
-    """The given seed, or as many random ones as are asked for."""
-    if seed is None:
-        yield from (secrets.token_hex(8) for _ in range(SEED_DRAWS))
-        return
-    if not 1 <= len(seed) <= MAX_SEED_CHARS or "\x00" in seed:
-        raise InvalidInputError("seed_invalid", f"expected a seed of 1 to {MAX_SEED_CHARS} characters, got {len(seed)}")
-    yield seed
+    return seeds.first_that_works(tried, attempt)
 
 
 def _baseline(model: str, against: str | None) -> VersionRecord | None:
@@ -398,7 +359,7 @@ def _cancel(row: Rollout, error: ModelfleetError, now: datetime) -> Decision | N
         held = locked(row.pk, None)
         if held.state != RolloutState.SCHEDULED:
             return None
-        return moves.cancel(held, Reason(ACTOR, f"not started: {error.message}"), now)
+        return moves.cancel(held, Reason(CONDUCTOR, f"not started: {error.message}"), now)
 
 
 def is_large(model: str) -> bool:

@@ -5,6 +5,7 @@ FAIL as soon as the limit is exceeded whatever happens to the rest, or when a bo
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from fleet.domain.gates.words import percent, saying, undecided
@@ -81,60 +82,82 @@ def _by_class(facts: PhaseFacts, gate: str, limit: float, alpha: float) -> list[
 
 
 def _install(policy: RolloutPolicy, facts: PhaseFacts, alpha: float) -> GateResult:
-    gates, total = policy.gates, total_of(facts.offers)
-    limit = gates.install_max_share
-    planned = max(facts.counts.treated, total.offered)
-    needed = max(1, math.ceil(gates.min_installed_share * planned - SLACK))
-    is_over, bound = _over(facts, total.failures, total, limit, alpha)
-    concluded = total.committed + total.failures
-    failed = f"{_words(INSTALLS, total.failures, concluded)} (limit {percent(limit)} of {planned:,} devices)"
-    installed = f"{total.committed:,} of {planned:,} devices installed it"
-    if is_over:
-        verdict, words = Verdict.FAIL, failed
-    elif total.committed >= needed:
-        verdict, words = Verdict.PASS, f"{installed}, {failed}"
+    census = _census(INSTALLS, policy, policy.gates.install_max_share, facts, alpha)
+    installed = f"{census.total.committed:,} of {census.planned:,} devices installed it"
+    if census.is_over:
+        verdict, words = Verdict.FAIL, census.words
+    elif census.total.committed >= census.needed:
+        verdict, words = Verdict.PASS, f"{installed}, {census.words}"
     else:
-        verdict, words = undecided(facts), f"{installed}, needs {needed:,}; {failed}"
-    evidence = {
-        **evidence_of(total),
-        "planned": planned,
-        "needed": needed,
-        "max_share": limit,
-        "failed_share_at_least": round(bound, 6),
-        "alpha": alpha,
-        "classes": [evidence_of(item) for item in facts.offers],
-    }
-    return GateResult(INSTALLS, Kind.OFFERS, ALL_CLASSES, verdict, saying(verdict, words), evidence)
+        verdict, words = undecided(facts), f"{installed}, needs {census.needed:,}; {census.words}"
+    return census.result(verdict, words, classes=[evidence_of(item) for item in facts.offers])
 
 
 def _rollback(policy: RolloutPolicy, limit: float, facts: PhaseFacts, alpha: float) -> GateResult:
     """Rolled back after the swap. Enough devices must have concluded; that they installed it is the other gate's."""
+    census = _census(ROLLBACKS, policy, limit, facts, alpha)
+    if census.is_over:
+        return census.result(Verdict.FAIL, census.words)
+    if census.concluded >= census.needed:
+        return census.result(Verdict.PASS, census.words)
+    return census.result(undecided(facts), f"{census.words}; {census.needed:,} must have concluded")
+
+
+@dataclass(frozen=True)
+class _Census:
+    """A gate's count over all classes: so many of `concluded` went wrong, of `planned` devices, of which `needed` must
+    have come so far; `bound` is the share that is proven.
+    """
+
+    gate: str
+    total: OfferCount
+    planned: int
+    needed: int
+    limit: float
+    alpha: float
+    is_over: bool
+    bound: float
+
+    @property
+    def concluded(self) -> int:
+        """The devices of which it is known how it ended."""
+        return self.total.committed + self.total.failures
+
+    @property
+    def words(self) -> str:
+        """What went wrong, and how much may."""
+        bad = _words(self.gate, _bad(self.gate, self.total), self.concluded)
+        return f"{bad} (limit {percent(self.limit)} of {self.planned:,} devices)"
+
+    def result(self, verdict: Verdict, words: str, **more: object) -> GateResult:
+        """The verdict with its evidence."""
+        evidence = {
+            **evidence_of(self.total),
+            "planned": self.planned,
+            "needed": self.needed,
+            "max_share": self.limit,
+            "failed_share_at_least": round(self.bound, 6),
+            "alpha": self.alpha,
+            **more,
+        }
+        return GateResult(self.gate, Kind.OFFERS, ALL_CLASSES, verdict, saying(verdict, words), evidence)
+
+
+def _census(gate: str, policy: RolloutPolicy, limit: float, facts: PhaseFacts, alpha: float) -> _Census:
+    """The limit is exceeded for good when what went wrong is over it of all planned devices, or proven to be."""
     total = total_of(facts.offers)
-    planned, concluded = max(facts.counts.treated, total.offered), total.committed + total.failures
-    needed = max(1, math.ceil(policy.gates.min_installed_share * planned - SLACK))
-    is_over, bound = _over(facts, total.rolled_back, total, limit, alpha)
-    words = f"{_words(ROLLBACKS, total.rolled_back, concluded)} (limit {percent(limit)} of {planned:,} devices)"
-    if is_over:
-        verdict = Verdict.FAIL
-    elif concluded >= needed:
-        verdict = Verdict.PASS
-    else:
-        verdict, words = undecided(facts), f"{words}; {needed:,} must have concluded"
-    evidence = {
-        **evidence_of(total),
-        "planned": planned,
-        "needed": needed,
-        "max_share": limit,
-        "failed_share_at_least": round(bound, 6),
-        "alpha": alpha,
-    }
-    return GateResult(ROLLBACKS, Kind.OFFERS, ALL_CLASSES, verdict, saying(verdict, words), evidence)
-
-
-def _over(facts: PhaseFacts, bad: int, total: OfferCount, limit: float, alpha: float) -> tuple[bool, float]:
-    """Whether the limit is exceeded for good, and the share that is proven."""
-    planned, concluded = max(facts.counts.treated, total.offered), total.committed + total.failures
+    planned = max(facts.counts.treated, total.offered)
+    bad, concluded = _bad(gate, total), total.committed + total.failures
     bound = lower_bound(bad, concluded, alpha)
     for_sure = bad > limit * planned + SLACK or bound > limit
     at_deadline = facts.at_deadline and bad > limit * concluded + SLACK
-    return bool(bad) and (for_sure or at_deadline), bound
+    return _Census(
+        gate=gate,
+        total=total,
+        planned=planned,
+        needed=max(1, math.ceil(policy.gates.min_installed_share * planned - SLACK)),
+        limit=limit,
+        alpha=alpha,
+        is_over=bool(bad) and (for_sure or at_deadline),
+        bound=bound,
+    )
