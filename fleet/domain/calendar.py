@@ -71,6 +71,15 @@ class Calendar:
                 break
         return best
 
+    def closes_at(self, now: datetime) -> datetime | None:
+        """When the windows that are open now have all closed, or None while it is closed. By the calendar's own zone."""
+        place = self._place(None)
+        local = now.astimezone(place)
+        return max(
+            (end for offset in (-1, 0) for start, end in self._on(local, offset, place) if start <= now < end),
+            default=None,
+        )
+
     def shown(self) -> str:
         """`mon, tue at 22:00-06:00 (device time)`."""
         days = "every day" if len(self.days) == len(DAYS) else ", ".join(DAYS[day] for day in sorted(self.days))

@@ -9,7 +9,7 @@ resumed it.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
@@ -40,7 +40,8 @@ class Snapshot:
     Before `is_counted` nobody knows how many devices the phase is about, and nothing can be judged by shares of them.
     `still_running` counts the devices that attest the version while a revert is under way. `clock_from` is the start
     of the phase or the last resume; `reverting_since` is set in state reverting, and `revert_step` counts the steps of
-    a revert in phases. Until `settles_at` the clock that signs of life are measured by is not to be believed.
+    a revert in phases. Until `settles_at` the clock that signs of life are measured by is not to be believed. Until
+    `quiet_until` nothing starts or goes on by itself; everything else happens as ever.
     """
 
     state: RolloutState
@@ -55,6 +56,7 @@ class Snapshot:
     reverting_since: datetime | None = None
     revert_step: int = 1
     settles_at: datetime | None = None
+    quiet_until: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,8 @@ def _forward(snapshot: Snapshot, judgement: Judgement, now: datetime) -> Intent:
             Action.WAIT, f"all gates pass; {left_s:.0f} s of the phase's minimum remain", Verdict.WAIT, evidence
         )
     passed = "; ".join(result.sentence for result in judgement.results)
+    if snapshot.quiet_until is not None and snapshot.policy.auto_advance:
+        return Intent(Action.WAIT, f"all gates pass; {quiet(snapshot.quiet_until)}", Verdict.PASS, evidence)
     opens_at = snapshot.policy.schedule.opens_at(now)
     if opens_at is not None and index + 1 < len(phases):
         sentence = f"all gates pass; by its schedule it goes on at {opens_at.isoformat(timespec='minutes')}"
@@ -161,7 +165,14 @@ def _scheduled(snapshot: Snapshot, now: datetime) -> Intent:
     opens_at = snapshot.policy.schedule.opens_at(now)
     if opens_at is not None:
         return Intent(Action.WAIT, f"begins at {opens_at.isoformat(timespec='minutes')}")
+    if snapshot.quiet_until is not None:
+        return Intent(Action.WAIT, quiet(snapshot.quiet_until))
     return Intent(Action.START, "its moment has come")
+
+
+def quiet(until: datetime) -> str:
+    """Why nothing goes on by itself in quiet hours."""
+    return f"quiet hours until {until.astimezone(UTC):%Y-%m-%d %H:%M} UTC: it does not go on by itself before"
 
 
 def _reverting(snapshot: Snapshot, now: datetime) -> Intent:

@@ -37,6 +37,7 @@ class RolloutEvent(StrEnum):
     REVERT_STEP = "revert_step"
     FINISH_REVERT = "finish_revert"
     CANCEL = "cancel"
+    OVERRIDE_QUIET = "override_quiet"  # a person lets it go on in its namespace's quiet hours
 
 
 _S, _E = RolloutState, RolloutEvent
@@ -51,11 +52,13 @@ TRANSITIONS: Final[Mapping[tuple[RolloutState, RolloutEvent], RolloutState]] = M
         (_S.AWAITING_APPROVAL, _E.CANCEL): _S.CANCELLED,
         (_S.SCHEDULED, _E.START): _S.RUNNING,
         (_S.SCHEDULED, _E.CANCEL): _S.CANCELLED,
+        (_S.SCHEDULED, _E.OVERRIDE_QUIET): _S.SCHEDULED,
         (_S.RUNNING, _E.ADVANCE): _S.RUNNING,
         (_S.RUNNING, _E.HOLD): _S.HELD,
         (_S.RUNNING, _E.COMPLETE): _S.COMPLETED,
         (_S.RUNNING, _E.REVERT): _S.REVERTING,
         (_S.RUNNING, _E.CANCEL): _S.CANCELLED,
+        (_S.RUNNING, _E.OVERRIDE_QUIET): _S.RUNNING,
         (_S.HELD, _E.RESUME): _S.RUNNING,
         (_S.HELD, _E.REVERT): _S.REVERTING,
         (_S.HELD, _E.CANCEL): _S.CANCELLED,

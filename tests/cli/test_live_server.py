@@ -8,7 +8,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -231,6 +231,31 @@ def test_live__approvals__asked_for_given_by_others_and_in_an_emergency(
     modelfleet.ok("rollout", "cancel", waiting["id"])
     urgent = modelfleet.ok("rollout", "start", "vision.digits@1", "--policy", "all-at-once")
     assert modelfleet.ok("rollout", "approve", urgent["id"], "--reason", "fire", "--emergency")["state"] == "running"
+
+
+@pytest.mark.usefixtures("publisher")
+def test_live__quiet_hours__set_by_words_keep_a_start_until_somebody_overrides(
+    modelfleet: CommandLine, keys: Path, onnx_file: Callable[..., Path]
+) -> None:
+    modelfleet.ok("models", "create", "vision.digits", "--keys", keys)
+    modelfleet.ok("push", "vision.digits", onnx_file(1), "--keys", keys)
+    change = ("namespaces", "set", "vision")
+    assert _error(modelfleet, *change) == "usage"
+    assert _error(modelfleet, *change, "--quiet", "always") == "usage"
+    assert _error(modelfleet, *change, "--quiet", "daily 01:00-02:00 Mars/Base") == "quiet_hours_invalid"
+    # From an hour ago on, for 23 hours.
+    now = datetime.now(UTC)
+    quiet = f"daily {now - timedelta(hours=1):%H:%M}-{now - timedelta(hours=2):%H:%M} UTC"
+    found = modelfleet.ok(*change, "--quiet", quiet)
+    assert (found["approvals"], len(found["quiet_hours"])) == (0, 1)
+    assert quiet in modelfleet("namespaces", "list").out
+    kept = modelfleet.ok("rollout", "start", "vision.digits@1", "--policy", "all-at-once")
+    assert kept["state"] == "scheduled"
+    assert "quiet hours until" in kept["because"]
+    assert _error(modelfleet, "rollout", "override-quiet", kept["id"]) == "reason_missing"
+    freed = modelfleet.ok("rollout", "override-quiet", kept["id"], "--reason", "the fix")
+    assert (freed["state"], freed["ignores_quiet_hours"]) == ("running", True)
+    assert modelfleet.ok(*change, "--quiet", "")["quiet_hours"] == []
 
 
 def test_live__webhooks__added_tested_listed_removed_within_ones_reach(modelfleet: CommandLine) -> None:

@@ -225,3 +225,26 @@ def test_decide__stopped_by_a_person__holds_what_runs_and_does_nothing_else(
     intent = after(1_000, offers, state=state, stop=stop, frozen="vision was stopped by user:anna: smoke")
     assert intent.action is (Action.HOLD if state is RolloutState.RUNNING else Action.WAIT)
     assert intent.sentence == "vision was stopped by user:anna: smoke"
+
+
+QUIET_UNTIL = NOW + timedelta(hours=3)
+
+
+def test_quiet_hours__gates_pass__waits_and_says_until_when() -> None:
+    for phase in (0, 2):
+        intent = after(10, phase=phase, quiet_until=QUIET_UNTIL)
+        assert (intent.action, intent.verdict) == (Action.WAIT, Verdict.PASS)
+        assert f"all gates pass; quiet hours until {QUIET_UNTIL:%Y-%m-%d %H:%M} UTC" in intent.sentence
+
+
+def test_quiet_hours__gate_fails_or_time_is_up__acts_as_ever() -> None:
+    assert after(0, BAD, quiet_until=QUIET_UNTIL).action is Action.REVERT
+    assert after(60, NONE, quiet_until=QUIET_UNTIL).action is Action.HOLD
+    assert after(10, stop="version 2 was revoked", quiet_until=QUIET_UNTIL).action is Action.REVERT
+    assert after(10, frozen="stopped", quiet_until=QUIET_UNTIL).action is Action.HOLD
+
+
+def test_quiet_hours__scheduled__does_not_start() -> None:
+    intent = after(10, state=RolloutState.SCHEDULED, quiet_until=QUIET_UNTIL)
+    assert (intent.action, "quiet hours until" in intent.sentence) == (Action.WAIT, True)
+    assert after(10, state=RolloutState.SCHEDULED).action is Action.START

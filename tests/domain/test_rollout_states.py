@@ -7,13 +7,14 @@ from fleet.domain.rollout_states import CONDUCTED, TERMINAL, TRANSITIONS, Rollou
 EXPECTED = {
     "draft": {"schedule": "scheduled", "submit": "awaiting_approval", "start": "running", "cancel": "cancelled"},
     "awaiting_approval": {"approve": "scheduled", "cancel": "cancelled"},
-    "scheduled": {"start": "running", "cancel": "cancelled"},
+    "scheduled": {"start": "running", "cancel": "cancelled", "override_quiet": "scheduled"},
     "running": {
         "advance": "running",
         "hold": "held",
         "complete": "completed",
         "revert": "reverting",
         "cancel": "cancelled",
+        "override_quiet": "running",
     },
     "held": {"resume": "running", "revert": "reverting", "cancel": "cancelled"},
     "reverting": {"revert_step": "reverting", "finish_revert": "reverted"},

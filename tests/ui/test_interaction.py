@@ -1,6 +1,7 @@
 """What people do on the pages, in a real browser: intervene, enrol, choose a theme, use the keyboard, lose the server."""
 
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -163,3 +164,36 @@ def test_administration__in_the_browser__works_under_its_own_policy(
         page.goto(f"{live_server.url}{path}")
         expect(page.locator("body")).to_be_visible()
     assert watch.problems == []
+
+
+def test_quiet_hours__set_on_the_page__are_told_on_the_rollout_and_can_be_overridden(
+    page: Page, live_server: LiveServer, watch: Watch, screens: Path
+) -> None:
+    rollout_id = Story(timezone.now(), size=3, away=0).first_rollout()
+    namespace = rollouts.rollout(rollout_id).model.partition(".")[0]
+    page.goto(f"{live_server.url}/rollouts")
+    page.get_by_role("link", name="Namespaces").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Namespaces")
+    page.get_by_role("link", name=namespace).click()
+    page.get_by_label("Quiet hours").fill("daily 22:00-06:00 Mars/Base")
+    page.get_by_role("button", name="Set the rules").click()
+    expect(page.get_by_text("expected an IANA time zone such as Europe/Berlin, got 'Mars/Base'")).to_be_visible()
+    now = timezone.now()
+    words = f"daily {now - timedelta(hours=1):%H:%M}-{now - timedelta(hours=2):%H:%M} UTC"
+    page.get_by_label("Quiet hours").fill(words)
+    page.get_by_role("button", name="Set the rules").click()
+    expect(page.get_by_text(f"The rules of {namespace} are set.")).to_be_visible()
+    expect(page.get_by_text(words)).to_be_visible()
+    inspect(page)
+    page.screenshot(path=screens / "namespaces.png", full_page=True)
+    page.goto(f"{live_server.url}/rollouts/{rollout_id}")
+    expect(page.get_by_text("It does not start or go on by itself before.")).to_be_visible()
+    page.screenshot(path=screens / "cockpit-quiet.png", full_page=True)
+    page.get_by_role("link", name="Go on now…").click()
+    page.get_by_label("Reason").fill("line 3 is waiting for it")
+    page.get_by_role("button", name="Go on now").click()
+    expect(page.get_by_text("Go on in quiet hours: done.")).to_be_visible()
+    expect(page.get_by_text("It does not start or go on by itself before.")).to_have_count(0)
+    assert rollouts.rollout(rollout_id).ignores_quiet_hours
+    # The browser reports the refused form, which is what was asked for.
+    assert [item for item in watch.problems if "422" not in item] == []

@@ -9,7 +9,8 @@ from fleet.domain.delta_states import DeltaState
 class Namespace(models.Model):
     """A team's area. `dev` namespaces need one signature and get one-year roles.
 
-    `approvals` is how many other people have to approve each rollout in it, at least.
+    `approvals` is how many other people have to approve each rollout in it, at least; `quiet_hours` are as
+    `fleet.domain.quiet` encodes them.
     """
 
     class Profile(models.TextChoices):
@@ -21,6 +22,7 @@ class Namespace(models.Model):
     name = models.CharField(max_length=31, primary_key=True)
     profile = models.CharField(max_length=8, choices=Profile.choices, default=Profile.DEV)
     approvals = models.PositiveSmallIntegerField(default=0)
+    quiet_hours = models.JSONField(default=list)
     created_at = models.DateTimeField()
 
     def __str__(self) -> str:

@@ -8,6 +8,7 @@ from enum import StrEnum
 from device_client.wire.bundles import Manifest
 from device_client.wire.names import VariantName
 from fleet.domain.delta_states import DeltaState
+from fleet.domain.quiet import QuietHours
 
 
 class VersionState(StrEnum):
@@ -26,6 +27,7 @@ class NamespaceRecord:
     profile: str
     created_at: datetime
     approvals: int = 0
+    quiet: QuietHours = field(default_factory=QuietHours)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from fleet.apps.registry.records import (
 )
 from fleet.domain.delta_states import DeltaState
 from fleet.domain.errors import NotFoundError
+from fleet.domain.quiet import QuietHours
 
 
 def namespaces() -> list[NamespaceRecord]:
@@ -39,9 +40,14 @@ def namespace(name: str) -> NamespaceRecord:
     return namespace_record(row)
 
 
+def quiet_hours(model: str) -> QuietHours:
+    """Those of a model's namespace."""
+    return namespace(model.partition(".")[0]).quiet
+
+
 def namespace_record(row: Namespace) -> NamespaceRecord:
     """The row as a value; for the services of this app."""
-    return NamespaceRecord(row.name, row.profile, row.created_at, row.approvals)
+    return NamespaceRecord(row.name, row.profile, row.created_at, row.approvals, QuietHours.parse(row.quiet_hours))
 
 
 def models(namespace: str | None = None) -> list[ModelRecord]:

@@ -17,9 +17,10 @@ from fleet.apps.rollouts.models import Decision
 from fleet.apps.rollouts.records import RolloutRecord
 from fleet.apps.rollouts.rows import locked, unlocked
 from fleet.apps.rollouts.selectors import rollout_record
-from fleet.apps.rollouts.snapshots import baseline_version_id
+from fleet.apps.rollouts.snapshots import baseline_version_id, quiet_until
 from fleet.apps.rollouts.starting import ask_for_count, begin_counted, in_the_way, is_large
 from fleet.domain import approvals
+from fleet.domain.errors import InvalidInputError
 from fleet.domain.policy import RolloutPolicy
 from fleet.domain.rollout_states import RolloutEvent, RolloutState, next_state
 
@@ -46,12 +47,27 @@ def approve(
         given_by = frozenset(row.approvals.values_list("actor", flat=True))
         waiting = approvals.Waiting(row.created_by, row.approvals_required, given_by)
         outcome = approvals.approve(waiting, actor=actor, reason=reason, is_emergency=is_emergency)
+        row.ignores_quiet_hours |= is_emergency
         row.approvals.create(actor=actor, reason=reason.strip(), is_emergency=is_emergency, at=now)
         evidence = {"reason": reason.strip(), "given": outcome.given, "required": outcome.required}
         sentence = f"{outcome.sentence}: {reason.strip()}"
         said = Reason(actor, sentence, evidence={**evidence, "emergency": is_emergency})
         moves.consent(row, said, now, is_enough=outcome.missing == 0)
     if outcome.missing == 0:
+        begin_scheduled(rollout_id=rollout_id, now=now)
+    return rollout_record(unlocked(rollout_id))
+
+
+def override_quiet(
+    *, rollout_id: str, actor: str, reason: str, now: datetime, if_revision: int | None = None
+) -> RolloutRecord:
+    """Let it start and go on in its namespace's quiet hours, now and later; on record, with the reason."""
+    if not reason.strip():
+        raise InvalidInputError("reason_missing", "expected a reason for going on in quiet hours, got none")
+    with transaction.atomic():
+        row = locked(rollout_id, if_revision)
+        moves.override_quiet(row, Reason(actor, f"goes on in quiet hours: {reason.strip()}"), now)
+    if row.state == RolloutState.SCHEDULED:
         begin_scheduled(rollout_id=rollout_id, now=now)
     return rollout_record(unlocked(rollout_id))
 
@@ -66,6 +82,8 @@ def begin_scheduled(*, rollout_id: str, now: datetime, require: Callable[[], Non
     row = unlocked(rollout_id)
     policy = RolloutPolicy.parse(row.policy)
     if row.state != RolloutState.SCHEDULED or policy.schedule.opens_at(now) is not None:
+        return None
+    if quiet_until(row, now) is not None:
         return None
     if assignments.stop_of(row.model_id) or in_the_way(row.model_id, policy) is not None:
         return None

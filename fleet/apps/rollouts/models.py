@@ -8,6 +8,7 @@ class Rollout(models.Model):
 
     `clock_from_at` is where the deadline of the present phase counts from: its start, or the last resume. `reaches` says
     whom each phase treats, as it was decided when the rollout began. `revert_step` counts the steps of a revert in phases.
+    `ignores_quiet_hours`: a person let it go on in its namespace's quiet hours.
     """
 
     class State(models.TextChoices):
@@ -44,6 +45,7 @@ class Rollout(models.Model):
     ended_at = models.DateTimeField(null=True)
     reaches = models.JSONField(default=list)
     revert_step = models.PositiveIntegerField(default=0)
+    ignores_quiet_hours = models.BooleanField(default=False)
 
     class Meta:
         indexes = [models.Index(name="rollout_by_state", fields=["state"])]

@@ -41,6 +41,13 @@ def consent(row: Rollout, reason: Reason, now: datetime, *, is_enough: bool) -> 
     return _conclude(row, "approve", reason, now)
 
 
+def override_quiet(row: Rollout, reason: Reason, now: datetime) -> Decision:
+    """Quiet hours do not keep it any more."""
+    _transit(row, RolloutEvent.OVERRIDE_QUIET)
+    row.ignores_quiet_hours = True
+    return _conclude(row, "override_quiet", reason, now)
+
+
 def begin(row: Rollout, policy: RolloutPolicy, counts: PhaseCounts, reason: Reason, now: datetime) -> Decision:
     """Start the first phase."""
     _transit(row, RolloutEvent.START)

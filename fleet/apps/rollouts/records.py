@@ -53,6 +53,7 @@ class RolloutRecord:
     findings: tuple[Finding, ...] = ()
     approvals_required: int = 0
     approvals: tuple[ApprovalRecord, ...] = ()
+    ignores_quiet_hours: bool = False
 
 
 @dataclass(frozen=True)

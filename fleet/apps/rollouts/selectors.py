@@ -157,6 +157,7 @@ def rollout_record(row: Rollout, findings: tuple[Finding, ...] = ()) -> RolloutR
         )
         if row.approvals_required
         else (),
+        ignores_quiet_hours=row.ignores_quiet_hours,
     )
 
 

@@ -11,7 +11,7 @@ from django.db import transaction
 from django.db.models import F
 
 from fleet.apps.rollouts import leadership, moves
-from fleet.apps.rollouts.approvals import approve, begin_scheduled
+from fleet.apps.rollouts.approvals import approve, begin_scheduled, override_quiet
 from fleet.apps.rollouts.decisions import CONDUCTOR, Reason
 from fleet.apps.rollouts.models import Decision, Rollout
 from fleet.apps.rollouts.records import DecisionRecord, RolloutRecord, TickRecord
@@ -40,6 +40,7 @@ __all__ = [
     "cancel",
     "count_population",
     "hold",
+    "override_quiet",
     "plan",
     "resign",
     "resume",

@@ -53,8 +53,14 @@ def snapshot(row: Rollout, policy: RolloutPolicy, now: datetime, *, jumped_at: d
         still_running=_still_running(row) if reverting else 0,
         reverting_since=row.reverting_since_at,
         revert_step=row.revert_step,
+        quiet_until=quiet_until(row, now),
         settles_at=None if jumped_at is None else jumped_at + timedelta(seconds=policy.gates.silence_grace_s),
     )
+
+
+def quiet_until(row: Rollout, now: datetime) -> datetime | None:
+    """Until when it must not go on by itself; None where it may."""
+    return None if row.ignores_quiet_hours else registry.quiet_hours(row.model_id).until(now)
 
 
 def phase_counts(row: PhaseRun) -> PhaseCounts:

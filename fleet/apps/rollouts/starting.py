@@ -26,9 +26,10 @@ from fleet.apps.rollouts.reaches import encode_reaches, reach_of
 from fleet.apps.rollouts.records import PlanRecord, RolloutRecord
 from fleet.apps.rollouts.rows import locked, unlocked
 from fleet.apps.rollouts.selectors import rollout_record
-from fleet.apps.rollouts.snapshots import baseline_version_id
+from fleet.apps.rollouts.snapshots import baseline_version_id, quiet_until
 from fleet.domain import approvals, ramp
 from fleet.domain import plan as domain_plan
+from fleet.domain.conductor import quiet
 from fleet.domain.errors import ConflictError, InvalidInputError, ModelfleetError
 from fleet.domain.findings import Finding, Level
 from fleet.domain.policy import RolloutPolicy
@@ -92,6 +93,7 @@ def start(
     baseline = _baseline(model, against)
     tried = seeds.drawn(_shared_seed(parsed, model) if seed is None else seed)
     opens_at = parsed.schedule.opens_at(now)
+    silent_until = registry.quiet_hours(model).until(now)
     needed = approvals.required(parsed.approvals, registry.namespace(model.partition(".")[0]).approvals)
     if is_large(model):
         _refuse(domain_plan.contradictions(parsed, has_baseline=baseline is not None))
@@ -101,7 +103,7 @@ def start(
             )
         with _alone(model, parsed):
             row = _store(version=found, policy=parsed, baseline=baseline, seed=next(tried), actor=actor, now=now)
-            sentence = f"starts when the devices of {model} are counted{_not_before(opens_at)}"
+            sentence = f"starts when the devices of {model} are counted{_not_before(opens_at, silent_until)}"
             moves.schedule(row, Reason(actor, sentence), now)
             ask_for_count(row, 0, now)
         return rollout_record(row)
@@ -113,15 +115,17 @@ def start(
         )
     with _alone(model, parsed):
         row = _store(version=found, policy=planned.policy, baseline=baseline, seed=seed, actor=actor, now=now)
-        if opens_at is None:
+        if opens_at is None and silent_until is None:
             _begin(row, version=found, baseline=baseline, planned=planned, now=now)
         else:
-            moves.schedule(row, Reason(actor, f"starts by its schedule{_not_before(opens_at)}"), now)
+            by = "its schedule" if opens_at is not None else "itself"
+            moves.schedule(row, Reason(actor, f"starts by {by}{_not_before(opens_at, silent_until)}"), now)
     return rollout_record(row, (*planned.findings, *_neighbours(model, parsed, row.pk)))
 
 
-def _not_before(opens_at: datetime | None) -> str:
-    return "" if opens_at is None else f", not before {opens_at.isoformat(timespec='minutes')}"
+def _not_before(opens_at: datetime | None, silent_until: datetime | None) -> str:
+    schedule = "" if opens_at is None else f", not before {opens_at.isoformat(timespec='minutes')}"
+    return schedule if silent_until is None else f"{schedule}; {quiet(silent_until)}"
 
 
 def _submit(
@@ -309,7 +313,7 @@ def count_population(payload: Mapping[str, object], now: datetime) -> None:
     row = unlocked(rollout_id)
     policy = RolloutPolicy.parse(row.policy)
     if row.state == RolloutState.SCHEDULED:
-        if policy.schedule.opens_at(now) is None:
+        if policy.schedule.opens_at(now) is None and quiet_until(row, now) is None:
             begin_counted(row, policy, now)
         else:
             _refuse_counted(row, policy, now)

@@ -58,7 +58,7 @@ class RolloutConverter(_Converter):
 class ActionConverter(_Converter):
     """What an operator may tell a rollout."""
 
-    regex = "pause|resume|advance|revert|cancel"
+    regex = "pause|resume|advance|revert|cancel|override-quiet"
 
 
 class ExperimentConverter(_Converter):

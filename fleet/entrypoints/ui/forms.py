@@ -4,7 +4,10 @@ from typing import Final
 
 from django import forms
 
+from fleet.domain.approvals import MAX_APPROVALS
+from fleet.domain.errors import InvalidInputError
 from fleet.domain.presets import PRESETS
+from fleet.domain.quiet import window_of
 
 ATTRIBUTE_LINES: Final = 64
 HOUR_S: Final = 3_600
@@ -70,6 +73,33 @@ class WebhookForm(forms.Form):
     def clean_events(self) -> list[str]:
         """One pattern a word."""
         return str(self.cleaned_data["events"]).split()
+
+
+class NamespaceForm(forms.Form):
+    """The rules of a namespace."""
+
+    approvals = forms.IntegerField(
+        label="Approvals",
+        min_value=0,
+        max_value=MAX_APPROVALS,
+        help_text="How many other people have to approve each rollout, at least.",
+    )
+    quiet = forms.CharField(
+        label="Quiet hours",
+        required=False,
+        max_length=2_000,
+        widget=forms.Textarea(
+            attrs={"rows": 3, "spellcheck": "false", "placeholder": "fri,sat 22:00-06:00 Europe/Berlin"}
+        ),
+        help_text="A window a line: days (or daily), hours, time zone. Nothing starts or goes on by itself in them.",
+    )
+
+    def clean_quiet(self) -> list[dict[str, object]]:
+        """A window a line."""
+        try:
+            return [window_of(line) for line in str(self.cleaned_data["quiet"]).splitlines() if line.strip()]
+        except InvalidInputError as error:
+            raise forms.ValidationError(error.message) from error
 
 
 class StopForm(forms.Form):

@@ -122,6 +122,11 @@ def consequences(
                 else f"After yours, {left - 1} more are missing. No device hears of it until then.",
                 f"It would move devices to version {rollout.version}, in phases that its gates watch.",
             )
+        case "override-quiet":
+            return (
+                "It starts and goes on to its next phases also in the quiet hours of its namespace, now and later.",
+                "Gates and deadlines hold as ever. Your reason stands in the decision and in the audit.",
+            )
         case "hold":
             return (
                 "No device is offered the version any more. Downloads under way stop.",

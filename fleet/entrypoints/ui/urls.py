@@ -5,7 +5,18 @@ from django.templatetags.static import static
 from django.urls import path
 from django.views.generic import RedirectView
 
-from fleet.entrypoints.ui.views import audit, devices, enrol, experiments, models, overview, rollouts, stops, webhooks
+from fleet.entrypoints.ui.views import (
+    audit,
+    devices,
+    enrol,
+    experiments,
+    models,
+    namespaces,
+    overview,
+    rollouts,
+    stops,
+    webhooks,
+)
 
 app_name = "ui"
 
@@ -25,6 +36,8 @@ urlpatterns = [
     path("devices", devices.devices, name="devices"),
     path("devices/<str:device_id>", devices.device, name="device"),
     path("enrol", enrol.enrol, name="enrol"),
+    path("namespaces", namespaces.namespaces, name="namespaces"),
+    path("namespaces/<str:name>", namespaces.namespace, name="namespace"),
     path("audit", audit.audit, name="audit"),
     path("webhooks", webhooks.webhooks, name="webhooks"),
     path("webhooks/<int:webhook_id>/<str:action>", webhooks.act, name="webhook-act"),

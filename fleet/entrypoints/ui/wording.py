@@ -47,6 +47,7 @@ BADGES: Final[Mapping[str, Badge]] = {
     "resume": Badge("accent", "run", "resume"),
     "revert": Badge("bad", "revert", "revert"),
     "cancel": Badge("", "none", "cancel"),
+    "override_quiet": Badge("accent", "run", "go on in quiet hours"),
     # experiments
     "decided": Badge("good", "good", "decided"),
     "promoted": Badge("good", "advance", "promoted"),

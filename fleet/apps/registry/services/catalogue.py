@@ -15,6 +15,7 @@ from fleet.apps.registry.models import Alias, Model, Namespace, Version
 from fleet.apps.registry.records import AliasRecord, ModelRecord, NamespaceRecord
 from fleet.domain.approvals import MAX_APPROVALS
 from fleet.domain.errors import ConflictError, InvalidInputError, NotFoundError
+from fleet.domain.quiet import QuietHours
 from fleet.domain.repository import Profile
 
 ALIAS: Final = re.compile(r"[a-z][a-z0-9_-]{0,62}")
@@ -37,17 +38,29 @@ def create_namespace(*, name: str, profile: str, actor: str, now: datetime) -> N
     return selectors.namespace_record(row)
 
 
-def set_namespace(*, name: str, approvals: int, actor: str, now: datetime) -> NamespaceRecord:
-    """Say how many other people have to approve each rollout in it, at least; those that wait keep their number."""
-    if not 0 <= approvals <= MAX_APPROVALS:
+def set_namespace(
+    *, name: str, actor: str, now: datetime, approvals: int | None = None, quiet_hours: object = None
+) -> NamespaceRecord:
+    """Set the rules of a namespace; what is None stays as it is.
+
+    `approvals`: how many other people have to approve each rollout, at least; those that wait keep their number.
+    `quiet_hours`: as `domain.quiet` reads them; they hold from the conductor's next look on.
+    """
+    if approvals is not None and not 0 <= approvals <= MAX_APPROVALS:
         raise InvalidInputError("namespace_approvals", f"expected 0 to {MAX_APPROVALS} approvals, got {approvals}")
+    quiet = None if quiet_hours is None else QuietHours.parse(quiet_hours)
     with transaction.atomic():
         row = Namespace.objects.select_for_update().filter(pk=name).first()
         if row is None:
             raise NotFoundError("namespace_not_found", f"expected an existing namespace, got {name!r:.40}")
-        row.approvals = approvals
-        row.save(update_fields=["approvals"])
-        audit.record(actor=actor, action="namespace.set", subject=name, detail={"approvals": approvals}, now=now)
+        changed: dict[str, object] = {}
+        if approvals is not None:
+            row.approvals = changed["approvals"] = approvals
+        if quiet is not None:
+            row.quiet_hours = quiet.encode()
+            changed["quiet_hours"] = list(quiet.words)
+        row.save(update_fields=["approvals", "quiet_hours"])
+        audit.record(actor=actor, action="namespace.set", subject=name, detail=changed, now=now)
     return selectors.namespace_record(row)
 
 

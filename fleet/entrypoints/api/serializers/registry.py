@@ -8,6 +8,7 @@ from rest_framework.serializers import Serializer
 from fleet.domain.approvals import MAX_APPROVALS
 from fleet.domain.repository import Profile
 from fleet.entrypoints.api.pagination import PageQuery
+from fleet.entrypoints.api.serializers.fields import PlainField
 
 MAX_METADATA_CHARS = 2_097_152
 
@@ -22,7 +23,11 @@ class NamespaceBody(Serializer[Any]):
 class NamespaceRulesBody(Serializer[Any]):
     """What holds for every rollout in a namespace."""
 
-    approvals = serializers.IntegerField(min_value=0, max_value=MAX_APPROVALS)
+    approvals = serializers.IntegerField(required=False, min_value=0, max_value=MAX_APPROVALS)
+    quiet_hours = serializers.JSONField(
+        required=False,
+        help_text='Windows such as `[{"days": ["sat", "sun"], "hours": ["00:00-24:00"], "time_zone": "Europe/Berlin"}]`.',
+    )
 
 
 class NamespaceSerializer(Serializer[Any]):
@@ -31,6 +36,7 @@ class NamespaceSerializer(Serializer[Any]):
     name = serializers.CharField()
     profile = serializers.CharField(help_text="`dev`: one signature, one-year roles. `prod`: two, 90 days.")
     approvals = serializers.IntegerField(help_text="How many other people have to approve each rollout, at least.")
+    quiet_hours = PlainField(source="quiet.encode", help_text="When nothing starts or goes on by itself.")
     created_at = serializers.DateTimeField()
 
 

@@ -78,6 +78,7 @@ class RolloutSerializer(Serializer[Any]):
     ended_at = serializers.DateTimeField(allow_null=True)
     findings = FindingSerializer(many=True)
     approvals_required = serializers.IntegerField()
+    ignores_quiet_hours = serializers.BooleanField()
     approvals = ApprovalSerializer(many=True)
 
 

@@ -65,7 +65,7 @@ class Namespace(ApiView):
 
     @documented(forms.NamespaceSerializer, request=forms.NamespaceRulesBody, summary="Set the rules of a namespace")
     def patch(self, _request: Request, namespace: str) -> Response:
-        """How many other people have to approve each rollout in it, at least."""
+        """How many other people have to approve each rollout in it, at least, and when nothing goes on by itself."""
         body = self.body(forms.NamespaceRulesBody)
         record = services.set_namespace(name=namespace, **body, actor=self.principal.actor, now=self.now)
         return Response(forms.NamespaceSerializer(record).data)

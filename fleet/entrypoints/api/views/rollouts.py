@@ -26,6 +26,7 @@ _ACTIONS: Final[Mapping[str, Callable[..., RolloutRecord]]] = {
     "advance": services.advance,
     "revert": services.revert,
     "cancel": services.cancel,
+    "override-quiet": services.override_quiet,
 }
 
 
@@ -121,7 +122,7 @@ class RolloutAction(_OneRollout):
     @documented(
         forms.RolloutSerializer,
         request=forms.ActionBody,
-        summary="Pause, resume, advance, revert or cancel a rollout",
+        summary="Pause, resume, advance, revert or cancel a rollout, or let it go on in quiet hours",
         headers={"If-Match": "The revision that you saw; 409 if it has moved on."},
     )
     def post(self, request: Request, rollout: str, action: str) -> Response:

@@ -22,6 +22,7 @@ ACTIONS = {
     "resume": ("resume", "go on after a hold"),
     "advance": ("advance", "go to the next phase without waiting for its gates"),
     "revert": ("revert", "move devices back to what they ran before"),
+    "override-quiet": ("override-quiet", "let it start and go on in its namespace's quiet hours; needs a reason"),
     "cancel": ("cancel", "end it for good, and revert what it moved"),
 }
 POLICY_HELP = f"a preset ({', '.join(PRESETS)}) or a JSON file"

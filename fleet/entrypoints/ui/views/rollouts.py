@@ -13,6 +13,7 @@ from django.views.decorators.http import require_http_methods, require_safe
 from fleet.apps.assignments import selectors as assignments
 from fleet.apps.assignments.records import OfferCounts
 from fleet.apps.devices import selectors as devices
+from fleet.apps.registry import selectors as registry
 from fleet.apps.rollouts import selectors, services
 from fleet.apps.rollouts.records import RolloutRecord
 from fleet.domain.errors import ModelfleetError, NotFoundError
@@ -31,6 +32,7 @@ DECISION_ROWS: Final = 50
 REPORT_ROWS: Final = 500
 """Of the devices' reports about a rollout, the newest that its downloads are added up from."""
 
+MOVING_BY_ITSELF: Final = frozenset(state for state, event in TRANSITIONS if event is RolloutEvent.OVERRIDE_QUIET)
 STATES: Final = tuple(state.value for state in RolloutState)
 SHOWN_EVIDENCE: Final = frozenset({"gates", "notes", "verdict"})
 Record = TypeVar("Record")
@@ -53,6 +55,15 @@ ACTIONS: Final[Mapping[str, Action]] = {
     action.name: action
     for action in (
         Action("approve", RolloutEvent.APPROVE, "Approve the rollout", "Approve", "good", False, services.approve),
+        Action(
+            "override-quiet",
+            RolloutEvent.OVERRIDE_QUIET,
+            "Go on in quiet hours",
+            "Go on now",
+            "run",
+            False,
+            services.override_quiet,
+        ),
         Action("resume", RolloutEvent.RESUME, "Resume the rollout", "Resume", "run", False, services.resume),
         Action(
             "advance", RolloutEvent.ADVANCE, "Go to the next phase now", "Advance", "advance", False, services.advance
@@ -104,7 +115,8 @@ def cockpit(request: HttpRequest, rollout_id: str) -> HttpResponse:
         "downloads": downloads(event for _, event in reports),
         "downloads_are_cut": len(reports) == REPORT_ROWS,
         "decisions": selectors.decisions(rollout_id, limit=DECISION_ROWS),
-        "actions": _possible(rollout),
+        "actions": _possible(rollout, now),
+        "quiet_until": _quiet_until(rollout, now) if rollout.state in MOVING_BY_ITSELF else None,
     }
     return render_page(
         request, "rollouts/cockpit.html", context, section="rollouts", now=now, live="rollouts/cockpit_live.html"
@@ -140,7 +152,7 @@ def act(request: HttpRequest, rollout_id: str, action: str) -> HttpResponse:
     if chosen is None:
         raise Http404(f"no action {action!r:.40}")
     here = reverse("ui:rollout", args=[rollout_id])
-    if chosen not in _possible(rollout):
+    if chosen not in _possible(rollout, now):
         messages.warning(request, f"{chosen.title}: not possible, it is {rollout.state}.", extra_tags="bad")
         return HttpResponseRedirect(here)
     form = ActionForm(request.POST if request.method == "POST" else None, initial={"revision": rollout.revision})
@@ -190,13 +202,21 @@ def _or_404(read: Callable[[], Record]) -> Record:
         raise Http404(error.message) from error
 
 
-def _possible(rollout: RolloutRecord) -> list[Action]:
-    """The actions that the table of states allows now. There is nothing to advance to from the last phase."""
+def _quiet_until(rollout: RolloutRecord, now: datetime) -> datetime | None:
+    """Until when its namespace's quiet hours keep it."""
+    return None if rollout.ignores_quiet_hours else registry.quiet_hours(rollout.model).until(now)
+
+
+def _possible(rollout: RolloutRecord, now: datetime) -> list[Action]:
+    """The actions that the table of states allows now. There is nothing to advance to from the last phase, and no
+    quiet to break outside of quiet hours.
+    """
     return [
         action
         for action in ACTIONS.values()
         if (rollout.state, action.event) in TRANSITIONS
         and (action.event is not RolloutEvent.ADVANCE or rollout.phase + 1 < rollout.phases)
+        and (action.event is not RolloutEvent.OVERRIDE_QUIET or _quiet_until(rollout, now) is not None)
     ]
 
 
