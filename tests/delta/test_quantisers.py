@@ -227,3 +227,13 @@ def test_quantised__numbers_of_a_file_that_make_no_sense__cost_bytes_and_nothing
     )
     layouts = (describe(Held(old)), replace(layout, segments=absurd))
     assert applied(old, make(old, new, layouts=layouts)[0]) == new
+
+
+@pytest.mark.filterwarnings("error")
+def test_quantised__signalling_nans_and_scales_unknown__exact_and_quiet() -> None:
+    array = weights(3, 300, 256)
+    array.view(np.uint32)[::7, ::5] = 0x7F800001
+    old = files.safetensors({"w": array})
+    whole = np.clip(np.rint(np.where(np.isnan(array), 0, array) * 40), -127, 127).astype(np.int8)
+    patch, _ = make(old, new := files.safetensors({"w": whole}))
+    assert applied(old, patch) == new

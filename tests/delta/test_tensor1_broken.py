@@ -3,21 +3,25 @@
 import lzma
 import resource
 import struct
+import tracemalloc
 import zlib
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-from pcodec import ChunkConfig, standalone
+from pcodec import ChunkConfig, DeltaSpec, ModeSpec, standalone
 
 from device_client.wire.errors import MalformedPatchError
-from device_client.wire.tensor1 import decode, errors, read_header
+from device_client.wire.tensor1 import decode, errors, pco, read_header
 from device_client.wire.tensor1.classes import GRID
+from device_client.wire.tensor1.decoder import read_prologue
 from device_client.wire.tensor1.elements import Element
 from device_client.wire.tensor1.format import (
     HEADER_BYTES,
     MAX_INSTRUCTIONS,
+    MAX_MULTIPLIES,
+    MAX_NUMBERS,
     MAX_PARAMETER_BYTES,
     MAX_PROLOGUE_BYTES,
     Derivation,
@@ -80,6 +84,29 @@ def _payload(body: bytes) -> bytes:
 
 
 _ZEROS = standalone.simple_compress(np.zeros(1 << 22, dtype=np.int32), ChunkConfig())
+_WAVE = np.tile(np.arange(64, dtype=np.int32) * 1000, 16)
+
+
+def _pcodec(delta: DeltaSpec, mode: ModeSpec | None = None) -> bytes:
+    """1024 numbers as pcodec writes them with this way of taking differences."""
+    config = ChunkConfig(delta_spec=delta, mode_spec=mode or ModeSpec.classic())
+    return bytes(standalone.simple_compress(_WAVE, config))
+
+
+def _after_the_count(content: bytes, byte: int) -> bytes:
+    """The file with the byte behind its chunk's first one changed: of a look back, its reach."""
+    at = content.index(b"\x04\x01\x03") + 7
+    return content[:at] + bytes((byte,)) + content[at + 1 :]
+
+
+_PLAIN = _pcodec(DeltaSpec.no_op())
+_LOOKBACK = _pcodec(DeltaSpec.try_lookback())
+# The first half plain, the second by looking back.
+_HALVES = [
+    bytes(standalone.simple_compress(half, ChunkConfig(delta_spec=delta, mode_spec=ModeSpec.classic())))
+    for half, delta in ((_WAVE[:512], DeltaSpec.no_op()), (_WAVE[512:], DeltaSpec.try_lookback()))
+]
+_SPLICED = _HALVES[0][:-1] + _HALVES[1][_HALVES[1].index(b"\x04\x01\x03") + 2 :]
 _BOMB = lzma.compress(
     bytes(1 << 26),
     lzma.FORMAT_RAW,
@@ -112,6 +139,10 @@ def _with_scales(**changes: Any) -> bytes:
     return forged(_header(64), [_scales(64, **changes)])
 
 
+def _pcodec_payload(content: bytes) -> bytes:
+    return _payload(bytes((Mode.PCODEC, 0, 0)) + _sized(content))
+
+
 BROKEN: dict[str, tuple[bytes, type[MalformedPatchError]]] = {
     "empty": (b"", errors.TruncatedPatchError),
     "header_cut": (pack_header(_header())[:50], errors.TruncatedPatchError),
@@ -140,6 +171,44 @@ BROKEN: dict[str, tuple[bytes, type[MalformedPatchError]]] = {
     "partial_record": (forged(_header(4095), [_delta(length=4095)]), errors.PatchTableError),
     "record_too_large": (forged(_header(), [_delta(fields=(Field(Element.F64, 4096),))]), errors.PatchLimitError),
     "too_many_multiplies": (_with_predictor(Predictor.DECAY, (1, 1 << 40)), errors.PatchLimitError),
+    "too_many_multiplies_in_pairs": (
+        _with_predictor(Predictor.DECAY, (1, MAX_MULTIPLIES, 2, 1)),
+        errors.PatchLimitError,
+    ),
+    "multiplies_that_never_happen": (_with_predictor(Predictor.DECAY, (1, 0) * 32), errors.PatchTableError),
+    "too_many_scalars_in_all": (
+        forged(
+            _header(4 * (MAX_NUMBERS // 65 + 1)),
+            [_delta(length=4, predictor=Predictor.DECAY, old_element=Element.F32, scalars=(1, 1) * 32)]
+            * (MAX_NUMBERS // 65 + 1),
+        ),
+        errors.PatchLimitError,
+    ),
+    "more_parameters_than_numbers": (
+        _with_predictor(Predictor.ROW_SCALE, (1, 1025), 4 * 1025),
+        errors.PatchLimitError,
+    ),
+    "factors_larger_than_their_product": (
+        _with_predictor(Predictor.LOW_RANK, (32, 32), 4 * 32 * (32 + 32)),
+        errors.PatchLimitError,
+    ),
+    "more_parameters_than_output_in_all": (
+        forged(
+            _header(),
+            [
+                _delta(
+                    length=1024,
+                    predictor=Predictor.QUANTISE,
+                    fields=(Field(Element.I8, 1),),
+                    old_element=Element.F32,
+                    scalars=(1, 1024),
+                    parameter_bytes=8 * 1024,
+                )
+            ]
+            * 4,
+        ),
+        errors.PatchLimitError,
+    ),
     "rank_too_high": (_with_predictor(Predictor.LOW_RANK, (1 << 20, 32), 4), errors.PatchLimitError),
     "rank_without_rows": (_with_predictor(Predictor.LOW_RANK, (2, 0), 4), errors.PatchTableError),
     "parameters_too_large": (
@@ -245,6 +314,27 @@ BROKEN: dict[str, tuple[bytes, type[MalformedPatchError]]] = {
         _payload(bytes((Mode.PCODEC, 0, 0)) + pack_varint(40) + b"pco!" + b"\xa5" * 36),
         errors.PatchPayloadError,
     ),
+    "pcodec_lookback": (_pcodec_payload(_LOOKBACK), errors.PatchPayloadError),
+    "pcodec_lookback_over_four_billion_numbers": (
+        _pcodec_payload(_after_the_count(_LOOKBACK, 0xFF)),
+        errors.PatchPayloadError,
+    ),
+    "pcodec_lookback_in_a_second_chunk": (_pcodec_payload(_SPLICED), errors.PatchPayloadError),
+    "pcodec_consecutive_differences": (
+        _pcodec_payload(_pcodec(DeltaSpec.try_consecutive(2))),
+        errors.PatchPayloadError,
+    ),
+    "pcodec_convolution": (_pcodec_payload(_pcodec(DeltaSpec.try_conv1(2))), errors.PatchPayloadError),
+    "pcodec_multiples": (
+        _pcodec_payload(_pcodec(DeltaSpec.no_op(), ModeSpec.try_int_mult(1000))),
+        errors.PatchPayloadError,
+    ),
+    "pcodec_bytes_behind_the_end": (_pcodec_payload(_PLAIN + b"x"), errors.PatchPayloadError),
+    "pcodec_without_an_end": (_pcodec_payload(_PLAIN[:-1]), errors.PatchPayloadError),
+    "pcodec_without_chunks": (
+        _pcodec_payload(_PLAIN[: _PLAIN.index(b"\x04\x01\x03") + 2] + bytes(1)),
+        errors.PatchPayloadError,
+    ),
     "plane_bomb": (
         _payload(bytes((Mode.PLANES, 0, 0, Plane.LZMA)) + pack_varint(len(_BOMB)) + _BOMB),
         errors.PatchPayloadError,
@@ -261,6 +351,45 @@ BROKEN: dict[str, tuple[bytes, type[MalformedPatchError]]] = {
 def test_patch__broken__is_refused_with_its_error_in_little_memory(name: str) -> None:
     patch, error = BROKEN[name]
     assert _refused(patch) is error
+
+
+@pytest.mark.parametrize("scalars", [(), (1, 1), (1, 1) * 32], ids=["plain", "a pair", "many pairs"])
+def test_table__as_large_as_the_limits_let_it_be__fits_the_memory_of_a_device(scalars: tuple[int, ...]) -> None:
+    part = 64
+    count = min(MAX_INSTRUCTIONS, MAX_NUMBERS // (1 + len(scalars))) // part
+    predictor = Predictor.DECAY if scalars else Predictor.NOTHING
+    old = Element.F32 if scalars else None
+    item = _delta(length=4, predictor=predictor, old_element=old, scalars=scalars)
+    patch = forged(_header(4 * count, old_bytes=4 * count), [replace(item, old_offset=4 * n) for n in range(count)])
+    tracemalloc.start()
+    header = read_header(Held(patch))
+    assert len(read_prologue(Held(patch), header).instructions) == count
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak_bytes * part < 36 << 20
+
+
+@pytest.mark.parametrize("width", [1, 2, 4, 8])
+def test_pcodec__any_byte_changed_or_cut__reads_or_is_refused_in_little_memory(width: int) -> None:
+    numbers = (weights(5, 700) * 50).astype(f"<i{width}")
+    config = ChunkConfig(delta_spec=DeltaSpec.no_op(), mode_spec=ModeSpec.classic(), enable_8_bit=width == 1)
+    content = bytes(standalone.simple_compress(numbers, config))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    target = np.zeros(len(numbers), dtype=f"<i{width}")
+    pco.read(content, target)
+    assert np.array_equal(target, numbers)
+    broken = [content[:length] for length in range(len(content))]
+    for position in range(len(content)):
+        others = (0, 0xFF, content[position] ^ 1, content[position] ^ 0x20, content[position] ^ 0x80)
+        broken += [content[:position] + bytes((byte,)) + content[position + 1 :] for byte in others]
+    refused = 0
+    for changed in broken:
+        try:
+            pco.read(changed, target)
+        except errors.PatchPayloadError:
+            refused += 1
+    assert refused > len(content), "whatever was cut, at least"
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 32 << 10
 
 
 def test_patch__flipped_bit_anywhere__never_gives_a_wrong_file() -> None:

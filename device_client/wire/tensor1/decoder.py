@@ -41,9 +41,8 @@ from device_client.wire.tensor1.format import (
     unpack_parameters,
 )
 from device_client.wire.tensor1.io import BlockWriter, RandomAccess
-from device_client.wire.tensor1.predictors import check
 from device_client.wire.tensor1.prologue import parse_prologue
-from device_client.wire.tensor1.streams import STORED, StreamReader, lzma_filters
+from device_client.wire.tensor1.streams import STORED, StreamReader
 
 _MAX_VARINT_BYTES: Final = 10
 _HASHED_BYTES: Final = 1 << 20
@@ -71,15 +70,7 @@ def read_header(patch: RandomAccess) -> Header:
 
 def read_prologue(patch: RandomAccess, header: Header) -> Prologue:
     """The instructions, each checked to be one that can be followed."""
-    prologue = parse_prologue(header, _exactly(patch, HEADER_BYTES, header.prologue_bytes))
-    for item in prologue.instructions:
-        if item.kind is Kind.DELTA:
-            check(item)
-            if item.record_bytes > header.block_bytes:
-                raise PatchTableError(f"expected records that fit a block, got {item.record_bytes} bytes")
-        elif item.kind is Kind.STREAM and item.scalars[0] != STORED:
-            lzma_filters(item.scalars[0])
-    return prologue
+    return parse_prologue(header, _exactly(patch, HEADER_BYTES, header.prologue_bytes))
 
 
 def decode(

@@ -42,15 +42,22 @@ MAX_PARAMETER_BYTES: Final = 4 << 20
 MAX_FIELDS: Final = 8
 MAX_RECORD_BYTES: Final = 4096
 MAX_SCALARS: Final = 64
+# Fields, scalars and numbers of derivations of all instructions: what a table may take in memory besides its instructions.
+MAX_NUMBERS: Final = 1 << 18
 MAX_RANK: Final = 64
 # Derived parameters read tensors more than once: this many times the old file in all.
 MAX_DERIVED_READS: Final = 8
 # Decay replays multiply every weight once a step.
-MAX_MULTIPLIES: Final = 4096
+MAX_MULTIPLIES: Final = 2048
+# Parameters of all instructions, for each byte of output. Honest ones have two at most: a bias's scale and zero point.
+MAX_PARAMETER_SHARE: Final = 4
 MAX_FILE_BYTES: Final = 1 << 44
 MAX_BASE: Final = 1 << 16
 # A payload that is larger than this much more than its output is no honest one.
 PAYLOAD_SLACK: Final = 64 << 10
+
+
+_DERIVATION_NUMBERS: Final = 8
 
 
 class Flag(IntFlag):
@@ -195,6 +202,11 @@ class Instruction:
     def old_length(self) -> int:
         """How many bytes of the old file it reads in all."""
         return self.length // self.record_bytes * self.old_record_bytes
+
+    @property
+    def numbers(self) -> int:
+        """What it counts towards `MAX_NUMBERS`."""
+        return len(self.fields) + len(self.scalars) + (_DERIVATION_NUMBERS if self.derivation is not None else 0)
 
     @property
     def derived_bytes(self) -> int:

@@ -83,7 +83,9 @@ def _parameter_bytes(item: Instruction, elements: int) -> int:
     """How many bytes of parameters the scalars ask for, once those are within limits."""
     scalars = item.scalars
     if item.predictor is Predictor.DECAY:
-        if len(scalars) % 2 or sum(scalars[1::2]) > MAX_MULTIPLIES or max(scalars[::2], default=0) > _MAX_DECAY:
+        if len(scalars) % 2 or not all(scalars[1::2]):
+            raise PatchTableError(f"expected pairs of a step and how often, at least once, got {scalars}")
+        if sum(scalars[1::2]) > MAX_MULTIPLIES or max(scalars[::2], default=0) > _MAX_DECAY:
             raise PatchLimitError(f"expected at most {MAX_MULTIPLIES} multiplies, got {scalars}")
         return 0
     if item.predictor is Predictor.CAST:
@@ -97,7 +99,11 @@ def _parameter_bytes(item: Instruction, elements: int) -> int:
     if item.predictor is Predictor.LOW_RANK:
         if first > MAX_RANK or elements % second:
             raise PatchLimitError(f"expected a rank of at most {MAX_RANK} and whole rows, got {scalars} for {elements}")
+        if first * (second + elements // second) > elements:
+            raise PatchLimitError(f"expected factors smaller than their product of {elements}, got {scalars}")
         return 4 * first * (second + elements // second)
+    if second > elements:
+        raise PatchLimitError(f"expected at most a parameter for each of {elements} numbers, got {second}")
     return second * {Predictor.ROW_SCALE: 4, Predictor.QUANTISE: 8, Predictor.REQUANTISE: 12}[item.predictor]
 
 
@@ -186,20 +192,25 @@ def _float_guess(item: Instruction, parameters: bytes, weights: Any, first: int)
 
 
 def _product(item: Instruction, parameters: bytes, first: int, count: int) -> NDArray[np.float32]:
-    """Elements `first` to `first + count` of u v, added up in the order of the rank."""
+    """Elements `first` to `first + count` of u v, added up in the order of the rank; no others are computed."""
     import numpy as np
 
     rank, columns = item.scalars
     values = np.frombuffer(parameters, dtype="<f4")
     v = values[: rank * columns].reshape(rank, columns)
     u = values[rank * columns :].reshape(-1, rank)
-    top, bottom = first // columns, -(-(first + count) // columns)
-    total = u[top:bottom, :1] * v[:1]
-    for index in range(1, rank):
-        total += u[top:bottom, index : index + 1] * v[index : index + 1]
-    start = first - top * columns
-    found: NDArray[np.float32] = total.reshape(-1)[start : start + count]
-    return found
+    parts: list[NDArray[np.float32]] = []
+    while count:
+        # The rest of a row, whole rows, or the start of one.
+        row, start = divmod(first, columns)
+        rows = 1 if start or count < columns else count // columns
+        end = min(columns, start + count)
+        total = u[row : row + rows, :1] * v[:1, start:end]
+        for index in range(1, rank):
+            total += u[row : row + rows, index : index + 1] * v[index : index + 1, start:end]
+        parts.append(total.reshape(-1))
+        first, count = first + len(parts[-1]), count - len(parts[-1])
+    return np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)
 
 
 def _pruned(item: Instruction, raw: Integers, old: Element, new: Element) -> Integers:
@@ -219,15 +230,15 @@ def _quantised(item: Instruction, parameters: bytes, raw: Integers, first: int) 
     new, old = item.fields[0].element, item.old_element
     count = item.scalars[1]
     scales = np.frombuffer(parameters, dtype="<f4", count=count)
-    zeros = np.frombuffer(parameters, dtype="<i4", offset=4 * count).astype(np.float32)
+    zeros = np.frombuffer(parameters, dtype="<i4", offset=4 * count)
     if old is not None and old.is_float:
         guess = np.rint(reals(raw, old) / _spread(scales, item, first, len(raw)))
-        guess += _spread(zeros, item, first, len(raw))
+        guess += _spread(zeros, item, first, len(raw)).astype(np.float32)
     else:
         numbers = (raw.view(f"<u{raw.itemsize}") if old in {Element.U8, Element.U16} else raw).astype(np.float32)
-        numbers -= _spread(zeros[:count], item, first, len(raw))
+        numbers -= _spread(zeros[:count], item, first, len(raw)).astype(np.float32)
         guess = np.rint(numbers * _spread(scales, item, first, len(raw)))
-        guess += _spread(zeros[count:], item, first, len(raw))
+        guess += _spread(zeros[count:], item, first, len(raw)).astype(np.float32)
     low, high = _WHOLE[new]
     # What is not a number is guessed to be the lowest one, whatever the machine's conversion would make of it; a float32
     # cannot hold the highest int32.

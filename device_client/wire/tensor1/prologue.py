@@ -1,7 +1,8 @@
 """A patch's instructions and literal bytes: how they are written, and how they are read with every number checked.
 
 Deflated or LZMA, whichever is smaller. What `parse_prologue` returns makes exactly the announced output, reads nothing outside the
-old file, and stays within the limits of `format`; whether a predictor can be followed is for `predictors.check` to say.
+old file, stays within the limits of `format`, and has no predictor that cannot be followed. Each instruction is checked as
+it is read: a table that breaks a limit costs no more than what came before that.
 """
 
 import lzma
@@ -16,7 +17,9 @@ from device_client.wire.tensor1.format import (
     MAX_DERIVED_READS,
     MAX_FIELDS,
     MAX_INSTRUCTIONS,
+    MAX_NUMBERS,
     MAX_PARAMETER_BYTES,
+    MAX_PARAMETER_SHARE,
     MAX_PROLOGUE_BYTES,
     MAX_RECORD_BYTES,
     MAX_SCALARS,
@@ -35,6 +38,8 @@ from device_client.wire.tensor1.format import (
     pack_signed,
     pack_varint,
 )
+from device_client.wire.tensor1.predictors import check
+from device_client.wire.tensor1.streams import STORED, lzma_filters
 
 _WORDS: Final = struct.Struct("<II")
 _LZMA: Final = [{"id": lzma.FILTER_LZMA1, "dict_size": MAX_PROLOGUE_BYTES, "lc": 3, "lp": 0, "pb": 0}]
@@ -107,32 +112,68 @@ def parse_prologue(header: Header, content: bytes) -> Prologue:
     if count > MAX_INSTRUCTIONS:
         raise PatchLimitError(f"expected at most {MAX_INSTRUCTIONS} instructions, got {count}")
     found: list[Instruction] = []
-    expected = made = literal_bytes = derived_bytes = 0
+    expected = 0
+    spent = _Spent(header)
     for _ in range(count):
         item = _parse_instruction(cursor, expected)
+        _check(header, item)
+        spent.add(item)
         expected = item.old_offset + item.old_length if item.old_record_bytes else expected + item.length
-        made += item.length
-        literal_bytes += item.length if item.kind is Kind.LITERAL else 0
-        if item.old_record_bytes and not 0 <= item.old_offset <= header.old_bytes - item.old_length:
-            raise PatchTableError(
-                f"expected old bytes inside {header.old_bytes}, got {item.old_length} at {item.old_offset}"
-            )
-        derived_bytes += item.derived_bytes
-        if derived_bytes > MAX_DERIVED_READS * header.old_bytes:
-            raise PatchLimitError(f"expected to read {MAX_DERIVED_READS} times the old file, got {derived_bytes} bytes")
-        source = item.derivation
-        if source is not None and not 0 <= source.old_offset <= header.old_bytes - item.derived_bytes:
-            raise PatchTableError(
-                f"expected old bytes inside {header.old_bytes}, got {item.derived_bytes} at {source.old_offset}"
-            )
-        if made > header.new_bytes:
-            break
         found.append(item)
-    if made != header.new_bytes:
-        raise PatchTableError(f"expected instructions that make {header.new_bytes} bytes, got {made}")
-    if cursor.left != literal_bytes:
-        raise PatchTableError(f"expected {literal_bytes} literal bytes, got {cursor.left}")
-    return Prologue(tuple(found), bytes(cursor.take(literal_bytes)))
+    if spent.made != header.new_bytes:
+        raise PatchTableError(f"expected instructions that make {header.new_bytes} bytes, got {spent.made}")
+    if cursor.left != spent.literal_bytes:
+        raise PatchTableError(f"expected {spent.literal_bytes} literal bytes, got {cursor.left}")
+    return Prologue(tuple(found), bytes(cursor.take(spent.literal_bytes)))
+
+
+class _Spent:
+    """What the instructions so far make and take, of what they may in all."""
+
+    def __init__(self, header: Header) -> None:
+        self._header = header
+        self.made = 0
+        self.literal_bytes = 0
+        self._derived_bytes = 0
+        self._parameter_bytes = 0
+        self._numbers = 0
+
+    def add(self, item: Instruction) -> None:
+        """One more; raises `PatchTableError` or `PatchLimitError`."""
+        header = self._header
+        self.made += item.length
+        if self.made > header.new_bytes:
+            raise PatchTableError(f"expected instructions that make {header.new_bytes} bytes, got {self.made}")
+        self.literal_bytes += item.length if item.kind is Kind.LITERAL else 0
+        self._numbers += item.numbers
+        if self._numbers > MAX_NUMBERS:
+            raise PatchLimitError(f"expected at most {MAX_NUMBERS} fields and scalars, got {self._numbers}")
+        self._parameter_bytes += item.parameter_bytes
+        if self._parameter_bytes > MAX_PARAMETER_SHARE * header.new_bytes:
+            raise PatchLimitError(
+                f"expected parameters of at most {MAX_PARAMETER_SHARE} times the new file, got {self._parameter_bytes} bytes"
+            )
+        self._derived_bytes += item.derived_bytes
+        if self._derived_bytes > MAX_DERIVED_READS * header.old_bytes:
+            raise PatchLimitError(
+                f"expected to read {MAX_DERIVED_READS} times the old file, got {self._derived_bytes} bytes"
+            )
+
+
+def _check(header: Header, item: Instruction) -> None:
+    """That an instruction reads inside the old file and can be followed."""
+    if item.kind is Kind.DELTA:
+        check(item)
+        if item.record_bytes > header.block_bytes:
+            raise PatchTableError(f"expected records that fit a block, got {item.record_bytes} bytes")
+    elif item.kind is Kind.STREAM and item.scalars[0] != STORED:
+        lzma_filters(item.scalars[0])
+    reads = [(item.old_offset, item.old_length)] if item.old_record_bytes else []
+    if item.derivation is not None:
+        reads.append((item.derivation.old_offset, item.derived_bytes))
+    for offset, length in reads:
+        if not 0 <= offset <= header.old_bytes - length:
+            raise PatchTableError(f"expected old bytes inside {header.old_bytes}, got {length} at {offset}")
 
 
 def _parse_instruction(cursor: Cursor, expected: int) -> Instruction:

@@ -19,10 +19,11 @@ import lzma
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from device_client.wire.tensor1 import pco
 from device_client.wire.tensor1.classes import Classes
 from device_client.wire.tensor1.classes import read as read_classes
 from device_client.wire.tensor1.elements import Element, Integers, exponents
-from device_client.wire.tensor1.errors import CodecUnavailableError, PatchPayloadError
+from device_client.wire.tensor1.errors import PatchPayloadError
 from device_client.wire.tensor1.format import Cursor, inflate
 
 if TYPE_CHECKING:
@@ -105,27 +106,12 @@ def decode(cursor: Cursor, count: int, element: Element, guess: Integers | None)
 def _read_pcodec(cursor: Cursor, sizes: list[int], element: Element) -> Any:
     import numpy as np
 
-    try:
-        from pcodec import standalone
-    except ImportError as error:
-        raise CodecUnavailableError("expected pcodec to read this patch, got none") from error
     values = np.zeros(sum(sizes), dtype=f"<i{element.width}")
     position = 0
     for size in sizes:
         length = cursor.varint() if size else 0
         if length:
-            target = values[position : position + size]
-            try:
-                progress = standalone.simple_decompress_into(bytes(cursor.take(length)), target)
-            except (RuntimeError, TypeError, ValueError) as error:
-                raise PatchPayloadError(f"expected a pcodec file, got {error}") from error
-            except BaseException as error:
-                # What pcodec's own code panics with is not an Exception.
-                if type(error).__name__ != "PanicException":
-                    raise
-                raise PatchPayloadError(f"expected a pcodec file, got {error}") from error
-            if progress.n_processed != size or not progress.finished:
-                raise PatchPayloadError(f"expected {size} differences, got {progress.n_processed}")
+            pco.read(bytes(cursor.take(length)), values[position : position + size])
         position += size
     return values
 

@@ -20,6 +20,7 @@ from device_client.wire.tensor1.format import (
     HEADER_BYTES,
     MAX_BLOCK_BYTES,
     MAX_INSTRUCTIONS,
+    MAX_NUMBERS,
     MAX_PROLOGUE_BYTES,
     MIN_BLOCK_BYTES,
     Block,
@@ -120,6 +121,8 @@ def _smaller_of(writing: "_Writing", plan: Plan, size: int, new: RandomAccess) -
 def _fits(plan: Plan) -> bool:
     """Whether a prologue may be as long as the plan's. Few plans are long enough for that to be in doubt."""
     count = len(plan.instructions)
+    if sum(item.numbers for item in plan.instructions) > MAX_NUMBERS:
+        return False
     return count <= _MAX_SURE or (count <= MAX_INSTRUCTIONS and len(_prologue(plan)) <= MAX_PROLOGUE_BYTES)
 
 

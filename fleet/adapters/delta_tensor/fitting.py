@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from device_client.wire.tensor1.derivations import derive, differences
 from device_client.wire.tensor1.elements import Element, integers, ordered, reals
 from device_client.wire.tensor1.format import (
+    MAX_MULTIPLIES,
     MAX_PARAMETER_BYTES,
     Derivation,
     Instruction,
@@ -35,9 +36,8 @@ _PATCH_EDGE: Final = 72
 _PATCH_RUN: Final = 8
 _DROPPED_BITS: Final = (0, 8, 11, 14)
 _SEED: Final = 20
-# What one run of training can have decayed a weight by, in steps of 2**-24; and how many multiplies a replay may have.
+# What one run of training can have decayed a weight by, in steps of 2**-24.
 _DECAYS: Final = (1.5, 1e5)
-_MAX_TIMES: Final = 2048
 _MIN_ROW: Final = 8
 # Longer rows would not fit the memory that an encoder is given; nobody's matrices have them.
 _MAX_ROW: Final = 1 << 20
@@ -175,14 +175,14 @@ def decay(old: NDArray[np.float32], new: NDArray[np.float32]) -> Fit | None:
     best, hits = (max(1, round(total)), 1), 0
     for step in range(1, 65):
         times = round(total / step)
-        if not 1 <= times <= _MAX_TIMES:
+        if not 1 <= times <= MAX_MULTIPLIES:
             continue
         factor = np.float32(1.0 - step * _STEP)
         values = before.copy()
         low = max(1, times * 2 // 3)
         for _ in range(low - 1):
             values *= factor
-        for count in range(low, min(_MAX_TIMES, times * 3 // 2) + 1):
+        for count in range(low, min(MAX_MULTIPLIES, times * 3 // 2) + 1):
             values *= factor
             right = int(np.count_nonzero(values == after))
             if right > hits:
@@ -350,7 +350,9 @@ def quantise(
             yield fit if derivation is None else derived(fit, derivation, old)
         if spreads:
             return
-    before, made = sample.old_reals().astype(np.float64), sample.new_reals().astype(np.float64)
+    # Signalling NaNs become quiet ones, which is no news.
+    with np.errstate(invalid="ignore"):
+        before, made = sample.old_reals().astype(np.float64), sample.new_reals().astype(np.float64)
     inside = (np.abs(made) < _SLOPE_RANGE[1]) & (np.abs(made) > _SLOPE_RANGE[0]) & np.isfinite(before)
     if np.count_nonzero(inside) < _MIN_POINTS:
         return

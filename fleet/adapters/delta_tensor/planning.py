@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from device_client.wire.tensor1.elements import Element
-from device_client.wire.tensor1.format import MAX_INSTRUCTIONS, Field, Instruction, Kind, Predictor
+from device_client.wire.tensor1.format import MAX_INSTRUCTIONS, MAX_PARAMETER_SHARE, Field, Instruction, Kind, Predictor
 from device_client.wire.tensor1.io import RandomAccess
 from device_client.wire.tensor1.reach import reach_back
 from device_client.wire.tensor1.streams import STORED, lzma_method
@@ -210,6 +210,8 @@ class Planner:
     def _best(self, step: Step, cost: float, fits: Iterator[Fit], sample: Sample, count: int) -> tuple[Step, float]:
         """The cheapest of the instruction as it is and with each fit. Bits an element, parameters counted."""
         for fit in fits:
+            if len(fit.parameters) > MAX_PARAMETER_SHARE * step.item.length:
+                continue
             item = _with(step.item, fit, sample.old_element)
             price = sample.cost(item, fit.parameters, self.coding) + 8.0 * fit.price_bytes / count
             if price < 0.99 * cost:
