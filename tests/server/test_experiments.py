@@ -150,8 +150,11 @@ def test_start__namespace_asks_for_approval__somebody_else_has_to_start_it(story
     with pytest.raises(ForbiddenError, match="asks for 2 approvals"):
         services.start(experiment_id=drafted.id, actor="bob", now=story.now)
     registry_services.set_namespace(name=namespace, approvals=1, actor="root", now=story.now)
-    started = services.start(experiment_id=drafted.id, actor="bob", now=story.now, seed=fleet_plan.SEED_BETTER)
+    started = services.start(
+        experiment_id=drafted.id, actor="bob", reason="looked at it", now=story.now, seed=fleet_plan.SEED_BETTER
+    )
     assert started.state is ExperimentState.RUNNING
+    assert started.because.endswith(": looked at it")
 
 
 # ---------------------------------------------------------------- running

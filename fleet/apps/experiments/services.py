@@ -94,7 +94,13 @@ def plan(*, experiment_id: str, now: datetime, seed: str | None = None) -> PlanR
 
 
 def start(
-    *, experiment_id: str, actor: str, now: datetime, seed: str | None = None, if_revision: int | None = None
+    *,
+    experiment_id: str,
+    actor: str,
+    now: datetime,
+    reason: str = "",
+    seed: str | None = None,
+    if_revision: int | None = None,
 ) -> ExperimentRecord:
     """Randomise and begin. Raises `InvalidInputError` for a fleet that is too small for the arms, `ConflictError` while
     a rollout or another experiment of the model is under way.
@@ -115,7 +121,7 @@ def start(
     try:
         with transaction.atomic():
             row = moves.locked(experiment_id, if_revision)
-            _begin(row, _Ready(spec, versions, planned, drawn), actor, now)
+            _begin(row, _Ready(spec, versions, planned, drawn), actor, reason, now)
     except IntegrityError as error:
         if not Experiment.objects.filter(model_id=row.model_id, state__in=[s.value for s in OCCUPYING]).exists():
             raise
@@ -144,7 +150,7 @@ def _require_approval(row: Experiment, actor: str) -> None:
         )
 
 
-def _begin(row: Experiment, ready: _Ready, actor: str, now: datetime) -> None:
+def _begin(row: Experiment, ready: _Ready, actor: str, reason: str, now: datetime) -> None:
     spec, versions, planned = ready.spec, ready.versions, ready.planned
     stopped = assigned.stop_of(row.model_id)
     if stopped:
@@ -172,7 +178,8 @@ def _begin(row: Experiment, ready: _Ready, actor: str, now: datetime) -> None:
     row.ends_at = now + timedelta(seconds=spec.duration_s)
     row.planned = {arm.name: arm.classes for arm in planned.arms}
     counted = ", ".join(f"{arm.devices} in {arm.name} (version {arm.version})" for arm in planned.arms)
-    moves.conclude(row, "start", Reason(actor, f"started with {counted}"), now)
+    why = f": {reason}" if reason else ""
+    moves.conclude(row, "start", Reason(actor, f"started with {counted}{why}"), now)
 
 
 def _planned(

@@ -102,7 +102,7 @@ class ExperimentAction(_OneExperiment):
             "now": self.now,
         }
         if action == "start":
-            record = services.start(**said, seed=body["seed"])
+            record = services.start(**said, seed=body["seed"], reason=body["reason"])
         elif action == "extend":
             record = services.extend(**said, extra_s=body["extra_s"], reason=body["reason"])
         elif action == "promote":

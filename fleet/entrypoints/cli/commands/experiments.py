@@ -30,6 +30,7 @@ def register(commands: Commands) -> None:
     start = group.add("start", run_start, "randomise and begin")
     _add_experiment(start)
     start.add_argument("--seed", help="who is in which arm (default: random)")
+    _add_reason(start)
     listing = group.add("list", run_list, "experiments, the newest first")
     listing.add_argument("--model", type=parse_model_name)
     listing.add_argument("--state")
@@ -87,9 +88,7 @@ def run_plan(context: Context, arguments: Namespace) -> int:
 
 def run_start(context: Context, arguments: Namespace) -> int:
     """From here on devices move."""
-    started = context.api().post(f"{_path(arguments.experiment)}:start", {"seed": arguments.seed})
-    context.console.result(started, f"{started['id']}: {started['because']}", *_findings(started))
-    return ExitCode.HEALTHY
+    return _act(context, arguments, "start", {"seed": arguments.seed})
 
 
 def run_list(context: Context, arguments: Namespace) -> int:
@@ -137,7 +136,9 @@ def run_wait(context: Context, arguments: Namespace) -> int:
         raise CommandError("timeout", f"{arguments.experiment}: no verdict in {arguments.timeout:g} s", ExitCode.HELD)
     outcome = OUTCOMES.get(experiment["verdict"], ExitCode.HELD)
     document = {"experiment": experiment, "exit_code": int(outcome)}
-    context.console.result(document, f"{experiment['id']}: {experiment['state']}", f"  {experiment['because']}")
+    context.console.result(
+        document, f"{experiment['id']}: {experiment['state']}", f"  {experiment['because']}", *_findings(experiment)
+    )
     return outcome
 
 
@@ -161,7 +162,9 @@ def _act(context: Context, arguments: Namespace, action: str, more: JsonObject) 
     headers = {} if arguments.if_revision is None else {"If-Match": f'"{arguments.if_revision}"'}
     body = {"reason": arguments.reason, **more}
     experiment = api.post(f"{_path(arguments.experiment)}:{action}", body, headers=headers)
-    context.console.result(experiment, f"{experiment['id']}: {experiment['state']}", f"  {experiment['because']}")
+    context.console.result(
+        experiment, f"{experiment['id']}: {experiment['state']}", f"  {experiment['because']}", *_findings(experiment)
+    )
     return ExitCode.HEALTHY
 
 

@@ -1,11 +1,9 @@
 """Is it safe to go on, and why did it stop?"""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, TypeVar
 
-from django.contrib import messages
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 from django.views.decorators.http import require_http_methods, require_safe
@@ -16,18 +14,17 @@ from fleet.apps.devices import selectors as devices
 from fleet.apps.registry import selectors as registry
 from fleet.apps.rollouts import selectors, services
 from fleet.apps.rollouts.records import RolloutRecord
-from fleet.domain.errors import ModelfleetError, NotFoundError
+from fleet.domain.errors import NotFoundError
 from fleet.domain.policy import RolloutPolicy
 from fleet.domain.rollout_states import TRANSITIONS, RolloutEvent, RolloutState
-from fleet.entrypoints.ui.access import actor_of, operator, reader
+from fleet.entrypoints.ui.access import operator, reader
 from fleet.entrypoints.ui.downloads import downloads
-from fleet.entrypoints.ui.forms import ActionForm
 from fleet.entrypoints.ui.gate_cards import gate_cards, most_telling_first
+from fleet.entrypoints.ui.interventions import Action, action_named, intervene
+from fleet.entrypoints.ui.listing import listing
 from fleet.entrypoints.ui.page import moment, render_page
 from fleet.entrypoints.ui.phase_steps import consequences, phase_steps, reach, terms
-from fleet.entrypoints.ui.queries import query, text
 
-PAGE_ROWS: Final = 40
 DECISION_ROWS: Final = 50
 REPORT_ROWS: Final = 500
 """Of the devices' reports about a rollout, the newest that its downloads are added up from."""
@@ -36,19 +33,6 @@ MOVING_BY_ITSELF: Final = frozenset(state for state, event in TRANSITIONS if eve
 STATES: Final = tuple(state.value for state in RolloutState)
 SHOWN_EVIDENCE: Final = frozenset({"gates", "notes", "verdict"})
 Record = TypeVar("Record")
-
-
-@dataclass(frozen=True)
-class Action:
-    """What a person may do to a rollout, and how the page that asks says it."""
-
-    name: str
-    event: RolloutEvent
-    title: str
-    button: str
-    icon: str
-    is_danger: bool
-    service: Callable[..., RolloutRecord]
 
 
 ACTIONS: Final[Mapping[str, Action]] = {
@@ -79,19 +63,7 @@ ACTIONS: Final[Mapping[str, Action]] = {
 @require_safe
 def rollouts(request: HttpRequest) -> HttpResponse:
     """All rollouts, newest first, by state and model."""
-    chosen = {"state": text(request, "state", among=STATES), "model": text(request, "model")}
-    after = text(request, "after")
-    states = (chosen["state"],) if chosen["state"] else ()
-    rows = selectors.rollouts(model=chosen["model"], states=states, after=after, limit=PAGE_ROWS + 1)
-    shown = rows[:PAGE_ROWS]
-    context = {
-        "rollouts": shown,
-        "chosen": chosen,
-        "states": STATES,
-        "is_filtered": any(chosen.values()),
-        "first": query(chosen) if after else "",
-        "next": query({**chosen, "after": shown[-1].id}) if len(rows) > PAGE_ROWS else "",
-    }
+    context = listing(request, STATES, selectors.rollouts)
     return render_page(request, "rollouts/list.html", context, section="rollouts", now=moment())
 
 
@@ -142,34 +114,16 @@ def decision(request: HttpRequest, rollout_id: str, decision_id: int) -> HttpRes
 @operator
 @require_http_methods(["GET", "HEAD", "POST"])
 def act(request: HttpRequest, rollout_id: str, action: str) -> HttpResponse:
-    """Say what an intervention would touch and ask; do it when the answer comes back with a reason.
-
-    The form carries the revision that the person saw: if the rollout has moved on since, nothing is done.
-    """
+    """Say what an intervention would touch and ask; do it when the answer comes back with a reason."""
     now = moment()
     rollout = _rollout(rollout_id)
-    chosen = ACTIONS.get(action)
-    if chosen is None:
-        raise Http404(f"no action {action!r:.40}")
+    chosen = action_named(ACTIONS, action)
     here = reverse("ui:rollout", args=[rollout_id])
-    if chosen not in _possible(rollout, now):
-        messages.warning(request, f"{chosen.title}: not possible, it is {rollout.state}.", extra_tags="bad")
-        return HttpResponseRedirect(here)
-    form = ActionForm(request.POST if request.method == "POST" else None, initial={"revision": rollout.revision})
-    if request.method == "POST" and form.is_valid():
-        try:
-            chosen.service(
-                rollout_id=rollout_id,
-                actor=actor_of(request),
-                reason=form.cleaned_data["reason"],
-                if_revision=form.cleaned_data["revision"],
-                now=now,
-            )
-        except ModelfleetError as error:
-            form.add_error(None, error.message)
-        else:
-            messages.success(request, f"{chosen.title}: done.", extra_tags="good")
-            return HttpResponseRedirect(here)
+    form = intervene(
+        request, chosen, rollout, possible=_possible(rollout, now), here=here, now=now, rollout_id=rollout_id
+    )
+    if isinstance(form, HttpResponseRedirect):
+        return form
     judged = selectors.gates(rollout_id, now=now)
     offers = () if rollout.rule_id is None else _offers(rollout, rollout.rule_id, now)
     context = {
