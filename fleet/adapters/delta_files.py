@@ -5,50 +5,74 @@ says nothing of the files that it is for, so one that is made here carries their
 readers of the format do not look. A `tensor1` patch has them in its header.
 """
 
+import errno
 import hashlib
 import os
+import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Final, Self, cast
 
-from device_client.wire import delta as codecs
 from device_client.wire.delta import Codec
 from device_client.wire.errors import MalformedPatchError
 from device_client.wire.tensor1 import decoder
 from device_client.wire.tensor1.errors import OutputMismatchError, WrongBaseError
 from device_client.wire.tensor1.format import MAGIC
-from fleet.adapters.delta_bsdiff4 import diff
+from fleet.adapters.delta_bsdiff4 import diff, is_tried, patched, read_header
 from fleet.adapters.delta_tensor import Coding, TensorStats, encode
 from fleet.domain.layouts import Layout, describe
 
-# Up to this size a second codec costs so little that it is tried too.
-BSDIFF4_CANDIDATE_BYTES: Final = 16 << 20
 _TRAILER_MAGIC: Final = b"sha256s\n"
 _TRAILER_BYTES: Final = len(_TRAILER_MAGIC) + 64
+_HASHED_BYTES: Final = 1 << 20
+# A name may have 255 letters, and a draft's has more than the file's.
+_PREFIX_LETTERS: Final = 40
 # What may stand between a model's name and the end of the name of a file with its data.
 _DATA_SUFFIXES: Final = (".data", "_data", ".bin", ".weights")
 
 
 class PreadFile:
-    """A file by offset: `RandomAccess` for layouts, encoder and decoder. Never in memory as a whole."""
+    """A regular file by offset: `RandomAccess` for layouts, encoder and decoder. Never in memory as a whole.
+
+    Raises OSError with the file's name for what cannot be read by offset, a directory or a pipe, and waits for none.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._descriptor = os.open(path, os.O_RDONLY)
-        self.size = os.fstat(self._descriptor).st_size
+        self._path = path
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        status = os.fstat(self._descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(self._descriptor)
+            raise OSError(errno.EINVAL, f"expected a regular file, got {_kind(status.st_mode)}", str(path))
+        self.size = status.st_size
 
     def read_at(self, offset: int, length: int) -> bytes:
         """`length` bytes at `offset`, fewer only at the file's end."""
-        content = os.pread(self._descriptor, length, offset)
-        while 0 < len(content) < min(length, self.size - offset):
-            more = os.pread(self._descriptor, length - len(content), offset + len(content))
-            if not more:
-                break
-            content += more
+        try:
+            content = os.pread(self._descriptor, length, offset)
+            while 0 < len(content) < min(length, self.size - offset):
+                more = os.pread(self._descriptor, length - len(content), offset + len(content))
+                if not more:
+                    break
+                content += more
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
         return content
+
+    def sha256(self) -> bytes:
+        """Of all of it."""
+        digest = hashlib.sha256()
+        for start in range(0, self.size, _HASHED_BYTES):
+            digest.update(self.read_at(start, _HASHED_BYTES))
+        return digest.digest()
+
+    def is_same_as(self, path: Path) -> bool:
+        """Whether `path` leads to this very file, by whatever name or link."""
+        return path.exists() and os.path.samestat(os.fstat(self._descriptor), path.stat())
 
     def __enter__(self) -> Self:
         return self
@@ -57,6 +81,11 @@ class PreadFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         os.close(self._descriptor)
+
+
+def _kind(mode: int) -> str:
+    kinds = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+    return kinds.get(stat.S_IFMT(mode), "a device")
 
 
 @dataclass(frozen=True)
@@ -93,46 +122,42 @@ def _description_of(path: Path) -> Path | None:
 
 def create(old: Path, new: Path, patch: Path, codec: Codec | None, coding: Coding = Coding.PCODEC) -> CreatedPatch:
     """Make `patch`; without a codec the one that makes the smaller one. Raises OSError, DeltaTooExpensiveError."""
-    sizes = old.stat().st_size, new.stat().st_size
-    with _finished(patch) as (file, path):
+    with PreadFile(old) as before, PreadFile(new) as after, _finished(patch, (before, after)) as (file, path):
         made, tensors = Codec.BSDIFF4, tuple[TensorStats, ...]()
         if codec is not Codec.BSDIFF4:
             made = Codec.TENSOR1 if coding is Coding.PCODEC else Codec.TENSOR1_PORTABLE
-            with PreadFile(old) as before, PreadFile(new) as after:
-                stats = encode(before, after, layout_of(old), layout_of(new), file, coding=coding)
-            tensors = stats.tensors
+            tensors = encode(before, after, layout_of(old), layout_of(new), file, coding=coding).tensors
             file.seek(0, os.SEEK_END)
             file.flush()
-        if codec is Codec.BSDIFF4 or (codec is None and max(sizes) <= BSDIFF4_CANDIDATE_BYTES):
-            other = _bsdiff4(old, new)
+        if codec is Codec.BSDIFF4 or (codec is None and is_tried(before.size, after.size)):
+            other = diff(old, new) + _TRAILER_MAGIC + before.sha256() + after.sha256()
             if codec is Codec.BSDIFF4 or len(other) < file.tell():
                 made, tensors = Codec.BSDIFF4, ()
                 file.seek(0)
                 file.truncate()
                 file.write(other)
                 file.flush()
-        _prove(old, new, path)
-        return CreatedPatch(made, path.stat().st_size, *sizes, tensors)
-
-
-def _bsdiff4(old: Path, new: Path) -> bytes:
-    patch = diff(old, new)
-    digests = hashlib.sha256(old.read_bytes()).digest() + hashlib.sha256(new.read_bytes()).digest()
-    return patch + _TRAILER_MAGIC + digests
+        digest = _Digest()
+        with PreadFile(path) as written:
+            _apply_to(before, written, digest)
+        if digest.value != after.sha256():
+            raise OutputMismatchError("expected a patch that makes the new file, got one that makes another")
+        return CreatedPatch(made, path.stat().st_size, before.size, after.size, tensors)
 
 
 def apply(old: Path, patch: Path, new: Path) -> int:
     """Make `new` of `old`; returns its length. Raises OSError or MalformedPatchError, and leaves `new` as it was then."""
-    with _finished(new) as (file, _path):
-        return _apply_to(old, patch, file)
-
-
-def _prove(old: Path, new: Path, patch: Path) -> None:
-    digest = _Digest()
-    _apply_to(old, patch, digest)
-    with new.open("rb") as file:
-        if digest.value != hashlib.file_digest(file, "sha256").digest():
-            raise OutputMismatchError("expected a patch that makes the new file, got one that makes another")
+    with (
+        PreadFile(old) as before,
+        PreadFile(patch) as source,
+        _finished(new, (before, source)) as (file, path),
+    ):
+        announced, room = _announced_bytes(source), os.statvfs(path)
+        if announced > room.f_bavail * room.f_frsize:
+            said = f"expected room for {announced} bytes, got {room.f_bavail * room.f_frsize}"
+            raise OSError(errno.ENOSPC, said, str(new))
+        _apply_to(before, source, file)
+        return announced
 
 
 class _Digest:
@@ -150,54 +175,81 @@ class _Digest:
         return self._sha256.digest()
 
 
-def _apply_to(old: Path, patch: Path, out: "BinaryIO | _Digest") -> int:
-    with PreadFile(patch) as source:
-        if source.read_at(0, len(MAGIC)) != MAGIC:
-            content = _bsdiff4_output(old, patch)
-            out.write(content)
-            return len(content)
-        with PreadFile(old) as before:
-            header = decoder.read_header(source)
-            decoder.check_base(header, before)
-
-            def write(offset: int, content: bytes | bytearray) -> None:
-                del offset  # Blocks come in order and leave no gaps.
-                out.write(content)
-
-            decoder.apply(source, before, write)
-            return header.new_bytes
+def _is_tensor1(patch: PreadFile) -> bool:
+    return patch.read_at(0, len(MAGIC)) == MAGIC
 
 
-def _bsdiff4_output(old: Path, patch: Path) -> bytes:
-    content, before = patch.read_bytes(), old.read_bytes()
-    announced = codecs.announced_bytes(Codec.BSDIFF4, content)
-    trailer = content[-_TRAILER_BYTES:]
+def _announced_bytes(patch: PreadFile) -> int:
+    return decoder.read_header(patch).new_bytes if _is_tensor1(patch) else read_header(patch).new_bytes
+
+
+def _apply_to(old: PreadFile, patch: PreadFile, out: "BinaryIO | _Digest") -> None:
+    if not _is_tensor1(patch):
+        _apply_bsdiff4(old, patch, out)
+        return
+    decoder.check_base(decoder.read_header(patch), old)
+
+    def write(offset: int, content: bytes | bytearray) -> None:
+        del offset  # Blocks come in order and leave no gaps.
+        out.write(content)
+
+    decoder.apply(patch, old, write)
+
+
+def _apply_bsdiff4(old: PreadFile, patch: PreadFile, out: "BinaryIO | _Digest") -> None:
+    read_header(patch)
+    end = max(patch.size - _TRAILER_BYTES, 0)
+    trailer = patch.read_at(end, _TRAILER_BYTES)
     if len(trailer) < _TRAILER_BYTES or not trailer.startswith(_TRAILER_MAGIC):
         raise MalformedPatchError("expected a bsdiff4 patch that ends with its files' digests, got one without")
     base, made = trailer[len(_TRAILER_MAGIC) :][:32], trailer[-32:]
-    if hashlib.sha256(before).digest() != base:
+    if old.sha256() != base:
         raise WrongBaseError(f"expected an old file with sha256 {base.hex()}, got another one")
-    output = codecs.apply(Codec.BSDIFF4, before, content[:-_TRAILER_BYTES], expected_bytes=announced)
-    if hashlib.sha256(output).digest() != made:
+    digest = hashlib.sha256()
+
+    def write(content: bytes) -> None:
+        digest.update(content)
+        out.write(content)
+
+    patched(old, patch, end, write)
+    if digest.digest() != made:
         raise OutputMismatchError(f"expected a result with sha256 {made.hex()}, got another one")
-    return output
 
 
 @contextmanager
-def _finished(path: Path) -> Iterator[tuple[BinaryIO, Path]]:
-    """A file that becomes `path` when the block ends well, and that leaves no trace when it does not."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    draft = Path(name)
+def _finished(path: Path, inputs: Iterable[PreadFile]) -> Iterator[tuple[BinaryIO, Path]]:
+    """A file that becomes `path` when the block ends well, and that leaves no trace when it does not.
+
+    Raises OSError where that would replace one of the inputs, or what is no regular file.
+    """
+    if path.exists() and not path.is_file():
+        said = f"expected a regular file or nothing, got {_kind(path.stat().st_mode)}"
+        raise OSError(errno.EINVAL, said, str(path))
+    if any(file.is_same_as(path) for file in inputs):
+        raise OSError(errno.EINVAL, "expected another file than those that are read, got one of them", str(path))
+    draft: Path | None = None
     try:
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name[:_PREFIX_LETTERS]}.", dir=path.parent)
+        draft = Path(name)
         with os.fdopen(descriptor, "w+b") as file:
             yield cast("BinaryIO", file), draft
             file.flush()
             os.fsync(file.fileno())
         draft.chmod(0o666 & ~_umask())
         draft.replace(path)
+        _sync(path.parent)
+    except OSError as error:
+        # What was read has its name in the error; the rest concerns this file, by whatever name it had by then.
+        if draft is None or error.filename in {None, str(draft)}:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
     finally:
-        draft.unlink(missing_ok=True)
-    directory = os.open(path.parent, os.O_RDONLY)
+        if draft is not None:
+            draft.unlink(missing_ok=True)
+
+
+def _sync(folder: Path) -> None:
+    directory = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(directory)
     finally:

@@ -3,12 +3,10 @@
 Tensors that share a block are coded together; such a block's bytes are divided among them by their sizes.
 """
 
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from device_client.wire import delta as codecs
 from device_client.wire.delta import Codec
 from device_client.wire.tensor1 import decoder
 from device_client.wire.tensor1.errors import PatchLimitError, TruncatedPatchError
@@ -24,10 +22,10 @@ from device_client.wire.tensor1.format import (
     Kind,
     blocks,
 )
+from fleet.adapters.delta_bsdiff4 import read_header
 from fleet.adapters.delta_files import PreadFile, layout_of
 from fleet.domain.layouts import Segment
 
-_BSDIFF4_HEADER: Final = struct.Struct("<8sqqq")
 _CHECKSUM_BYTES: Final = 4
 _LONGEST_VARINT: Final = 10
 
@@ -72,8 +70,7 @@ def inspect(patch: Path, model: Path | None = None) -> Inspected:
     """Look into a patch; `model` is the new file, whose tensors' names are used. Raises OSError, MalformedPatchError."""
     with PreadFile(patch) as file:
         if file.read_at(0, len(MAGIC)) != MAGIC:
-            head = patch.read_bytes()
-            return Inspected(Codec.BSDIFF4, file.size, codecs.announced_bytes(Codec.BSDIFF4, head))
+            return Inspected(Codec.BSDIFF4, file.size, read_header(file).new_bytes)
         header = decoder.read_header(file)
         parts: tuple[Part, ...] = ()
         is_verbatim = Flag.VERBATIM in header.flags

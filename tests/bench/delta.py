@@ -7,51 +7,107 @@ ratio is against bsdiff4 in the same run.
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from fleet.adapters.delta_bsdiff4 import is_tried as is_bsdiff4_tried
+from tests.bench.delta_manifest import ManifestError
+from tests.bench.delta_manifest import read as read_manifest
 from tests.bench.delta_measuring import (
     BSDIFF4_LARGEST_BYTES,
-    ROOT,
+    Measured,
     Pair,
     StepFailedError,
+    figures,
     installed,
     measure,
     measure_command,
+    run_module,
 )
 from tests.bench.delta_targets import Row, rows, summarise
 
-# Up to this size bsdiff4 is a candidate for what is shipped, not only a baseline.
-BSDIFF4_CANDIDATE_BYTES = 16 << 20
 LARGE_BYTES = 2 << 30
 
 
 def main(words: Sequence[str]) -> int:
-    """Measure, print, write; 0 when every result was byte for byte right."""
+    """Measure, print, write; 0 when every pair was measured and every result byte for byte right."""
     arguments = _arguments(words)
-    with tempfile.TemporaryDirectory(prefix="mf-bench-", dir=arguments.scratch) as name:
-        scratch = Path(name)
-        directory = arguments.pairs or _own_pairs(scratch / "pairs", arguments.size)
-        wanted = _manifest(directory, arguments.only)
-        results = []
-        for pair in wanted:
-            result = one(pair, scratch, baselines=not arguments.no_baselines, portable=arguments.portable)
-            results.append(result)
-            print(_line(result), flush=True)
-        if arguments.large or (arguments.large is None and arguments.pairs is None):
-            results.append(_large(scratch, arguments.large_bytes))
-            print(_line(results[-1]), flush=True)
-    summary = summarise(results)
-    _print_summary(summary, rows(results))
+    results: list[dict[str, Any]] = []
+    try:
+        with tempfile.TemporaryDirectory(prefix="mf-bench-", dir=arguments.scratch) as name:
+            for result in _results(arguments, Path(name)):
+                results.append(result)
+                print(_line(result), flush=True)
+                if arguments.json:
+                    _write(arguments.json, results)
+    except (ManifestError, StepFailedError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"{error.filename or arguments.json}: {error.strerror or error}", file=sys.stderr)
+        return 1
+    _print_summary(summarise(results), rows(results))
+    if not results:
+        print(f"expected pairs with {arguments.only!r} in their name, got none", file=sys.stderr)
+    bad = [result["name"] for result in results if not result["sha256_ok"]]
+    if bad:
+        print(f"{len(bad)} of {len(results)} pairs failed or came out wrong: {', '.join(bad)}", file=sys.stderr)
+    return 1 if bad or not results else 0
+
+
+def _results(arguments: argparse.Namespace, scratch: Path) -> Iterator[dict[str, Any]]:
+    """A row for each pair, as soon as it is there."""
     if arguments.json:
-        targets = [row.encode() for row in rows(results)]
-        document = {"pairs": results, "summary": {**summary, "targets": targets}}
-        arguments.json.write_text(json.dumps(document, indent=1) + "\n")
-    return 0 if all(result["sha256_ok"] for result in results) else 1
+        _write(arguments.json, [])  # Better to fail now than after an hour.
+    directory = arguments.pairs or _own_pairs(scratch / "pairs", arguments.size)
+    for pair in read_manifest(directory, arguments.only):
+        yield attempted(pair, partial(one, pair, scratch, arguments))
+    if arguments.large or (arguments.large is None and arguments.pairs is None):
+        pair = Pair("huge_fp32", "huge", scratch / "large.old.safetensors", scratch / "large.new.safetensors")
+        yield attempted(pair, partial(_large, pair, scratch, arguments))
+
+
+def attempted(pair: Pair, measured: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What was measured, or a row without figures that says why there are none."""
+    try:
+        return measured()
+    except (StepFailedError, OSError) as error:
+        print(f"  {pair.name}: {error}", file=sys.stderr)
+        return {
+            "name": pair.name,
+            "kind": pair.kind,
+            "old_bytes": _size(pair.old),
+            "new_bytes": _size(pair.new),
+            "codec": "tensor1",
+            **dict.fromkeys(field.name for field in fields(Measured)),
+            "create_above_interpreter_mib": None,
+            "entropy_bound_bytes": None,
+            "encode_s": None,
+            "verified_cpu_s": None,
+            "baselines": {},
+            "sha256_ok": False,
+            "error": str(error),
+        }
+
+
+def _size(path: Path) -> int | None:
+    return path.stat().st_size if path.is_file() else None
+
+
+def _write(path: Path, results: Sequence[dict[str, Any]]) -> None:
+    """All figures so far, in place of the ones before: whoever stops the benchmark keeps what it measured."""
+    document = {
+        "pairs": results,
+        "summary": {**summarise(results), "targets": [row.encode() for row in rows(results)]},
+    }
+    draft = path.with_name(f".{path.name}.draft")
+    draft.write_text(json.dumps(document, indent=1) + "\n")
+    draft.replace(path)
 
 
 def _arguments(words: Sequence[str]) -> argparse.Namespace:
@@ -72,53 +128,38 @@ def _arguments(words: Sequence[str]) -> argparse.Namespace:
 
 def _own_pairs(directory: Path, size: str) -> Path:
     print(f"training and converting pairs ({size}) ...", flush=True)
-    command = [sys.executable, "-m", "tests.delta.pairs.catalogue", str(directory), size]
-    subprocess.run(command, cwd=ROOT, check=True)
+    run_module("tests.delta.pairs.catalogue", directory, size)
     return directory
 
 
-def _manifest(directory: Path, only: str) -> list[Pair]:
-    entries = json.loads((directory / "manifest.json").read_text())
-    wanted = [entry for entry in entries if only in entry["name"]]
-    return [
-        Pair(
-            entry["name"],
-            entry.get("kind") or _kind(directory, entry),
-            directory / entry["old"],
-            directory / entry["new"],
-        )
-        for entry in wanted
-    ]
-
-
-def _kind(directory: Path, entry: dict[str, str]) -> str:
-    from tests.bench.delta_kinds import kind_of, require_file
-
-    return kind_of(entry["name"], require_file(directory / entry["old"]), require_file(directory / entry["new"]))
-
-
-def one(pair: Pair, scratch: Path, *, baselines: bool, portable: bool = False) -> dict[str, Any]:
-    """All codecs on one pair."""
+def one(pair: Pair, scratch: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """All codecs on one pair. Raises StepFailedError where one of our own fails."""
+    kind = pair.kind or figures("tests.bench.delta_kinds", pair.name, pair.old, pair.new)["kind"]
     measured, said = measure("tensor1", pair, scratch)
     new_bytes = pair.new.stat().st_size
     result: dict[str, Any] = {
         "name": pair.name,
-        "kind": pair.kind,
+        "kind": kind,
         "old_bytes": pair.old.stat().st_size,
         "new_bytes": new_bytes,
         "codec": "tensor1",
         **measured.encode(),
-        "create_above_interpreter_mib": round(said["peak_rss_mib"] - said["interpreter_rss_mib"], 1),
+        "create_above_interpreter_mib": _above_interpreter(said),
         "entropy_bound_bytes": int(said["entropy_bound_bytes"]) if "entropy_bound_bytes" in said else None,
         "encode_s": round(said["encode_s"], 4),
         "verified_cpu_s": round(said["cpu_s"], 4),
         "baselines": {},
     }
-    if portable:
+    if arguments.portable:
         result["portable"] = measure("tensor1-portable", pair, scratch)[0].encode()
-    if baselines:
+    if not arguments.no_baselines:
         _add_baselines(result, pair, scratch)
     return result
+
+
+def _above_interpreter(said: dict[str, Any]) -> float:
+    """MiB that creating took beyond a bare interpreter."""
+    return round(float(said["peak_rss_mib"] - said["interpreter_rss_mib"]), 1)
 
 
 def _add_baselines(result: dict[str, Any], pair: Pair, scratch: Path) -> None:
@@ -128,40 +169,51 @@ def _add_baselines(result: dict[str, Any], pair: Pair, scratch: Path) -> None:
         if name == "bsdiff4" and largest > BSDIFF4_LARGEST_BYTES:
             continue
         try:
-            measured = measure(name, pair, scratch)[0] if name == "bsdiff4" else measure_command(name, pair, scratch)
-            found[name] = measured.encode()
+            if name == "bsdiff4":
+                measured, said = measure(name, pair, scratch)
+                found[name] = measured.encode() | {"create_above_interpreter_mib": _above_interpreter(said)}
+            else:
+                found[name] = measure_command(name, pair, scratch).encode()
         except StepFailedError as error:
             found[name] = {"error": str(error)}
             print(f"  {pair.name}: {error}", file=sys.stderr)
     full = found.get("full-zstd19", {}).get("patch_bytes")
     result["full_bytes"] = min(full or result["new_bytes"], result["new_bytes"])
-    # As `modelfleet delta create` does: the smaller of two candidates, where trying both is cheap.
+    # As `modelfleet delta create` does: the smaller of two candidates where trying both is cheap, in the memory of both.
     other = found.get("bsdiff4", {})
-    if largest <= BSDIFF4_CANDIDATE_BYTES and other.get("patch_bytes", largest) < result["patch_bytes"]:
+    if "patch_bytes" not in other or not is_bsdiff4_tried(result["old_bytes"], result["new_bytes"]):
+        return
+    for key in ("create_peak_rss_mib", "create_above_interpreter_mib"):
+        result[f"tensor1_{key}"] = result[key]
+        result[key] = max(result[key], other[key])
+    if other["patch_bytes"] < result["patch_bytes"]:
         result["tensor1_bytes"] = result["patch_bytes"]
         result |= {"codec": "bsdiff4", "patch_bytes": other["patch_bytes"]}
         result |= {key: other[key] for key in ("apply_s", "apply_cpu_s", "apply_peak_rss_mib", "sha256_ok")}
 
 
-def _large(scratch: Path, size: int) -> dict[str, Any]:
+def _large(pair: Pair, scratch: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    size = arguments.large_bytes
     print(f"making a model of {size / (1 << 30):.1f} GiB ...", flush=True)
-    old, new = scratch / "large.old.safetensors", scratch / "large.new.safetensors"
-    command = [sys.executable, "-m", "tests.bench.delta_large_model", str(old), str(new), str(size)]
-    subprocess.run(command, cwd=ROOT, check=True)
-    result = one(Pair("huge_fp32", "huge", old, new), scratch, baselines=False)
-    old.unlink()
-    new.unlink()
-    return result
+    try:
+        run_module("tests.bench.delta_large_model", pair.old, pair.new, str(size))
+        return one(pair, scratch, argparse.Namespace(**{**vars(arguments), "no_baselines": True}))
+    finally:
+        pair.old.unlink(missing_ok=True)
+        pair.new.unlink(missing_ok=True)
 
 
 def _line(result: dict[str, Any]) -> str:
+    if "error" in result:
+        return f"{result['name']:28} {result['kind']:16} FAILED: {result['error']}"
+    new_bytes = max(result["new_bytes"], 1)
     baseline = result["baselines"].get("bsdiff4", {}).get("patch_bytes")
     against = f"{result['patch_bytes'] / baseline:7.4f} of bsdiff4" if baseline else " " * 18
     least = result["entropy_bound_bytes"]
-    bound = f"(bound {100 * least / result['new_bytes']:8.3f} %)" if least else " " * 18
+    bound = f"(bound {100 * least / new_bytes:8.3f} %)" if least else " " * 18
     return (
         f"{result['name']:28} {result['kind']:16} {result['new_bytes'] / 1e6:8.1f} MB {result['codec']:8} "
-        f"{100 * result['patch_bytes'] / result['new_bytes']:8.3f} % {bound} {against}  "
+        f"{100 * result['patch_bytes'] / new_bytes:8.3f} % {bound} {against}  "
         f"create {result['create_cpu_s']:7.2f} cpu s {result['create_peak_rss_mib']:6.0f} MiB  "
         f"apply {result['apply_s']:6.2f} s {result['apply_peak_rss_mib']:5.0f} MiB  "
         f"{'ok' if result['sha256_ok'] else 'WRONG'}"

@@ -9,11 +9,13 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 # bsdiff4 needs 17 times the old file, and minutes.
@@ -102,63 +104,83 @@ def digest_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def step(action: str, codec: str, *places: Path) -> dict[str, float]:
-    """One step in a fresh interpreter; raises StepFailedError."""
-    return _step("tests.bench.delta_process", action, codec, *places)
-
-
-def _step(module: str, *words: str | Path) -> dict[str, float]:
+def run_module(module: str, *words: str | Path) -> str:
+    """What a module says in a fresh interpreter; raises StepFailedError when it fails or takes hours."""
     command = [sys.executable, "-m", module, *map(str, words)]
-    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    said = " ".join([module, *(str(word) for word in words[:2])])
+    try:
+        ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise StepFailedError(f"{said}: took longer than {TIMEOUT_S} s") from error
     if ran.returncode:
-        raise StepFailedError(f"{' '.join(command[2:5])}: exit {ran.returncode}: {ran.stderr.strip()[-300:]}")
-    figures: dict[str, float] = json.loads(ran.stdout.splitlines()[-1])
-    return figures
+        raise StepFailedError(f"{said}: exit {ran.returncode}: {ran.stderr.strip()[-300:]}")
+    return ran.stdout
 
 
-def measure(codec: str, pair: Pair, scratch: Path) -> tuple[Measured, dict[str, float]]:
+def figures(module: str, *words: str | Path) -> dict[str, Any]:
+    """The line of JSON that a module ends with; raises StepFailedError."""
+    said = run_module(module, *words)
+    try:
+        found: dict[str, Any] = json.loads(said.splitlines()[-1])
+    except (ValueError, IndexError) as error:
+        raise StepFailedError(f"{module}: expected a line of JSON, got {said[-100:]!r}") from error
+    return found
+
+
+def step(action: str, codec: str, *places: Path) -> dict[str, Any]:
+    """One measured step; raises StepFailedError."""
+    return figures("tests.bench.delta_process", action, codec, *places)
+
+
+def measure(codec: str, pair: Pair, scratch: Path) -> tuple[Measured, dict[str, Any]]:
     """Create and apply with one of our own codecs or bsdiff4; also everything that creating said."""
+    with _two_files(scratch, codec) as (patch, rebuilt):
+        made = step("create", codec, pair.old, pair.new, patch)
+        applied = step("apply", codec, pair.old, patch, rebuilt)
+        if codec != "bsdiff4" and pair.new.stat().st_size <= ENTROPY_LARGEST_BYTES:
+            made |= figures("tests.bench.delta_entropy", pair.old, patch)
+        measured = Measured(
+            patch.stat().st_size,
+            made.get("encode_cpu_s", made["cpu_s"]),
+            made["wall_s"],
+            made["peak_rss_mib"],
+            applied["wall_s"],
+            applied["cpu_s"],
+            applied.get("start_cpu_s", 0.0),
+            applied["peak_rss_mib"],
+            digest_of(rebuilt) == digest_of(pair.new),
+        )
+        return measured, made
+
+
+@contextmanager
+def _two_files(scratch: Path, codec: str) -> Iterator[tuple[Path, Path]]:
+    """Where a patch and what it makes are written; both are gone in the end."""
     patch, rebuilt = scratch / f"{codec}.patch", scratch / f"{codec}.out"
-    made = step("create", codec, pair.old, pair.new, patch)
-    applied = step("apply", codec, pair.old, patch, rebuilt)
-    if codec != "bsdiff4" and pair.new.stat().st_size <= ENTROPY_LARGEST_BYTES:
-        made |= _step("tests.bench.delta_entropy", pair.old, patch)
-    measured = Measured(
-        patch.stat().st_size,
-        made.get("encode_cpu_s", made["cpu_s"]),
-        made["wall_s"],
-        made["peak_rss_mib"],
-        applied["wall_s"],
-        applied["cpu_s"],
-        applied.get("start_cpu_s", 0.0),
-        applied["peak_rss_mib"],
-        digest_of(rebuilt) == digest_of(pair.new),
-    )
-    rebuilt.unlink()
-    patch.unlink()
-    return measured, made
+    try:
+        yield patch, rebuilt
+    finally:
+        patch.unlink(missing_ok=True)
+        rebuilt.unlink(missing_ok=True)
 
 
 def measure_command(name: str, pair: Pair, scratch: Path) -> Measured:
     """Create and apply with a baseline that is a command."""
     program, create_words, apply_words = COMMANDS[name]
-    patch, rebuilt = scratch / f"{name}.patch", scratch / f"{name}.out"
-    made = _run(program, create_words, {"old": pair.old, "new": pair.new, "patch": patch})
-    applied = _run(_APPLIERS.get(program, program), apply_words, {"old": pair.old, "new": rebuilt, "patch": patch})
-    measured = Measured(
-        patch.stat().st_size,
-        made[1],
-        made[0],
-        made[2],
-        applied[0],
-        applied[1],
-        0.0,
-        applied[2],
-        digest_of(rebuilt) == digest_of(pair.new),
-    )
-    rebuilt.unlink()
-    patch.unlink()
-    return measured
+    with _two_files(scratch, name) as (patch, rebuilt):
+        made = _run(program, create_words, {"old": pair.old, "new": pair.new, "patch": patch})
+        applied = _run(_APPLIERS.get(program, program), apply_words, {"old": pair.old, "new": rebuilt, "patch": patch})
+        return Measured(
+            patch.stat().st_size,
+            made[1],
+            made[0],
+            made[2],
+            applied[0],
+            applied[1],
+            0.0,
+            applied[2],
+            digest_of(rebuilt) == digest_of(pair.new),
+        )
 
 
 def _run(program: str, words: Sequence[str], places: Mapping[str, Path]) -> tuple[float, float, float]:
@@ -166,7 +188,12 @@ def _run(program: str, words: Sequence[str], places: Mapping[str, Path]) -> tupl
     started = time.perf_counter()
     command = [program, *(word.format(**places) for word in words)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _pid, status, usage = os.wait4(process.pid, 0)
+    overdue = threading.Timer(TIMEOUT_S, process.kill)
+    overdue.start()
+    try:
+        _pid, status, usage = os.wait4(process.pid, 0)
+    finally:
+        overdue.cancel()
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise StepFailedError(f"{program}: exit {process.returncode}")

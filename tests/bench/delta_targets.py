@@ -60,8 +60,9 @@ def ratio(pair: Mapping[str, Any], figure: str) -> float | None:
     return max(pair[figure], 1e-9) / max(baseline, 1e-9) if baseline is not None else None
 
 
-def summarise(pairs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Geometric means by kind, and of all pairs that have a baseline."""
+def summarise(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Geometric means by kind, and of all pairs that have a baseline. Those that failed are named, and in no mean."""
+    pairs = _measured(results)
     kinds: dict[str, dict[str, Any]] = {}
     for kind in sorted({pair["kind"] for pair in pairs}):
         kinds[kind] = _means([pair for pair in pairs if pair["kind"] == kind])
@@ -69,7 +70,12 @@ def summarise(pairs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "by_kind": kinds,
         "fine_tuned": _means([pair for pair in pairs if pair["kind"] in FINE_TUNED]),
         "all": _means(pairs),
+        "failed": [pair["name"] for pair in results if "error" in pair],
     }
+
+
+def _measured(results: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return [pair for pair in results if "error" not in pair]
 
 
 def _means(pairs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -81,7 +87,9 @@ def _means(pairs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
     return {
         "pairs": len(pairs),
-        "patch_to_new": rounded(geometric_mean(max(pair["patch_bytes"], 1) / pair["new_bytes"] for pair in pairs)),
+        "patch_to_new": rounded(
+            geometric_mean(max(pair["patch_bytes"], 1) / max(pair["new_bytes"], 1) for pair in pairs)
+        ),
         "patch_to_bsdiff4": rounded(mean("patch_bytes")),
         "create_cpu_to_bsdiff4": rounded(mean("create_cpu_s")),
         "tensor1_to_entropy_bound": rounded(
@@ -96,8 +104,9 @@ def _means(pairs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def rows(pairs: Sequence[Mapping[str, Any]]) -> list[Row]:
-    """Every target with its result."""
+def rows(results: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """Every target with its result. A pair that failed came out wrong, and says nothing else."""
+    pairs = _measured(results)
     found = [_size_row(kind, target, pairs) for kind, target in SIZE_TARGETS.items()]
     found.append(
         _at_most(
@@ -119,7 +128,7 @@ def rows(pairs: Sequence[Mapping[str, Any]]) -> list[Row]:
                 None if mean is None else mean <= target,
             )
         )
-    return found + _resource_rows(pairs)
+    return [*found, *_resource_rows(pairs), Row("sha256 of every result", "right", *_shas(results))]
 
 
 def _size_row(kind: str, target: float, pairs: Sequence[Mapping[str, Any]]) -> Row:
@@ -179,7 +188,6 @@ def _resource_rows(pairs: Sequence[Mapping[str, Any]]) -> list[Row]:
             lambda v: v >= APPLY_MB_PER_S,
         ),
         _figure("the same, MB/s of wall time from the process's start", "-", apply, None),
-        Row("sha256 of every result", "right", *_shas(pairs)),
     ]
 
 

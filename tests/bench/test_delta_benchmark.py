@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.bench import delta
+from tests.bench import delta, delta_measuring
 from tests.bench.delta_entropy import entropy_bits
 from tests.bench.delta_targets import SIZE_TARGETS, geometric_mean, rows, summarise
 from tests.delta.pairs import files
@@ -86,6 +86,112 @@ def test_benchmark__large_model__measured_without_a_baseline(tmp_path: Path) -> 
     assert (pair["kind"], pair["baselines"], pair["sha256_ok"]) == ("huge", {}, True)
     assert pair["new_bytes"] > 32 << 20
     assert pair["apply_peak_rss_mib"] <= 48
+
+
+def manifest(directory: Path, *entries: object) -> list[str]:
+    (directory / "manifest.json").write_text(json.dumps(entries))
+    return ["--pairs", str(directory), "--json", str(directory / "out.json")]
+
+
+@pytest.mark.slow
+def test_benchmark__one_pair_cannot_be_made__the_others_are_measured_and_it_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, content in (("a", b"old" * 999), ("b", b"new" * 999), ("empty", b"")):
+        (tmp_path / name).write_bytes(content)
+    plain = delta_measuring.measure
+
+    def killed_once(codec: str, pair: delta_measuring.Pair, scratch: Path) -> Any:
+        if pair.name == "bad":
+            raise delta_measuring.StepFailedError("exit -9")
+        return plain(codec, pair, scratch)
+
+    monkeypatch.setattr(delta, "measure", killed_once)
+    words = manifest(
+        tmp_path,
+        {"name": "bad", "old": "a", "new": "b"},
+        {"name": "emptied", "old": "a", "new": "empty"},
+        {"name": "filled", "old": "empty", "new": "a"},
+    )
+    assert delta.main(words) == 1
+    shown = capsys.readouterr()
+    assert "1 of 3 pairs failed or came out wrong: bad" in shown.err
+    document = json.loads((tmp_path / "out.json").read_text())
+    bad, emptied, filled = document["pairs"]
+    assert set(bad) >= FIELDS
+    assert "error" in bad
+    assert (bad["patch_bytes"], bad["sha256_ok"]) == (None, False)
+    assert (emptied["new_bytes"], emptied["sha256_ok"], filled["sha256_ok"]) == (0, True, True)
+    assert document["summary"]["failed"] == ["bad"]
+    assert [row["result"] for row in document["summary"]["targets"] if row["what"].startswith("sha256")] == ["2 of 3"]
+
+
+def test_benchmark__stopped_at_the_second_pair__the_first_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").write_bytes(b"a")
+    words = manifest(tmp_path, *({"name": name, "old": "a", "new": "a"} for name in ("one", "two")))
+
+    def stopped_at_two(pair: delta_measuring.Pair, *_: object) -> dict[str, Any]:
+        if pair.name == "two":
+            raise KeyboardInterrupt
+        return {**figures("fp32", 1, 2), "name": pair.name, "entropy_bound_bytes": None, "codec": "tensor1"}
+
+    monkeypatch.setattr(delta, "one", stopped_at_two)
+    with pytest.raises(KeyboardInterrupt):
+        delta.main(words)
+    (kept,) = json.loads((tmp_path / "out.json").read_text())["pairs"]
+    assert kept["name"] == "one"
+
+
+def test_step__longer_than_allowed__fails_as_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delta_measuring, "TIMEOUT_S", 0.01)
+    with pytest.raises(delta_measuring.StepFailedError, match="longer than"):
+        delta_measuring.run_module("tests.bench.delta_process", "create", "tensor1")
+    with pytest.raises(delta_measuring.StepFailedError, match="sleep"):
+        delta_measuring._run("sleep", ["600"], {})
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "manifest.json: expected a readable file, got No such file"),
+        ("{", "manifest.json: expected JSON"),
+        ('{"pairs": []}', "expected a list of pairs, got dict"),
+        ("[3]", "entry 0: expected an object with name, old, new, got int"),
+        ('[{"name": "x", "old": "a"}]', "entry 0: expected a text as 'new', got null"),
+        ('[{"name": 1, "old": "a", "new": "a"}]', "entry 0: expected a text as 'name', got 1"),
+        ('[{"name": "x", "old": "a", "new": "gone"}]', "entry 0: expected a readable file as 'new'"),
+        ('[{"name": "x", "old": ".", "new": "a"}]', "entry 0: expected a readable file as 'old'"),
+        (
+            '[{"name": "x", "old": "a", "new": "a"}, {"name": "x", "old": "a", "new": "a"}]',
+            "each name once, got 'x' 2 times",
+        ),
+        ("[]", "expected pairs with '' in their name, got none"),
+    ],
+    ids=[
+        "missing",
+        "no JSON",
+        "no list",
+        "no object",
+        "no new",
+        "no text",
+        "no such file",
+        "a directory",
+        "names twice",
+        "empty",
+    ],
+)
+def test_manifest__what_cannot_be_followed__one_line_and_exit_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str | None, said: str
+) -> None:
+    (tmp_path / "a").write_bytes(b"a")
+    if content is not None:
+        (tmp_path / "manifest.json").write_text(content)
+    assert delta.main(["--pairs", str(tmp_path)]) == 1
+    err = capsys.readouterr().err
+    assert said in err
+    assert err.count("\n") == 1
 
 
 def test_entropy__of_independent_differences__is_near_their_distributions() -> None:

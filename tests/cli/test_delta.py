@@ -1,5 +1,6 @@
 """`modelfleet delta`: files in, files out, and nothing wrong or half-done ever left behind."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +112,92 @@ def test_delta__what_cannot_be__one_line_and_exit_1(
     ran = modelfleet("delta", words[0], *places)
     assert (ran.code, ran.err.count("\n")) == (1, 1)
     assert names(home) == {"old", "new", "tuned"}
+
+
+@pytest.mark.parametrize("link", ["itself", "symlink", "hard link"])
+@pytest.mark.parametrize("words", [("create", "old", "new", "old"), ("create", "old", "new", "new")], ids=" ".join)
+def test_create__onto_what_it_reads__refused_and_nothing_changed(
+    modelfleet: CommandLine, home: Path, words: tuple[str, ...], link: str
+) -> None:
+    refuses_to_overwrite(modelfleet, home, words, link)
+
+
+@pytest.mark.parametrize("link", ["itself", "symlink", "hard link"])
+@pytest.mark.parametrize("words", [("apply", "old", "patch", "old"), ("apply", "old", "patch", "patch")], ids=" ".join)
+@pytest.mark.parametrize("codec", ["tensor1", "bsdiff4"])
+def test_apply__onto_what_it_reads__refused_and_nothing_changed(
+    modelfleet: CommandLine, home: Path, codec: str, words: tuple[str, ...], link: str
+) -> None:
+    modelfleet.ok("delta", "create", home / "old", home / "new", home / "patch", "--codec", codec)
+    refuses_to_overwrite(modelfleet, home, words, link)
+
+
+def refuses_to_overwrite(modelfleet: CommandLine, home: Path, words: tuple[str, ...], link: str) -> None:
+    verb, first, second, target = words
+    place = home / target
+    if link == "symlink":
+        place = home / "link"
+        place.symlink_to(home / target)
+    elif link == "hard link":
+        place = home / "link"
+        place.hardlink_to(home / target)
+    before = {path.name: path.read_bytes() for path in home.iterdir()}
+    ran = modelfleet("delta", verb, home / first, home / second, place)
+    assert (ran.code, ran.err.count("\n")) == (1, 1)
+    assert str(place) in ran.err
+    assert {path.name: path.read_bytes() for path in home.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("create", "ODD", "new", "x"),
+        ("create", "old", "ODD", "x"),
+        ("create", "old", "new", "ODD"),
+        ("apply", "ODD", "patch", "x"),
+        ("apply", "old", "ODD", "x"),
+        ("apply", "old", "patch", "ODD"),
+        ("inspect", "ODD"),
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("odd", ["directory", "pipe", "/dev/null"])
+def test_delta__no_regular_file__one_line_with_its_name(
+    modelfleet: CommandLine, home: Path, odd: str, words: tuple[str, ...]
+) -> None:
+    modelfleet.ok("delta", "create", home / "old", home / "new", home / "patch", "--codec", "tensor1")
+    place = Path(odd) if odd.startswith("/") else home / odd
+    if odd == "directory":
+        place.mkdir()
+    elif odd == "pipe":
+        os.mkfifo(place)
+    before = names(home)
+    ran = modelfleet("delta", words[0], *(place if word == "ODD" else home / word for word in words[1:]))
+    assert (ran.code, ran.err.count("\n"), ran.out) == (1, 1, "")
+    assert str(place) in ran.err
+    assert "regular file" in ran.err
+    assert names(home) == before
+
+
+@pytest.mark.parametrize("name", ["patch", "tuned"])
+def test_apply__unreadable_or_closed__one_line_with_its_name(modelfleet: CommandLine, home: Path, name: str) -> None:
+    modelfleet.ok("delta", "create", home / "old", home / "new", home / "patch")
+    closed = home / "no" / "such" / name
+    words = (home / "old", closed, home / "tuned") if name == "patch" else (home / "old", home / "patch", closed)
+    ran = modelfleet("delta", "apply", *words)
+    assert (ran.code, ran.err.count("\n")) == (1, 1)
+    assert f"{closed}: No such file or directory" in ran.err
+
+
+def test_apply__more_than_there_is_room_for__one_line_before_it_begins(modelfleet: CommandLine, home: Path) -> None:
+    modelfleet.ok("delta", "create", home / "old", home / "new", home / "patch", "--codec", "bsdiff4")
+    patch = bytearray((home / "patch").read_bytes())
+    patch[24:32] = (1 << 62).to_bytes(8, "little")
+    (home / "patch").write_bytes(bytes(patch))
+    ran = modelfleet("delta", "apply", home / "old", home / "patch", home / "tuned")
+    assert ran.code == 1
+    assert f"{home / 'tuned'}: expected room for {1 << 62} bytes" in ran.err
+    assert (home / "tuned").read_bytes() == b"precious"
 
 
 def test_inspect__tensor1__predictor_bits_and_bytes_by_tensor(modelfleet: CommandLine, home: Path) -> None:

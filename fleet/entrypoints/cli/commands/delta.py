@@ -105,6 +105,9 @@ def _one_line() -> Iterator[None]:
         raise CommandError("delta_too_expensive", str(error)) from error
     except MemoryError as error:
         raise CommandError("memory_short", "expected memory for these files and this patch, got too little") from error
+    except (ValueError, OverflowError) as error:
+        message = str(error).replace("\n", " ")
+        raise CommandError("delta_failed", f"expected files and a patch that fit together, got: {message}") from error
     except OSError as error:
         raise CommandError("file_unusable", f"{error.filename or 'file'}: {error.strerror or error}") from error
     except ImportError as error:
