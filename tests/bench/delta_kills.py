@@ -1,6 +1,7 @@
-"""Kills devices while they apply patches: `python -m tests.bench.delta_kills --json OUT [--kills 500] [--mib 24]`.
+"""Kills whoever applies patches: `python -m tests.bench.delta_kills --json OUT [--kills 750] [--mib 24]`.
 
-Half of the kills hit a patch that is applied while it comes over HTTP, half one that is applied in place. Each run is a
+A third of the kills hit `modelfleet delta apply` (see `delta_kills_apply`), a third a device whose patch is applied while it
+comes over HTTP, and a third one that applies its patch in place. Each run of these is a
 device that is killed (SIGKILL, it and its child) several times at random moments and then left alone; it must end with the
 new file's digest. After each kill, what is on disk says how many blocks had been made, and the next life says at which
 it goes on: the difference is what is made twice.
@@ -32,6 +33,8 @@ from device_client.adapters.patching.journal import Mark
 from device_client.wire.tensor1 import Checkpoint
 from device_client.wire.tensor1.decoder import read_header, read_prologue
 from device_client.wire.tensor1.format import blocks
+from tests.bench.delta_kills_apply import Target
+from tests.bench.delta_kills_apply import measure as measure_apply
 from tests.delta.patches import make, weights
 from tests.fakes.update_server import UpdateServerSimulator
 
@@ -40,6 +43,7 @@ KILLS_PER_RUN = 5
 EARLY_SHARE = 0.1  # of the kills hit a device that has not begun to write
 MARK_BYTES = len(Mark(Checkpoint(0, 0, 0)).pack())
 WAYS = ("stream", "in_place")
+APPLY = "apply"
 WITHIN_S = 300.0
 GOES_ON = re.compile(r"a patch goes on at its byte \d+, block (\d+)")
 
@@ -243,28 +247,32 @@ def time_uncut(pair: Pair, way: str, directory: Path) -> None:
 def measure(kills: int, mib: float, seed: int) -> dict[str, Any]:
     """The whole benchmark."""
     dice = random.Random(seed)
+    each = kills // (len(WAYS) + 1)
     tallies = {way: Tally() for way in WAYS}
     with tempfile.TemporaryDirectory(prefix="mf-kills-") as place, UpdateServerSimulator().serving() as server:
         directory = Path(place)
         pair = Pair(directory, server, mib)
         for way, tally in tallies.items():
             time_uncut(pair, way, Path(tempfile.mkdtemp(dir=directory)))
-            while tally.kills < kills // len(WAYS):
+            while tally.kills < each:
                 here = Path(tempfile.mkdtemp(dir=directory))
-                left = min(KILLS_PER_RUN, kills // len(WAYS) - tally.kills)
+                left = min(KILLS_PER_RUN, each - tally.kills)
                 run(pair, way, dice, tally, left, here)
                 shutil.rmtree(here)
+        target = Target(pair.old, pair.patch, pair.new_sha256, Path(tempfile.mkdtemp(dir=directory)))
+        applied = measure_apply(target, dice, each)
     return {
         "blocks": len(pair.ends),
         "block_bytes": BLOCK_BYTES,
         **{way: tally.report() for way, tally in tallies.items()},
+        APPLY: applied.report(),
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="where the figures go")
-    parser.add_argument("--kills", type=int, default=500)
+    parser.add_argument("--kills", type=int, default=750)
     parser.add_argument("--mib", type=float, default=24.0, help="size of the files")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
@@ -274,8 +282,10 @@ def main() -> None:
     if options.json:
         options.json.write_text(text + "\n")
     bad = [way for way in WAYS if figures[way]["wrong_digests"] or figures[way]["most_blocks_repeated"] > 1]
+    if figures[APPLY]["wrong_results"]:
+        bad.append(APPLY)
     if bad:
-        raise SystemExit(f"expected right digests and at most one block made twice, got otherwise: {bad}")
+        raise SystemExit(f"expected right files and at most one block made twice, got otherwise: {bad}")
 
 
 if __name__ == "__main__":

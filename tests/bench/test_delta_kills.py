@@ -3,10 +3,13 @@
 from tests.bench import delta_kills
 
 
-def test_device__killed_while_it_applies_a_patch__right_file_and_at_most_one_block_twice() -> None:
-    figures = delta_kills.measure(kills=20, mib=1.0, seed=1)
+def test_whoever_applies_a_patch__killed__right_file_and_at_most_one_block_twice() -> None:
+    figures = delta_kills.measure(kills=30, mib=1.0, seed=1)
     for way in delta_kills.WAYS:
         shown = figures[way]
         assert shown["kills"] == 10
         assert shown["wrong_digests"] == 0
         assert shown["most_blocks_repeated"] <= 1
+    applied = figures[delta_kills.APPLY]
+    assert applied["kills"] == 10
+    assert applied["wrong_results"] == 0
