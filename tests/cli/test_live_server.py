@@ -66,7 +66,9 @@ def installed(settings: Settings, tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture
 def modelfleet(live_server: LiveServer, installed: Path, tmp_path: Path) -> Iterator[CommandLine]:
     """The command with a token for everything."""
-    _, token = trust.issue_token(name="ci", granted=["admin"], expires_in_s=3600, actor="test", now=datetime.now(UTC))
+    _, token = trust.issue_token(
+        name="ci", granted=["admin"], expires_in_s=3600, actor="test", owner="user#1", now=datetime.now(UTC)
+    )
     yield CommandLine({"HOME": str(tmp_path / "home"), "MODELFLEET_URL": live_server.url, "MODELFLEET_TOKEN": token})
     # A process would end here. Its connections must close in this one too, or the live server's threads, and with them
     # their sessions at the database, outlive the test.
@@ -84,9 +86,9 @@ def publisher(modelfleet: CommandLine) -> Iterator[None]:
     thread.join()
 
 
-def _limited(modelfleet: CommandLine, *granted: str) -> CommandLine:
+def _limited(modelfleet: CommandLine, *granted: str, owner: str = "user#2") -> CommandLine:
     _, token = trust.issue_token(
-        name="limited", granted=granted, expires_in_s=3600, actor="test", now=datetime.now(UTC)
+        name="limited", granted=granted, expires_in_s=3600, actor="test", owner=owner, now=datetime.now(UTC)
     )
     return CommandLine({**modelfleet.environment, "MODELFLEET_TOKEN": token})
 
@@ -226,6 +228,8 @@ def test_live__approvals__asked_for_given_by_others_and_in_an_emergency(
     approver = _limited(modelfleet, "rollout:approve:vision")
     assert _error(approver, *approve, "--emergency") == "scope_missing"
     assert _error(approver, "namespaces", "set", "vision", "--approvals", "0") == "scope_missing"
+    assert _error(_limited(modelfleet, "rollout:approve:vision", owner="user#1"), *approve) == "approval_of_own"
+    assert _error(_limited(modelfleet, "rollout:approve:vision", owner=""), *approve) == "approval_by_nobody"
     assert approver.ok(*approve)["state"] == "running"
     assert "read it" in modelfleet("rollout", "show", waiting["id"]).out
     modelfleet.ok("rollout", "cancel", waiting["id"])

@@ -34,7 +34,8 @@ def waiting(story: Story, approvals: int = 2, version: str = "1") -> RolloutReco
 
 
 def approve(story: Story, rollout: RolloutRecord, actor: str, **more: Any) -> RolloutRecord:
-    return services.approve(rollout_id=rollout.id, actor=actor, reason="read the card", now=story.now, **more)
+    said = {"identity": f"identity of {actor}", "reason": "read the card", **more}
+    return services.approve(rollout_id=rollout.id, actor=actor, now=story.now, **said)
 
 
 def actions(rollout: RolloutRecord) -> list[str]:

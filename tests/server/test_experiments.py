@@ -145,13 +145,20 @@ def test_start__namespace_asks_for_approval__somebody_else_has_to_start_it(story
     namespace = MODEL.partition(".")[0]
     registry_services.set_namespace(name=namespace, approvals=1, actor="root", now=story.now)
     with pytest.raises(ForbiddenError, match="somebody other than ann"):
-        services.start(experiment_id=drafted.id, actor="ann", now=story.now)
+        services.start(experiment_id=drafted.id, actor="ann", identity="user#1", now=story.now)
+    with pytest.raises(ForbiddenError, match="expected a person"):
+        services.start(experiment_id=drafted.id, actor="token:ci/1", now=story.now)
     registry_services.set_namespace(name=namespace, approvals=2, actor="root", now=story.now)
     with pytest.raises(ForbiddenError, match="asks for 2 approvals"):
-        services.start(experiment_id=drafted.id, actor="bob", now=story.now)
+        services.start(experiment_id=drafted.id, actor="bob", identity="user#2", now=story.now)
     registry_services.set_namespace(name=namespace, approvals=1, actor="root", now=story.now)
     started = services.start(
-        experiment_id=drafted.id, actor="bob", reason="looked at it", now=story.now, seed=fleet_plan.SEED_BETTER
+        experiment_id=drafted.id,
+        actor="bob",
+        identity="user#2",
+        reason="looked at it",
+        now=story.now,
+        seed=fleet_plan.SEED_BETTER,
     )
     assert started.state is ExperimentState.RUNNING
     assert started.because.endswith(": looked at it")

@@ -105,11 +105,13 @@ def test_start__large_fleet__is_counted_only_after_the_quiet(story: Story, monke
 def test_approvals__last_one_in_quiet_hours__waits_an_emergency_does_not(story: Story) -> None:
     hush(story)
     rollout = story.start("1", {**TWO, "approvals": 1}, fleet_plan.SEED_INSTALL)
-    services.approve(rollout_id=rollout.id, actor="user:bo", reason="read it", now=story.now)
+    services.approve(rollout_id=rollout.id, actor="user:bo", identity="bo", reason="read it", now=story.now)
     assert state(rollout.id) is RolloutState.SCHEDULED
     services.cancel(rollout_id=rollout.id, actor="user:bo", reason="", now=story.now)
     urgent = story.start("1", {**TWO, "approvals": 1}, fleet_plan.SEED_INSTALL)
-    services.approve(rollout_id=urgent.id, actor="user:root", reason="fire", is_emergency=True, now=story.now)
+    services.approve(
+        rollout_id=urgent.id, actor="user:root", identity="root", reason="fire", is_emergency=True, now=story.now
+    )
     assert state(urgent.id) is RolloutState.RUNNING
 
 

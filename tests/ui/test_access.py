@@ -235,7 +235,10 @@ def test_approval__asked_for__shown_and_given_by_another_person_on_the_page(oper
     own = operator.post(f"/rollouts/{rollout_id}/approve", form)
     assert own.status_code == 422
     assert "who started it" in own.text
-    Rollout.objects.update(created_by="user:anna")
+    identity = f"user#{operator.session['_auth_user_id']}"
+    Rollout.objects.update(created_by="token:ci/1", creator_identity=identity)
+    assert operator.post(f"/rollouts/{rollout_id}/approve", form).status_code == 422  # their own token's start, too
+    Rollout.objects.update(creator_identity="user#0")
     assert operator.post(f"/rollouts/{rollout_id}/approve", form, follow=True).status_code == 200
     page = operator.get(f"/rollouts/{rollout_id}").text
     assert "read the card" in page

@@ -33,6 +33,7 @@ class Experiment(models.Model):
     because = models.CharField(max_length=512, blank=True, default="")
     revision = models.PositiveBigIntegerField(default=1)
     created_by = models.CharField(max_length=128)
+    creator_identity = models.CharField(max_length=128, blank=True, default="")
     created_at = models.DateTimeField()
     started_at = models.DateTimeField(null=True)
     ends_at = models.DateTimeField(null=True)

@@ -30,6 +30,7 @@ from fleet.apps.rollouts import services as rollout_services
 from fleet.apps.rollouts.decisions import Reason
 from fleet.apps.rollouts.population import Population, population
 from fleet.domain import experiment_plan
+from fleet.domain.approvals import Actor, require_person
 from fleet.domain.errors import ConflictError, ForbiddenError, InvalidInputError
 from fleet.domain.experiment import ExperimentSpec, layout
 from fleet.domain.experiment_analysis import analyse
@@ -58,7 +59,7 @@ class _Ready:
 # ---------------------------------------------------------------- plan and start
 
 
-def create(*, model: str, spec: object, actor: str, now: datetime) -> ExperimentRecord:
+def create(*, model: str, spec: object, actor: str, now: datetime, identity: str = "") -> ExperimentRecord:
     """A draft. Raises `InvalidInputError` for a specification that does not hold together, `NotFoundError` for versions."""
     parsed = ExperimentSpec.parse(spec)
     _versions(model, parsed)
@@ -69,6 +70,7 @@ def create(*, model: str, spec: object, actor: str, now: datetime) -> Experiment
             state=ExperimentState.DRAFT.value,
             spec=parsed.encode(),
             created_by=actor,
+            creator_identity=identity,
             created_at=now,
         )
         arms = ", ".join(f"{arm.name} on version {arm.version}" for arm in parsed.arms)
@@ -98,6 +100,7 @@ def start(
     experiment_id: str,
     actor: str,
     now: datetime,
+    identity: str = "",
     reason: str = "",
     seed: str | None = None,
     if_revision: int | None = None,
@@ -108,7 +111,7 @@ def start(
     row = moves.found(experiment_id)
     spec = ExperimentSpec.parse(row.spec)
     next_state(ExperimentState(row.state), ExperimentEvent.START)
-    _require_approval(row, actor)
+    _require_approval(row, Actor(actor, identity))
     versions = _versions(row.model_id, spec)
     for version in versions.values():
         if version.state is not VersionState.PUBLISHED:
@@ -132,7 +135,7 @@ def start(
     return experiment_record(row, planned.findings)
 
 
-def _require_approval(row: Experiment, actor: str) -> None:
+def _require_approval(row: Experiment, by: Actor) -> None:
     """Where rollouts take other people's approval, starting somebody else's draft is the one approval of an experiment.
 
     An experiment can reach every device, so it must not be the way around; a namespace that asks for more has none.
@@ -143,10 +146,13 @@ def _require_approval(row: Experiment, actor: str) -> None:
             "approvals_missing",
             f"namespace {namespace.name} asks for {namespace.approvals} approvals, and an experiment can have one",
         )
-    if namespace.approvals and actor == row.created_by:
+    if not namespace.approvals:
+        return
+    require_person(by)
+    if by.is_same_as(Actor(row.created_by, row.creator_identity)):
         raise ForbiddenError(
             "approvals_missing",
-            f"namespace {namespace.name} asks for approval: expected somebody other than {actor} to start it",
+            f"namespace {namespace.name} asks for approval: expected somebody other than {by.name} to start it",
         )
 
 
@@ -252,6 +258,7 @@ def promote(
     actor: str,
     reason: str,
     now: datetime,
+    identity: str = "",
     if_revision: int | None = None,
 ) -> ExperimentRecord:
     """Start a rollout of the winner, on the same seed and from its share; devices keep their arm until it reaches them.
@@ -282,6 +289,7 @@ def promote(
             policy=_beyond(policy, share),
             seed=row.seed,
             actor=actor,
+            identity=identity,
             now=now,
         )
     )

@@ -20,6 +20,7 @@ from fleet.apps.rollouts.selectors import rollout_record
 from fleet.apps.rollouts.snapshots import baseline_version_id, quiet_until
 from fleet.apps.rollouts.starting import ask_for_count, begin_counted, in_the_way, is_large
 from fleet.domain import approvals
+from fleet.domain.approvals import Actor, Waiting
 from fleet.domain.errors import InvalidInputError
 from fleet.domain.policy import RolloutPolicy
 from fleet.domain.rollout_states import RolloutEvent, RolloutState, next_state
@@ -31,6 +32,7 @@ def approve(
     *,
     rollout_id: str,
     actor: str,
+    identity: str,
     reason: str,
     now: datetime,
     if_revision: int | None = None,
@@ -38,17 +40,19 @@ def approve(
 ) -> RolloutRecord:
     """Record one person's consent; the last one that is needed starts the rollout if nothing is in its way.
 
-    With `is_emergency` this one is enough, whoever gives it: the caller has made sure that they may do everything.
-    Raises ConflictError for a rollout that does not wait, ForbiddenError for the one who started it.
+    `identity` is of the person behind `actor`: one who started it, or has approved it, does not count again under
+    another name. With `is_emergency` this one is enough, whoever gives it: the caller has made sure that they may do
+    everything. Raises ConflictError for a rollout that does not wait, ForbiddenError for the one who started it.
     """
     with transaction.atomic():
         row = locked(rollout_id, if_revision)
         next_state(RolloutState(row.state), RolloutEvent.APPROVE)
-        given_by = frozenset(row.approvals.values_list("actor", flat=True))
-        waiting = approvals.Waiting(row.created_by, row.approvals_required, given_by)
-        outcome = approvals.approve(waiting, actor=actor, reason=reason, is_emergency=is_emergency)
+        starter = Actor(row.created_by, row.creator_identity)
+        given_by = tuple(Actor(*given) for given in row.approvals.values_list("actor", "identity"))
+        waiting = Waiting(starter, row.approvals_required, given_by)
+        outcome = approvals.approve(waiting, by=Actor(actor, identity), reason=reason, is_emergency=is_emergency)
         row.ignores_quiet_hours |= is_emergency
-        row.approvals.create(actor=actor, reason=reason.strip(), is_emergency=is_emergency, at=now)
+        row.approvals.create(actor=actor, identity=identity, reason=reason.strip(), is_emergency=is_emergency, at=now)
         evidence = {"reason": reason.strip(), "given": outcome.given, "required": outcome.required}
         sentence = f"{outcome.sentence}: {reason.strip()}"
         said = Reason(actor, sentence, evidence={**evidence, "emergency": is_emergency})

@@ -39,6 +39,7 @@ class Rollout(models.Model):
     revision = models.PositiveBigIntegerField(default=1)
     because = models.CharField(max_length=512, blank=True)
     created_by = models.CharField(max_length=128)
+    creator_identity = models.CharField(max_length=128, blank=True, default="")
     created_at = models.DateTimeField()
     started_at = models.DateTimeField(null=True)
     reverting_since_at = models.DateTimeField(null=True)
@@ -60,6 +61,7 @@ class Approval(models.Model):
 
     rollout = models.ForeignKey(Rollout, on_delete=models.CASCADE, related_name="approvals")
     actor = models.CharField(max_length=128)
+    identity = models.CharField(max_length=128, blank=True, default="")
     reason = models.CharField(max_length=500)
     is_emergency = models.BooleanField(default=False)
     at = models.DateTimeField()

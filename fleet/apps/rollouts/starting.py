@@ -29,6 +29,7 @@ from fleet.apps.rollouts.selectors import rollout_record
 from fleet.apps.rollouts.snapshots import baseline_version_id, quiet_until
 from fleet.domain import approvals, ramp
 from fleet.domain import plan as domain_plan
+from fleet.domain.approvals import Actor
 from fleet.domain.conductor import quiet
 from fleet.domain.errors import ConflictError, InvalidInputError, ModelfleetError
 from fleet.domain.findings import Finding, Level
@@ -74,16 +75,18 @@ def start(
     policy: object,
     actor: str,
     now: datetime,
+    identity: str = "",
     seed: str | None = None,
     against: str | None = None,
 ) -> RolloutRecord:
     """Start a rollout of a published version: now, by its schedule, or once it is approved. Its findings are part of the
     answer.
 
-    A fleet of more than `COUNTED_AT_ONCE` devices is counted by a job: the rollout is scheduled and begins, or is
-    cancelled with the reason, when that is done. Raises `InvalidInputError` for a policy that cannot work,
+    `identity` is of the person behind `actor`, who cannot approve it. A fleet of more than `COUNTED_AT_ONCE` devices is
+    counted by a job: the rollout is scheduled and begins, or is cancelled with the reason, when that is done. Raises `InvalidInputError` for a policy that cannot work,
     `ConflictError` while another rollout of the model offers with the same priority or the version is not published.
     """
+    starter = Actor(actor, identity)
     found = registry.get_version(model, version)
     _require_published(found)
     parsed = RolloutPolicy.parse(policy)
@@ -99,10 +102,10 @@ def start(
         _refuse(domain_plan.contradictions(parsed, has_baseline=baseline is not None))
         if needed:
             return _submit(
-                version=found, policy=parsed, baseline=baseline, seed=next(tried), actor=actor, needed=needed, now=now
+                version=found, policy=parsed, baseline=baseline, seed=next(tried), by=starter, needed=needed, now=now
             )
         with _alone(model, parsed):
-            row = _store(version=found, policy=parsed, baseline=baseline, seed=next(tried), actor=actor, now=now)
+            row = _store(version=found, policy=parsed, baseline=baseline, seed=next(tried), by=starter, now=now)
             sentence = f"starts when the devices of {model} are counted{_not_before(opens_at, silent_until)}"
             moves.schedule(row, Reason(actor, sentence), now)
             ask_for_count(row, 0, now)
@@ -111,10 +114,10 @@ def start(
     _refuse(planned.findings)
     if needed:
         return _submit(
-            version=found, policy=planned.policy, baseline=baseline, seed=seed, actor=actor, needed=needed, now=now
+            version=found, policy=planned.policy, baseline=baseline, seed=seed, by=starter, needed=needed, now=now
         )
     with _alone(model, parsed):
-        row = _store(version=found, policy=planned.policy, baseline=baseline, seed=seed, actor=actor, now=now)
+        row = _store(version=found, policy=planned.policy, baseline=baseline, seed=seed, by=starter, now=now)
         if opens_at is None and silent_until is None:
             _begin(row, version=found, baseline=baseline, planned=planned, now=now)
         else:
@@ -134,15 +137,15 @@ def _submit(
     policy: RolloutPolicy,
     baseline: VersionRecord | None,
     seed: str,
-    actor: str,
+    by: Actor,
     needed: int,
     now: datetime,
 ) -> RolloutRecord:
     """Have it wait for approval; there is no rule before, so no device can hear of it."""
     with transaction.atomic():
-        row = _store(version=version, policy=policy, baseline=baseline, seed=seed, actor=actor, now=now)
+        row = _store(version=version, policy=policy, baseline=baseline, seed=seed, by=by, now=now)
         row.approvals_required = needed
-        moves.submit(row, Reason(actor, f"waits for {needed} approvals"), now)
+        moves.submit(row, Reason(by.name, f"waits for {needed} approvals"), now)
     return rollout_record(row)
 
 
@@ -152,7 +155,7 @@ def _store(
     policy: RolloutPolicy,
     baseline: VersionRecord | None,
     seed: str,
-    actor: str,
+    by: Actor,
     now: datetime,
 ) -> Rollout:
     """A draft."""
@@ -164,7 +167,8 @@ def _store(
         state=RolloutState.DRAFT.value,
         seed=seed,
         policy=policy.encode(),
-        created_by=actor,
+        created_by=by.name,
+        creator_identity=by.identity,
         created_at=now,
     )
 

@@ -91,12 +91,16 @@ class Certificate(models.Model):
 
 
 class ApiToken(models.Model):
-    """A pipeline's credential: `mf_<prefix>_<secret>`, kept as the sha256 of the whole."""
+    """A pipeline's credential: `mf_<prefix>_<secret>`, kept as the sha256 of the whole.
+
+    `owner` is the identity of the person it speaks for; empty if nobody said whose it is.
+    """
 
     prefix = models.CharField(max_length=16, unique=True)
     token_sha256 = models.CharField(max_length=64, unique=True)
     name = models.CharField(max_length=128)
     scopes = models.JSONField(default=list)
+    owner = models.CharField(max_length=128, blank=True, default="")
     created_by = models.CharField(max_length=128)
     created_at = models.DateTimeField()
     expires_at = models.DateTimeField()

@@ -99,12 +99,13 @@ class Renewal:
 
 @dataclass(frozen=True)
 class TokenRecord:
-    """A pipeline's credential. The secret part is shown once and not kept."""
+    """A pipeline's credential. The secret part is shown once and not kept. `owner` is a person's identity, or empty."""
 
     id: int
     prefix: str
     name: str
     scopes: tuple[str, ...]
+    owner: str
     created_by: str
     created_at: datetime
     expires_at: datetime

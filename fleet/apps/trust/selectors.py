@@ -168,6 +168,7 @@ def token_record(row: ApiToken) -> TokenRecord:
         prefix=row.prefix,
         name=row.name,
         scopes=tuple(row.scopes),
+        owner=row.owner,
         created_by=row.created_by,
         created_at=row.created_at,
         expires_at=row.expires_at,

@@ -16,6 +16,7 @@ from rest_framework.request import Request
 from rest_framework.views import APIView
 
 from fleet.apps.trust import services as trust
+from fleet.domain.approvals import person
 from fleet.domain.errors import ForbiddenError
 from fleet.domain.scopes import Grant, Scope, allows
 from fleet.wiring import server
@@ -39,9 +40,12 @@ ADMIN_GRANTS: Final = (Grant(Scope.ADMIN),)
 
 @dataclass(frozen=True)
 class Principal:
-    """An authenticated caller. `actor` is how the audit log names it."""
+    """An authenticated caller. `actor` is how the audit log names it; `identity` is the same for all sessions and tokens
+    of one person, and empty for a token of which nobody said whose it is.
+    """
 
     actor: str
+    identity: str
     name: str
     kind: str
     grants: tuple[Grant, ...]
@@ -77,7 +81,8 @@ class TokenAuthentication(BaseAuthentication):
         if record is None:
             raise AuthenticationFailed("expected a valid token, got one that is unknown, expired or revoked")
         grants = tuple(Grant.parse(scope) for scope in record.scopes)
-        return Principal(f"token:{record.name[:100]}/{record.prefix}", record.name, "token", grants), None
+        actor = f"token:{record.name[:100]}/{record.prefix}"
+        return Principal(actor, record.owner, record.name, "token", grants), None
 
     def authenticate_header(self, request: Request) -> str:  # noqa: ARG002 - the base class's signature
         """What a 401 says about how to come in."""
@@ -102,7 +107,7 @@ def principal_of_person(user: AbstractBaseUser | AnonymousUser) -> Principal:
         grants = STAFF_GRANTS
     else:
         grants = READER_GRANTS
-    return Principal(f"user:{name}"[:128], name, "user", grants)
+    return Principal(f"user:{name}"[:128], person(user.pk), name, "user", grants)
 
 
 class HasScope(BasePermission):

@@ -16,6 +16,7 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import render
 
+from fleet.domain.approvals import person
 from fleet.domain.errors import UnavailableError
 
 logger = logging.getLogger(__name__)
@@ -37,6 +38,11 @@ def is_operator(request: HttpRequest) -> bool:
 def actor_of(request: HttpRequest) -> str:
     """How this person is named in decisions and in the audit log."""
     return f"user:{request.user.get_username()}"
+
+
+def identity_of(request: HttpRequest) -> str:
+    """Who this person is, also behind their tokens."""
+    return person(request.user.pk)
 
 
 def reader(view: View) -> View:

@@ -13,13 +13,15 @@ from django.contrib import messages
 from django.http import Http404, HttpRequest, HttpResponseRedirect
 
 from fleet.domain.errors import ModelfleetError
-from fleet.entrypoints.ui.access import actor_of
+from fleet.entrypoints.ui.access import actor_of, identity_of
 from fleet.entrypoints.ui.forms import ActionForm
 
 
 @dataclass(frozen=True)
 class Action:
-    """One intervention, and how the page that asks says it. `service` takes what the form asks for."""
+    """One intervention, and how the page that asks says it. `service` takes what the form asks for, and the identity of
+    the person where two people decide.
+    """
 
     name: str
     event: StrEnum
@@ -30,6 +32,7 @@ class Action:
     service: Callable[..., object]
     form: type[ActionForm] = ActionForm
     consequence: str = ""
+    needs_identity: bool = False
 
 
 class Subject(Protocol):
@@ -72,6 +75,8 @@ def intervene(
     if request.method != "POST" or not form.is_valid():
         return form
     said = {name: value for name, value in form.cleaned_data.items() if name != "revision"}
+    if action.needs_identity:
+        said["identity"] = identity_of(request)
     try:
         action.service(**names, actor=actor_of(request), now=now, if_revision=form.cleaned_data["revision"], **said)
     except ModelfleetError as error:

@@ -3,10 +3,12 @@
 import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from io import StringIO
 from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
+from django.core.management import call_command
 from django.test import Client
 from django.urls import URLPattern, get_resolver
 
@@ -136,6 +138,16 @@ def test_token__issues_no_more_than_it_has(admin: Caller) -> None:
     assert issued["token"] not in str(listed)
     assert admin.send("DELETE", f"/tokens/{issued['id']}").status_code == 204
     assert is_problem(Caller(issued["token"]).send("GET", "/me"), 401)
+
+
+def test_token__issued_by_a_token__belongs_to_the_same_person(caller: Callable[..., Caller]) -> None:
+    user = User.objects.create_user("ada", is_staff=True)
+    out = StringIO()
+    call_command("issue_token", "--name", "ada", "--scopes", "admin", "--user", "ada", stdout=out)
+    issued = Caller(out.getvalue().strip()).post("/tokens", {"name": "ci", "scopes": ["read"]})
+    record = trust.authenticate_token(token=issued["token"], now=datetime.now(UTC))
+    assert record is not None
+    assert record.owner == f"user#{user.pk}"
 
 
 # ------------------------------------------------------------------------------------------ people

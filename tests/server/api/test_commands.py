@@ -22,7 +22,15 @@ def test_issue_token__printed_alone__works(installed: Path, db: None) -> None:
     assert Caller(token).get("/me")["scopes"] == ["model:write:vision", "read"]
 
 
-@pytest.mark.parametrize("words", [("--scopes", "root"), ("--scopes", ","), ("--scopes", "read", "--days", "1000")])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--scopes", "root"),
+        ("--scopes", ","),
+        ("--scopes", "read", "--days", "1000"),
+        ("--scopes", "read", "--user", "ada"),
+    ],
+)
 def test_issue_token__impossible__one_line(installed: Path, db: None, words: tuple[str, ...]) -> None:
     with pytest.raises(CommandError, match="expected"):
         run("issue_token", "--name", "ci", *words)

@@ -24,9 +24,12 @@ LAST_USED_RESOLUTION: Final = timedelta(minutes=1)
 
 
 def issue_token(
-    *, name: str, granted: Collection[str], expires_in_s: float, actor: str, now: datetime
+    *, name: str, granted: Collection[str], expires_in_s: float, actor: str, now: datetime, owner: str = ""
 ) -> tuple[TokenRecord, str]:
-    """Make a token with the `granted` scopes; returns its record and the secret, which is not kept."""
+    """Make a token with the `granted` scopes; returns its record and the secret, which is not kept.
+
+    `owner` is the identity of the person it speaks for. Without one it approves nothing.
+    """
     lifetime = timedelta(seconds=expires_in_s)
     if not timedelta(0) < lifetime <= MAX_LIFETIME:
         raise InvalidInputError("token_lifetime", f"expected more than 0 and at most {MAX_LIFETIME.days} days")
@@ -43,12 +46,17 @@ def issue_token(
             token_sha256=_digest(token),
             name=name,
             scopes=parsed,
+            owner=owner,
             created_by=actor,
             created_at=now,
             expires_at=now + lifetime,
         )
         audit.record(
-            actor=actor, action="token.issue", subject=prefix, detail={"name": name, "scopes": parsed}, now=now
+            actor=actor,
+            action="token.issue",
+            subject=prefix,
+            detail={"name": name, "scopes": parsed, "owner": owner},
+            now=now,
         )
     return selectors.token_record(row), token
 

@@ -54,7 +54,7 @@ class Experiments(ApiView):
     def _create(self) -> Response:
         body = self.body(forms.ExperimentBody)
         require(self.principal, Scope.ROLLOUT_WRITE, body["model"])
-        record = services.create(**body, actor=self.principal.actor, now=self.now)
+        record = services.create(**body, actor=self.principal.actor, identity=self.principal.identity, now=self.now)
         return _answer(record, HTTPStatus.CREATED)
 
 
@@ -101,12 +101,13 @@ class ExperimentAction(_OneExperiment):
             "if_revision": revision_of(request),
             "now": self.now,
         }
+        identity = self.principal.identity
         if action == "start":
-            record = services.start(**said, seed=body["seed"], reason=body["reason"])
+            record = services.start(**said, identity=identity, seed=body["seed"], reason=body["reason"])
         elif action == "extend":
             record = services.extend(**said, extra_s=body["extra_s"], reason=body["reason"])
         elif action == "promote":
-            record = services.promote(**said, policy=body["policy"], reason=body["reason"])
+            record = services.promote(**said, identity=identity, policy=body["policy"], reason=body["reason"])
         else:
             record = services.stop(**said, reason=body["reason"])
         return _answer(record, HTTPStatus.OK)

@@ -88,7 +88,7 @@ class Rollouts(ApiView):
     def _start(self) -> Response:
         body = self.body(forms.PlanBody)
         require(self.principal, Scope.ROLLOUT_WRITE, body["model"])
-        record = services.start(**body, actor=self.principal.actor, now=self.now)
+        record = services.start(**body, actor=self.principal.actor, identity=self.principal.identity, now=self.now)
         return _answer(record, HTTPStatus.CREATED)
 
 
@@ -159,6 +159,7 @@ class Approval(_OneRollout):
         record = services.approve(
             rollout_id=rollout,
             actor=self.principal.actor,
+            identity=self.principal.identity,
             reason=body["reason"],
             is_emergency=body["emergency"],
             if_revision=revision_of(request),

@@ -147,7 +147,9 @@ class Tokens(ApiView):
 
     @documented(forms.NewTokenSerializer, status=201, request=forms.TokenBody, summary="Issue a token")
     def post(self, _request: Request) -> Response:
-        """The answer holds the secret; it is shown this once. Nobody issues more than what they have."""
+        """The answer holds the secret; it is shown this once. Nobody issues more than what they have, and it is
+        theirs: what it starts they cannot approve.
+        """
         body = self.body(forms.TokenBody)
         for scope in body["scopes"]:
             grant = Grant.parse(scope)
@@ -158,6 +160,7 @@ class Tokens(ApiView):
             granted=body["scopes"],
             expires_in_s=body["expires_in_s"],
             actor=self.principal.actor,
+            owner=self.principal.identity,
             now=self.now,
         )
         shown = {**forms.TokenSerializer(record).data, "token": token}

@@ -29,11 +29,13 @@ ACTIONS: Final[Mapping[str, Action]] = {
         Action(
             *("start", ExperimentEvent.START, "Start the experiment", "Start", "run", False, services.start),
             consequence="Devices are randomised into the arms and install their version.",
+            needs_identity=True,
         ),
         Action(
             *("promote", ExperimentEvent.PROMOTE, "Promote the winner", "Promote", "advance", False, services.promote),
             form=PromoteForm,
             consequence="A rollout of the winner starts, beginning with the devices that run it.",
+            needs_identity=True,
         ),
         Action(
             *("extend", ExperimentEvent.EXTEND, "Give it more time", "Extend", "wait", False, services.extend),

@@ -38,7 +38,10 @@ Record = TypeVar("Record")
 ACTIONS: Final[Mapping[str, Action]] = {
     action.name: action
     for action in (
-        Action("approve", RolloutEvent.APPROVE, "Approve the rollout", "Approve", "good", False, services.approve),
+        Action(
+            *("approve", RolloutEvent.APPROVE, "Approve the rollout", "Approve", "good", False, services.approve),
+            needs_identity=True,
+        ),
         Action(
             "override-quiet",
             RolloutEvent.OVERRIDE_QUIET,

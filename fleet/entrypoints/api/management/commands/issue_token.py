@@ -2,9 +2,11 @@
 
 from typing import Any
 
+from django.contrib.auth import get_user_model
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from fleet.apps.trust import services
+from fleet.domain.approvals import person
 from fleet.domain.errors import ModelfleetError
 from fleet.domain.scopes import Scope
 from fleet.wiring import server
@@ -26,16 +28,28 @@ class Command(BaseCommand):
             help=f"separated by commas: {', '.join(scope.value for scope in Scope)}; "
             "some take a namespace, as in model:write:vision",
         )
+        parser.add_argument(
+            "--user",
+            help="whose it is: it can approve what this user did not start (default: nobody's; approves nothing)",
+        )
         parser.add_argument("--days", type=float, default=90, help="how long it is valid (default: 90)")
 
     def handle(self, *_args: Any, **options: Any) -> None:
         """Issue and print."""
+        user = None
+        if options["user"]:
+            user = get_user_model().objects.filter(username=options["user"]).first()
+            if user is None:
+                raise CommandError(
+                    f"expected the name of a user, got {options['user']}: see `manage.py createsuperuser`"
+                )
         try:
             _record, token = services.issue_token(
                 name=options["name"],
                 granted=[scope.strip() for scope in options["scopes"].split(",") if scope.strip()],
                 expires_in_s=options["days"] * DAY_S,
                 actor="manage.py",
+                owner="" if user is None else person(user.pk),
                 now=server.clock().now(),
             )
         except ModelfleetError as error:
