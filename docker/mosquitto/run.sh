@@ -1,22 +1,23 @@
 #!/bin/sh
-# Runs mosquitto and tells it to reread its access and revocation lists when they change, as `manage.py up` does.
+# Runs mosquitto and starts it anew when its access and revocation lists change, as `manage.py up` does (decision 17).
 set -eu
 config=${1:-/mosquitto/config/mosquitto.conf}
 lists=${2:-/var/lib/modelfleet/broker}
 
-mkdir -p "$lists/store"
-mosquitto -c "$config" &
-broker=$!
-trap 'kill -TERM "$broker"; wait "$broker"; exit 0' TERM INT
+said() { cksum "$lists/access.acl" "$lists/devices.crl" 2>/dev/null || true; }
 
-seen=$(cksum "$lists/access.acl" "$lists/devices.crl")
-while kill -0 "$broker" 2>/dev/null; do
-    sleep 1 &
-    wait $! || true
-    now=$(cksum "$lists/access.acl" "$lists/devices.crl" 2>/dev/null) || continue
-    if [ "$now" != "$seen" ]; then
-        seen=$now
-        kill -HUP "$broker"
-    fi
+mkdir -p "$lists/store"
+trap 'kill -TERM "$broker"; wait "$broker"; exit 0' TERM INT
+while :; do
+    seen=$(said)
+    mosquitto -c "$config" &
+    broker=$!
+    while kill -0 "$broker" 2>/dev/null && [ "$(said)" = "$seen" ]; do
+        sleep 1 &
+        wait $! || true
+    done
+    # It ended by itself: whoever runs this container starts it again.
+    kill -TERM "$broker" 2>/dev/null || { wait "$broker"; exit; }
+    wait "$broker" || true
+    sleep 1 # the second list follows the first at once
 done
-wait "$broker"

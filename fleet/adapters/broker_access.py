@@ -1,14 +1,15 @@
-"""The files by which mosquitto decides: an access list and a revocation list. It rereads both on SIGHUP.
+"""The files by which mosquitto decides: an access list and a revocation list.
 
-Whoever runs the broker sends that signal when the files change; `manage.py up` watches them. Mosquitto looks at the
-revocation list when a connection is opened and at the access list for every message, so the second is what cuts off a
-device that is connected now.
+Whoever runs the broker starts it anew when they change; `manage.py up` watches them. It could reread them on SIGHUP, but
+2.0 damages its own memory then when any session of a client with a certificate is offline (decision 17).
 """
 
 from collections.abc import Collection
 from datetime import datetime
 from pathlib import Path
 from typing import Final
+
+from cryptography import x509
 
 from device_client.wire.names import parse_device_id
 from device_client.wire.topics import ROOT, Down, Up
@@ -70,12 +71,28 @@ class MosquittoAccessFiles:
     def shut_out(self, device_ids: Collection[str], revocations: Collection[Revocation], now: datetime) -> None:
         """Replace both files, each at once; the revocation list first, so that nobody cut off can come back.
 
-        Writes nothing when it would say what this very object wrote last, so it may be called every second.
+        Writes nothing that is written already, so it may be called every second.
         """
         wanted = frozenset(device_ids), frozenset(revocation.serial_hex for revocation in revocations)
         if wanted == self._written:
             return
+        access_list = render_access_list(device_ids).encode("ascii")
         crl = self._authority.revocation_list(revocations, now)
-        write_atomically(self._directory / REVOCATION_LIST, crl, 0o600)
-        write_atomically(self._directory / ACCESS_LIST, render_access_list(device_ids).encode("ascii"), 0o600)
+        if self._written is not None or not self._says(access_list, crl):
+            write_atomically(self._directory / REVOCATION_LIST, crl, 0o600)
+            write_atomically(self._directory / ACCESS_LIST, access_list, 0o600)
         self._written = wanted
+
+    def _says(self, access_list: bytes, crl: bytes) -> bool:
+        """Whether an earlier process wrote the same, so that the broker need not start anew for this one."""
+        try:
+            found = (self._directory / REVOCATION_LIST).read_bytes()
+            return (self._directory / ACCESS_LIST).read_bytes() == access_list and _meaning(found) == _meaning(crl)
+        except (OSError, ValueError):
+            return False
+
+
+def _meaning(crl: bytes) -> tuple[bytes, datetime | None, frozenset[int]]:
+    """What a revocation list says; its date and its signature differ each time. Raises ValueError if it is none."""
+    read = x509.load_pem_x509_crl(crl)
+    return read.issuer.public_bytes(), read.next_update_utc, frozenset(entry.serial_number for entry in read)

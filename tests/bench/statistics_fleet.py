@@ -81,8 +81,8 @@ class Fleet:
         self.world = world
         self.dice = np.random.default_rng(seed)
         n = world.devices
-        shares = [item.share for item in world.classes]
-        self.kind = self.dice.choice(len(shares), size=n, p=shares)
+        shares = np.array([item.share for item in world.classes])
+        self.kind = self.dice.choice(len(shares), size=n, p=shares / shares.sum())
         centre = np.array([item.accuracy for item in world.classes])[self.kind]
         self.accuracy = np.clip(self.dice.normal(centre, world.accuracy_sd), 0.02, 0.999)
         slow = np.array([item.slow for item in world.classes])[self.kind]

@@ -18,7 +18,7 @@ from device_client.wire.topics import Down, Up
 from fleet.entrypoints.up.addresses import LOOPBACK
 from fleet.ports.broker import Delivery, Message
 from fleet.ports.certificates import Revocation
-from tests.embedded_broker import EmbeddedBroker, running_broker
+from tests.embedded_broker import DeviceFiles, EmbeddedBroker, running_broker
 from tests.fakes.update_server import PLAN_KEY, MemoryBroker, UpdateServerSimulator
 from tests.toolchain.services import free_port
 
@@ -225,27 +225,42 @@ def test_mqtt__stopped_in_an_orderly_way__says_offline(embedded_broker: Embedded
     assert seen() is False
 
 
-def test_mqtt__identity_renewed__connected_with_the_new_certificate_and_never_offline(
-    own_broker: EmbeddedBroker,
-) -> None:
-    """The old certificate is revoked meanwhile, so a connection with it would be refused."""
-    old, new = own_broker.device("dev-n"), own_broker.device("dev-n")
-    seen = _presences(own_broker, "dev-n")
-    authority = own_broker.secrets.path("device_ca.crt")
-    bench = Bench(
-        MqttBroker(BrokerAddress(LOOPBACK, own_broker.device_port, authority, old.certificate, old.key), "dev-n")
-    )
+def test_mqtt__identity_renewed__connected_again_and_never_offline(embedded_broker: EmbeddedBroker) -> None:
+    old, new = embedded_broker.device("dev-n"), embedded_broker.device("dev-n")
+    seen = _presences(embedded_broker, "dev-n")
+    bench = Bench(MqttBroker(_address_with(embedded_broker, old), "dev-n"))
     bench.start()
     assert seen() is True
-    now = datetime.now(tz=UTC)
-    own_broker.access.shut_out([], [Revocation(old.serial_hex, now)], now)
-    own_broker.reload()
-    for source, target in ((new.certificate, old.certificate), (new.key, old.key)):
-        target.write_bytes(source.read_bytes())
+    _replace(old, new)
     bench.port.renew_identity()
     assert [bench.connections.get(timeout=WITHIN_S) for _ in range(2)] == [False, True]
     assert seen() is True
     bench.port.stop()
+
+
+def test_mqtt__identity_renewed_and_the_old_one_revoked__connected_with_the_new_certificate(
+    own_broker: EmbeddedBroker,
+) -> None:
+    old, new = own_broker.device("dev-n"), own_broker.device("dev-n")
+    bench = Bench(MqttBroker(_address_with(own_broker, old), "dev-n"))
+    bench.start()
+    now = datetime.now(tz=UTC)
+    own_broker.access.shut_out([], [Revocation(old.serial_hex, now)], now)
+    own_broker.restart()
+    assert bench.connections.get(timeout=WITHIN_S) is False
+    _replace(old, new)
+    bench.port.renew_identity()
+    assert bench.connections.get(timeout=60) is True
+    bench.port.stop()
+
+
+def _address_with(broker: EmbeddedBroker, files: DeviceFiles) -> BrokerAddress:
+    return replace(address(broker, DEVICE), certificate=files.certificate, key=files.key)
+
+
+def _replace(old: DeviceFiles, new: DeviceFiles) -> None:
+    for source, target in ((new.certificate, old.certificate), (new.key, old.key)):
+        target.write_bytes(source.read_bytes())
 
 
 def test_broker__identity_renewed_before_the_start__connects(bench: Bench) -> None:

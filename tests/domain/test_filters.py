@@ -187,10 +187,10 @@ def test_parse__fault_far_into_a_long_filter__shows_the_part_around_it() -> None
     ],
 )
 def test_parse__too_long_too_deep_or_too_large__is_refused_at_once(text: str) -> None:
-    began = time.perf_counter()
+    began_s = time.process_time()
     with pytest.raises(FilterError):
         parse(text)
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began_s < 1
 
 
 def test_parse__at_the_limits__is_read() -> None:

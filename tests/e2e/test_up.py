@@ -204,14 +204,14 @@ services.revoke_device(device_id="dev-gone", actor="test", now=now)
 """
 
 
-def test_up__device_is_revoked__the_broker_is_told_within_seconds(shared_up: Up) -> None:
+def test_up__device_is_revoked__the_broker_starts_anew_with_the_new_lists(shared_up: Up) -> None:
     start = command(shared_up.home)
     start["args"] = [sys.executable, str(ROOT / "manage.py"), "shell", "-c", REVOKE]
     access_list = shared_up.home / "broker" / "access.acl"
     assert "dev-gone" not in access_list.read_text()
     subprocess.run(**start, check=True, timeout=60)
     wait_for(lambda: "user dev-gone\ntopic deny #" in access_list.read_text(), "the access list")
-    wait_for(lambda: "rereads who may connect" in shared_up.text(), "the broker to be told")
+    wait_for(lambda: "starts anew, because who may connect has changed" in shared_up.text(), "the broker to be told")
     crl = x509.load_pem_x509_crl((shared_up.home / "broker" / "devices.crl").read_bytes())
     assert crl.get_revoked_certificate_by_serial_number(0xA1B2) is not None
 

@@ -7,9 +7,11 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage, MQTTv5
 from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
@@ -17,6 +19,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from device_client.wire.limits import MAX_MESSAGE_BYTES
+from fleet.adapters.broker_access import MosquittoAccessFiles
 from fleet.adapters.pki_files import INTERNAL_IDENTITIES
 from fleet.entrypoints.up.addresses import LOOPBACK
 from fleet.ports.certificates import Revocation
@@ -142,7 +145,7 @@ def arena(embedded_broker: EmbeddedBroker) -> Iterator[Arena]:
     yield found
     found.close()
     embedded_broker.access.shut_out((), (), datetime.now(tz=UTC))
-    embedded_broker.reload()
+    embedded_broker.restart()
 
 
 def refused(arena: Arena, **options: Any) -> bool:
@@ -282,29 +285,53 @@ def test_server_certificate__used_by_a_client__refused(arena: Arena) -> None:
 
 
 def test_revoked_device__connected_now__is_cut_off_and_cannot_come_back(arena: Arena) -> None:
-    ingest = arena.ours("_ingest", "fleet/v1/d/+/up/state")
-    director = arena.ours("_director")
     files = arena.broker.device("dev-r")
     device = arena.device("dev-r", "fleet/v1/d/dev-r/down/#", files=files)
-    other = arena.device("dev-o", "fleet/v1/d/dev-o/down/#")
     now = datetime.now(tz=UTC)
     arena.broker.access.shut_out(["dev-r"], [Revocation(files.serial_hex, now)], now)
-    arena.broker.reload()
+    arena.broker.restart()
+    assert device.lost.wait(WITHIN_S)
+    assert refused(arena, device=files, client_id="dev-r")
+
+
+def test_shut_out_device__with_another_certificate__is_neither_heard_nor_told(arena: Arena) -> None:
+    arena.broker.access.shut_out(["dev-r"], [], datetime.now(tz=UTC))
+    arena.broker.restart()
+    ingest = arena.ours("_ingest", "fleet/v1/d/+/up/state")
+    director = arena.ours("_director")
+    device = arena.device("dev-r", "fleet/v1/d/dev-r/down/#")
+    other = arena.device("dev-o", "fleet/v1/d/dev-o/down/#")
     device.client.publish("fleet/v1/d/dev-r/up/state", b"still here", qos=1)
     director.publish("fleet/v1/d/dev-r/down/bundle", b"secret")
-    assert device.received() == []
-    assert ingest.received() == []
-    assert refused(arena, device=files, client_id="dev-r")
-    # Nobody else notices.
     director.publish("fleet/v1/d/dev-o/down/bundle", b"for o")
     assert other.received() == [("fleet/v1/d/dev-o/down/bundle", b"for o")]
+    assert device.received() == []
+    assert ingest.received() == []
+
+
+def test_lists__process_starts_anew__left_alone_unless_they_say_something_else(
+    embedded_broker: EmbeddedBroker, tmp_path: Path
+) -> None:
+    now = datetime.now(tz=UTC)
+    gone = [Revocation("a1b2", now)]
+
+    def write_from_a_new_process(*revocations: Revocation) -> tuple[bytes, ...]:
+        MosquittoAccessFiles(tmp_path, embedded_broker.authority).shut_out(["dev-r"], revocations, now)
+        return tuple(path.read_bytes() for path in sorted(tmp_path.iterdir()))
+
+    before = write_from_a_new_process(*gone)
+    assert write_from_a_new_process(*gone) == before
+    assert write_from_a_new_process() != before
+    (tmp_path / "devices.crl").write_bytes(b"half of a li")
+    assert write_from_a_new_process(*gone)[0] == before[0]
+    assert x509.load_pem_x509_crl((tmp_path / "devices.crl").read_bytes())
 
 
 def test_renewed_device__old_certificate_revoked__new_one_works(arena: Arena) -> None:
     old, new = arena.broker.device("dev-n"), arena.broker.device("dev-n")
     now = datetime.now(tz=UTC)
     arena.broker.access.shut_out([], [Revocation(old.serial_hex, now)], now)
-    arena.broker.reload()
+    arena.broker.restart()
     assert refused(arena, device=old, client_id="dev-n")
     arena.device("dev-n", files=new)
 

@@ -4,7 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import pytest
 from tuf.api.metadata import Metadata, Root, Targets
@@ -32,6 +32,7 @@ from fleet.entrypoints.gateway.publisher import Publisher
 from fleet.entrypoints.gateway.rate import MAX_TRACKED, RateLimit
 from fleet.entrypoints.gateway.worker import Work, Worker
 from fleet.ports.broker import Delivery
+from tests.embedded_broker import wait_for
 from tests.fakes.broker import FakeBroker, FakeHub
 from tests.fakes.clock import FakeClock, FrozenClock
 from tests.fakes.fleet_simulator import FleetSimulator, SimulatedDevice
@@ -346,15 +347,20 @@ def test_worker__told_to_stop_in_the_middle__gives_the_work_back(monkeypatch: py
 
 @pytest.mark.django_db(transaction=True)
 def test_worker__long_work__keeps_its_lease() -> None:
+    """It outlasts its first lease, and nobody else is given the work."""
     clock = FakeClock(later(10))
+    taken = []
 
     def work(_payload: Mapping[str, object], _now: datetime) -> None:
-        for _ in range(6):
-            clock.advance(0.2)
-            time.sleep(0.2)
+        for _ in range(3):
+            clock.advance(0.4)
+            until = clock.now() + timedelta(seconds=0.6)
+            wait_for(lambda until=until: job_selectors.jobs()[0].lease_until == until, "the lease is extended")  # type: ignore[misc]
+        taken.append(jobs.claim(kinds=["delta"], owner="w2", lease_s=60, now=clock.now()))
 
     queue_job()
     assert Worker({"delta": work}, "w1", clock, threading.Event(), lease_s=0.6).turn()
+    assert taken == [None]
     assert status() == ("done", 1, "")
 
 

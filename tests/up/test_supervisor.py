@@ -100,6 +100,21 @@ def test_supervisor__process_is_killed__starts_it_again_and_says_so(tmp_path: Pa
     assert stage.changes == 3
 
 
+def test_restart__again_and_again__is_no_crash(tmp_path: Path) -> None:
+    async def play(stage: Stage) -> None:
+        await stage.start(
+            "broker", "trap 'echo saved >> ends; exit 0' TERM; echo started >> starts; while :; do sleep 0.02; done"
+        )
+        for times in range(1, IMPATIENT.max_quick_crashes + 3):
+            await stage.until(lambda times=times: stage.text("starts").count("started") == times)  # type: ignore[misc]
+            stage.supervisor.restart("broker")
+        await stage.until(lambda: stage.text("ends").count("saved") == IMPATIENT.max_quick_crashes + 2)
+        await stage.until(lambda: "broker" in stage.supervisor.pids())
+        assert not stage.supervisor.failed.done()
+
+    assert "ended with" not in run(tmp_path, play).terminal.getvalue()
+
+
 def test_supervisor__process_keeps_crashing__gives_up_with_its_last_words(tmp_path: Path) -> None:
     async def play(stage: Stage) -> None:
         await stage.start("broken", "echo run >> runs; echo cannot open the database >&2; exit 7")

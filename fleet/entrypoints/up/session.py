@@ -22,6 +22,7 @@ from fleet.entrypoints.up.supervisor import RestartPolicy, Supervisor
 _READY_WITHIN_S: Final = 120.0
 _POLL_S: Final = 0.1
 _WATCH_S: Final = 0.5
+_RESTARTS_APART_S: Final = 5.0
 _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -56,7 +57,7 @@ class Session:
                 self._started_at = self._now()
                 self._installation.write_note(supervisor.pids(), self._started_at)
                 on_ready()
-                watcher = asyncio.create_task(self._reload_broker_on_change(supervisor))
+                watcher = asyncio.create_task(self._restart_broker_on_change(supervisor))
                 inviter = asyncio.create_task(self._invite(environment))
                 ends: list[asyncio.Future[Any]] = [stopped, supervisor.failed]
                 await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -139,16 +140,17 @@ class Session:
             except OSError as error:
                 self._console.say(f"cannot write {self._installation.note}: {error.strerror}")
 
-    async def _reload_broker_on_change(self, supervisor: Supervisor) -> None:
-        """Tell the broker when somebody was shut out: it rereads its lists only when asked."""
+    async def _restart_broker_on_change(self, supervisor: Supervisor) -> None:
+        """Have the broker read its lists again when somebody was shut out (decision 17: a restart and no SIGHUP)."""
         seen = self._access_files_state()
         while True:
             await asyncio.sleep(_WATCH_S)
-            state = self._access_files_state()
-            if state != seen:
-                seen = state
-                supervisor.signal(BROKER, signal.SIGHUP)
-                self._console.event(BROKER, "rereads who may connect")
+            if self._access_files_state() != seen:
+                await asyncio.sleep(_WATCH_S)  # there are two files; the second follows at once
+                seen = self._access_files_state()
+                self._console.event(BROKER, "starts anew, because who may connect has changed")
+                supervisor.restart(BROKER)
+                await asyncio.sleep(_RESTARTS_APART_S)
 
     def _access_files_state(self) -> tuple[tuple[int, int], ...]:
         return tuple(_file_state(path) for path in self._installation.broker_access_files)

@@ -63,6 +63,8 @@ class _Running:
     """The start of a line whose end was not yet written."""
     last_words: deque[str] = field(default_factory=lambda: deque(maxlen=_LAST_WORDS))
     log_failed: bool = False
+    is_wanted_again: bool = False
+    """It was told to end so that it starts anew."""
 
 
 class Supervisor:
@@ -105,6 +107,12 @@ class Supervisor:
         if pid is not None:
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
+
+    def restart(self, name: str) -> None:
+        """Have a process end in an orderly way and start anew; this is no crash. One that is not alive starts anyway."""
+        if name in self.pids():
+            self._running[name].is_wanted_again = True
+            self.signal(name, signal.SIGTERM)
 
     async def stop(self, *, last: str | None = None, within_s: float = 9.0) -> None:
         """End every process, `last` after all others; those that take too long are killed. No process is left."""
@@ -158,15 +166,18 @@ class Supervisor:
             status = await self._follow(running, running.child)
             if self._stopping:
                 return
-            quick_crashes = quick_crashes + 1 if loop.time() - started_at_s < self._policy.quick_s else 0
-            delay_s = self._policy.delay_s(quick_crashes)
-            if delay_s is None:
-                self._give_up(running, status, quick_crashes)
-                return
-            self._console.event(name, f"ended with {_describe(status)}, starting it again in {delay_s:g} s")
-            self._show_last_words(running)
-            self._on_change()
-            await asyncio.sleep(delay_s)
+            if running.is_wanted_again:
+                running.is_wanted_again = False
+            else:
+                quick_crashes = quick_crashes + 1 if loop.time() - started_at_s < self._policy.quick_s else 0
+                delay_s = self._policy.delay_s(quick_crashes)
+                if delay_s is None:
+                    self._give_up(running, status, quick_crashes)
+                    return
+                self._console.event(name, f"ended with {_describe(status)}, starting it again in {delay_s:g} s")
+                self._show_last_words(running)
+                self._on_change()
+                await asyncio.sleep(delay_s)
             try:
                 self._spawn(running)
             except OSError as error:
