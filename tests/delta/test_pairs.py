@@ -31,7 +31,12 @@ CEILINGS = {
     "metadata": 0.002,
     "opaque": 0.50,
     "unrelated": 0.93,
+    "identical": 0.0,
+    "tiny": 1.0,
+    "empty": 1.0,
 }
+# Header and digests.
+LEAST_BYTES = 192
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +62,8 @@ def test_every_pair__created_and_applied__the_new_file_at_a_fair_price(
         delta_files.apply(old, tmp_path / "patch", tmp_path / "made")
         assert (tmp_path / "made").read_bytes() == new.read_bytes(), name
         ceiling = CEILINGS[kind] * (1 if coding is Coding.PCODEC else 1.15)
-        if made.patch_bytes > ceiling * made.new_bytes:
-            dear.append((name, made.patch_bytes / made.new_bytes, ceiling))
+        if made.patch_bytes > ceiling * made.new_bytes + LEAST_BYTES:
+            dear.append((name, made.patch_bytes, made.new_bytes, ceiling))
     assert dear == []
 
 
@@ -68,7 +73,9 @@ def test_pairs__made_twice__the_same_bytes() -> None:
 
 
 def test_pairs__of_a_size__every_layout_covers_what_is_no_header(directory: Path) -> None:
-    for name, _kind, old, new in entries(directory):
-        for path in (old, new):
+    for name, kind, old, new in entries(directory):
+        for path in (old, new) if kind not in {"tiny", "empty"} else ():
             layout = delta_files.layout_of(path)
-            assert layout.covered_bytes > 0.95 * layout.size, name
+            # In TFLite, scales and zero points are no tensors: 12 bytes for each row of 64.
+            least = 0.9 if layout.format == "tflite" else 0.95
+            assert layout.covered_bytes > least * layout.size, name

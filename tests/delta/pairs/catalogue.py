@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from tests.delta.pairs import files, training
+from tests.delta.pairs.tflite_file import tflite_int8
 from tests.delta.pairs.training import Size, Weights
 
 
@@ -141,11 +142,16 @@ def pairs(versions: Versions) -> Iterator[Pair]:
     yield Pair("fp32_to_q8_0", "fp32-to-gguf", ".gguf", files.gguf(base, "f32"), files.gguf(base, "q8_0"))
     for kind in ("q8_0", "q4_0"):
         yield Pair(f"adamw_{kind}", f"gguf-{kind}", ".gguf", files.gguf(base, kind), files.gguf(tuned, kind))
+    yield Pair("adamw_tflite8", "int8", ".tflite", tflite_int8(base), tflite_int8(tuned))
     yield Pair("shuffled_order", "fp32", ".safetensors", st(_shuffled(base, 1)), st(_shuffled(tuned, 2)))
     yield Pair("renamed_resized", "fp32", ".safetensors", st(base), st(versions.grown))
     yield Pair("shard_2", "fp32", ".safetensors", st(_shard(base, 1)), st(_shard(tuned, 1)))
     yield Pair("metadata_only", "metadata", ".onnx", _onnx(base), _onnx(base, "trainer of another version"))
     yield Pair("opaque_fp32", "opaque", ".bin", files.raw(base), files.raw(tuned))
+    yield Pair("identical", "identical", ".onnx", _onnx(base), _onnx(base))
+    yield Pair("tiny", "tiny", ".bin", b"one", b"other")
+    yield Pair("emptied", "empty", ".safetensors", st(base), b"")
+    yield Pair("from_empty", "empty", ".bin", b"", b"something")
     before, after = (files.onnx_file(weights, external="weights.data") for weights in (base, tuned))
     yield Pair("external_fp32", "fp32", ".onnx.data", before[1], after[1], before[0], after[0], ".onnx")
 
