@@ -359,8 +359,8 @@ class Meter(Protocol):
     def updating(self, model: str, *, under_way: bool) -> None:
         """Windows that overlap an update are marked."""
 
-    def crashed(self, model: str) -> None:
-        """The process that served this model ended without a stop; what is served now is what was served then."""
+    def crashed(self, serving: Serving) -> None:
+        """The process that served this ended without a stop: a window of its own, over at once."""
 
     def take_windows(self, *, everything: bool = False) -> Sequence[tuple[Window, float]]:
         """Windows that are over (or, at the end, all of them) with the times at which they ended."""

@@ -36,6 +36,7 @@ from device_client.core.deployment import (
     RollBack,
     RunPreflight,
     SelfTest,
+    Steadied,
     StopWork,
     Survived,
     Verify,
@@ -154,7 +155,9 @@ class Deployments:
         The restart is counted and recorded before anything is loaded: loading may be what brings us down. A disk that
         does not take the record keeps nobody from what is current; whatever was interrupted waits until it does.
         """
-        after, effects = machine.step(before, Restarted(clean), self.now())
+        links = self._slots.links(model)
+        has_earlier = bool({links.previous, links.factory} - {"", links.current})
+        after, effects = machine.step(before, Restarted(clean, has_earlier), self.now())
         if after != before:
             try:
                 self._journal.record(after)
@@ -165,6 +168,8 @@ class Deployments:
                     f"storage:{model}", STORAGE_RETRY_S, lambda: self.recover(model, self._all[model], clean=clean)
                 )
         self._all[model] = after
+        if after.state is UpdateState.COMMITTED and after.restarts:
+            self._timers.set(f"steady:{model}", machine.STEADY_S, lambda: self._steady(model))
         if after.state is not UpdateState.ROLLING_BACK:
             try:
                 self._installer.serve_current(model, after)
@@ -187,6 +192,11 @@ class Deployments:
             self._perform(deployment, () if resume is None else (resume,))
         if damaged:
             self._background(model, lambda: self._installer.drop_damaged(model, current))
+
+    def _steady(self, model: str) -> None:
+        """What was committed has served for long enough: its restarts were no loop."""
+        if self._all[model].state is UpdateState.COMMITTED:
+            self.apply(model, Steadied())
 
     # ------------------------------------------------------------ the machine
 

@@ -156,6 +156,11 @@ class Installer:
             return stored
         return Serving(model, manifest.version, digest, reason="the slot that this device had before")
 
+    def last_served(self, model: str) -> Serving | None:
+        """The label under which the current slot was last served; None if there is none, or it was never served."""
+        stored, current = _decode(self._journal.recall(serving_key(model))), self._slots.links(model).current
+        return stored if stored is not None and stored.digest == current != "" else None
+
     def roll_back(self, deployment: Deployment) -> RolledBack:
         """Undo what the deployment changed; the answer names what is active then (empty: fallback or nothing)."""
         model = deployment.model

@@ -9,7 +9,7 @@ import logging
 import queue
 import resource
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from device_client.agent.checks import Checks, Facts
@@ -143,15 +143,25 @@ class Agent:
         self.close()
 
     def recover(self) -> None:
-        """Serve the current slots and take up what was interrupted. Needs no network."""
+        """Serve the current slots and take up what was interrupted. Needs no network.
+
+        A crash is in the outbox before anything is served: what is served may bring us down again at once.
+        """
         clean = self._journal.recall(CLEAN_KEY) != "0"
         self._safely(lambda: self._journal.remember({CLEAN_KEY: "0"}))
         stored = self._journal.deployments()
-        for model in dict.fromkeys((*self._profile.models, *stored)):
+        models = tuple(dict.fromkeys((*self._profile.models, *stored)))
+        if not clean:
+            self._safely(lambda: self._count_crash(models))
+        for model in models:
             self.deployments.recover(model, stored.get(model) or Deployment(model), clean=clean)
-            if not clean:
-                self._meter.crashed(model)
-        self._tick()
+        self._safely(self._tick)
+
+    def _count_crash(self, models: Sequence[str]) -> None:
+        for served in map(self._installer.last_served, models):
+            if served is not None:
+                self._meter.crashed(served)
+        self._collect(everything=False)
 
     def watch(self, model: str, contract: Contract | None) -> None:
         """From now on, ask for `model` too."""

@@ -299,9 +299,17 @@ class Recalled:
 
 @dataclass(frozen=True)
 class Restarted:
-    """The client has started again. `clean`: it had been stopped in an orderly way."""
+    """The client has started again. `clean`: it had been stopped in an orderly way. `has_earlier`: another version is
+    here to go back to.
+    """
 
     clean: bool
+    has_earlier: bool
+
+
+@dataclass(frozen=True)
+class Steadied:
+    """The client has run for so long since its last unclean start that it could talk to the server."""
 
 
 Event = (
@@ -320,6 +328,7 @@ Event = (
     | RolledBack
     | Recalled
     | Restarted
+    | Steadied
 )
 
 

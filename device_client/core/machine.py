@@ -38,6 +38,7 @@ from device_client.core.deployment import (
     RunPreflight,
     SelfTest,
     SelfTestPassed,
+    Steadied,
     StopWork,
     Survived,
     Target,
@@ -53,7 +54,8 @@ Step = tuple[Deployment, tuple[Effect, ...]]
 Transition = Callable[[Deployment, Any, float], Step]
 S = UpdateState
 
-MAX_RESTARTS: Final = 3  # unclean restarts from verifying on; one more is a crash loop
+MAX_RESTARTS: Final = 3  # unclean restarts in a row, from verifying on; one more is a crash loop
+STEADY_S: Final = 120.0  # a client that has run for so long has been able to tell of its crashes and to hear of a revert
 RESTING: Final = (S.IDLE, S.COMMITTED, S.ROLLED_BACK, S.SUPERSEDED, S.HALTED)
 BEFORE_SWAP: Final = (S.ASSIGNED, S.PREFLIGHT, S.DOWNLOADING, S.VERIFYING, S.STAGED, S.SELF_TESTING)
 COUNTED: Final = (S.VERIFYING, S.STAGED, S.SELF_TESTING, S.ACTIVATING, S.PROBATION)
@@ -227,7 +229,7 @@ def _activated(deployment: Deployment, _event: Activated, now: float) -> Step:
 
 
 def _survived(deployment: Deployment, _event: Survived, _now: float) -> Step:
-    return _reported(replace(deployment, state=S.COMMITTED, proven=deployment.aim.digest), Collect())
+    return _reported(replace(deployment, state=S.COMMITTED, proven=deployment.aim.digest, restarts=0), Collect())
 
 
 # ---------------------------------------------------------------- failure, rollback, restart
@@ -272,10 +274,24 @@ def _restarted(deployment: Deployment, event: Restarted, now: float) -> Step:
     if event.clean or deployment.state not in COUNTED:
         return deployment, (RESUME[deployment.state],)
     counted = replace(deployment, restarts=deployment.restarts + 1)
-    if counted.restarts > MAX_RESTARTS:
-        detail = f"{counted.restarts} restarts in one deployment, at most {MAX_RESTARTS} are accepted"
-        return _failed(counted, Failed(FailureCode.CRASH_LOOP, detail, deny=True), now)
-    return counted, (RESUME[deployment.state],)
+    return _crash_loop(counted, now) if counted.restarts > MAX_RESTARTS else (counted, (RESUME[deployment.state],))
+
+
+def _restarted_committed(deployment: Deployment, event: Restarted, now: float) -> Step:
+    """A version that brings the client down as soon as it serves keeps it from hearing of a revert: it goes by itself."""
+    if event.clean or not event.has_earlier:
+        return deployment, ()
+    counted = replace(deployment, restarts=deployment.restarts + 1)
+    return _crash_loop(counted, now) if counted.restarts > MAX_RESTARTS else (counted, ())
+
+
+def _crash_loop(deployment: Deployment, now: float) -> Step:
+    detail = f"{deployment.restarts} unclean restarts in a row, at most {MAX_RESTARTS} are accepted"
+    return _failed(deployment, Failed(FailureCode.CRASH_LOOP, detail, deny=True), now)
+
+
+def _steadied(deployment: Deployment, _event: Steadied, _now: float) -> Step:
+    return replace(deployment, restarts=0), ()
 
 
 def _rows(
@@ -309,4 +325,6 @@ TABLE: Final[Mapping[tuple[UpdateState, type], Transition]] = {
     **_rows((*RESTING, S.ACTIVATING, S.PROBATION, S.ROLLING_BACK), Withdrawn, _stay),
     **_rows((*BEFORE_SWAP, S.ACTIVATING, S.PROBATION, S.ROLLING_BACK), Restarted, _restarted),
     **_rows(RESTING, Restarted, _stay),
+    (S.COMMITTED, Restarted): _restarted_committed,
+    (S.COMMITTED, Steadied): _steadied,
 }

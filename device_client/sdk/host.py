@@ -57,7 +57,6 @@ class Desk:
         self.windows: dict[tuple[str, int, str], Window] = {}  # by digest, revision and route
         self.finished: list[tuple[Window, float]] = []
         self.updating = False
-        self.crashes = 0  # that no window has yet
         self.listeners: list[Listener] = []
         self.ready = threading.Event()
 
@@ -69,12 +68,6 @@ class Desk:
             key = WindowKey(self.model, serving.version, serving.digest, serving.revision, route)
             window = self.windows[place] = Window(key, now, during_update=self.updating)
         return window
-
-    def count_crashes(self, now: float) -> None:
-        """Give crashes to what is served, once something of the fleet's is."""
-        if self.crashes and self.serving is not None and self.serving.digest:
-            self.window(self.serving, LOCAL_ROUTE, now).crashes += self.crashes
-            self.crashes = 0
 
     def close_windows(self, now: float) -> None:
         """End every open window."""
@@ -250,7 +243,6 @@ class ModelHost:
             else:
                 desk.running = new
                 desk.serving = serving if serving.digest else _factory(serving.model)
-                desk.count_crashes(self._now())
             if old is not None and old is not new and old is not desk.fallback:
                 old.retired = True
                 if old.leases == 0:
@@ -313,11 +305,11 @@ class ModelHost:
                 for window in desk.windows.values():
                     window.during_update = True
 
-    def crashed(self, model: str) -> None:
-        desk = self.desk(model)
+    def crashed(self, serving: Serving) -> None:
+        desk, now = self.desk(serving.model), self._now()
+        key = WindowKey(serving.model, serving.version, serving.digest, serving.revision, LOCAL_ROUTE)
         with desk.lock:
-            desk.crashes += 1
-            desk.count_crashes(self._now())
+            desk.finished.append((Window(key, now, crashes=1), now))
 
     def take_windows(self, *, everything: bool = False) -> Sequence[tuple[Window, float]]:
         now, taken = self._now(), []

@@ -8,13 +8,14 @@ import pytest
 
 from device_client.adapters.patching.journal import patch_bytes_taken
 from device_client.agent.jobs import ThreadJobs
+from device_client.core import machine
 from device_client.wire import topics
 from device_client.wire.bucketing import BUCKETS, BucketRange
 from device_client.wire.bundles import Manifest
 from device_client.wire.delta import Codec
 from device_client.wire.messages import PlanNotice, PlanRule, RuleState
-from device_client.wire.states import UpdateState
-from tests.device.rig import DEVICE, MODEL, Rig, retrained, weights
+from device_client.wire.states import FailureCode, UpdateState
+from tests.device.rig import DEVICE, MODEL, PowerCutError, Rig, retrained, weights
 from tests.fakes.update_server import PLAN_KEY, UpdateServerSimulator, sha256
 
 WITHIN_S = 20.0
@@ -121,13 +122,62 @@ def test_crash__of_a_process_that_served_a_version__is_told_at_the_next_start_an
     server.assign(DEVICE, server.push(MODEL, "1", weights(1.0)), rollout="r-000000000001")
     rig.start()
     rig.run_to(UpdateState.COMMITTED)
-    rig.host.take_windows(everything=True)
     rig.restart()
-    assert [window.crashes for window, _ in rig.host.take_windows(everything=True)] == [1]
+    rig.run_until(lambda: rig.outbox.depth() == 0)
+    assert _crashes(server) == [("1", 1)]
     rig.agent.close()
     rig.boot()
     rig.start()
-    assert rig.host.take_windows(everything=True) == []
+    rig.run_until(lambda: rig.outbox.depth() == 0)
+    assert _crashes(server) == [("1", 1)]
+
+
+def test_crash__as_soon_as_the_version_serves__is_told_all_the_same_and_the_version_goes(
+    rig: Rig, server: UpdateServerSimulator
+) -> None:
+    first, second = (server.push(MODEL, label, weights(float(label))) for label in ("1", "2"))
+    server.assign(DEVICE, first, rollout="r-000000000001")
+    rig.start()
+    rig.run_to(UpdateState.COMMITTED)
+    server.assign(DEVICE, second, rollout="r-000000000002")
+    rig.poke()
+    rig.run_to(UpdateState.COMMITTED, second)
+
+    def die() -> None:
+        rig.cut_power(0.0)
+
+    for _ in range(machine.MAX_RESTARTS):
+        rig.unplug()
+        rig.boot()
+        rig.model.on_update(lambda _old, _new: die())
+        with pytest.raises(PowerCutError):
+            rig.agent.recover()
+        rig.mains.off = False
+    rig.restart()
+    rig.run_until(lambda: rig.deployment.state is UpdateState.ROLLED_BACK)
+    assert rig.infer(1.0) == 2.0
+    rig.run_until(lambda: rig.outbox.depth() == 0)
+    # The fourth brought the version down; it is told of as one of version 2, too.
+    assert _crashes(server) == [("2", 1)] * (machine.MAX_RESTARTS + 1)
+    last = server.reports(DEVICE)[-1]
+    assert (last.version, last.failure, last.active_version) == ("2", FailureCode.CRASH_LOOP, "1")
+
+
+def test_crash__now_and_then__the_version_stays(rig: Rig, server: UpdateServerSimulator) -> None:
+    first, second = (server.push(MODEL, label, weights(float(label))) for label in ("1", "2"))
+    for number, manifest in ((1, first), (2, second)):
+        server.assign(DEVICE, manifest, rollout=f"r-00000000000{number}")
+        rig.start() if number == 1 else rig.poke()
+        rig.run_to(UpdateState.COMMITTED, manifest)
+    for _ in range(3 * machine.MAX_RESTARTS):
+        rig.restart()
+        rig.clock.advance(machine.STEADY_S)
+        rig.settle()
+    assert (rig.deployment.state, rig.deployment.restarts, rig.infer(1.0)) == (UpdateState.COMMITTED, 0, 3.0)
+
+
+def _crashes(server: UpdateServerSimulator) -> list[tuple[str, int]]:
+    return [(window.version, window.crashes) for window in server.windows[DEVICE].values() if window.crashes]
 
 
 # ---------------------------------------------------------------- a patch that is applied while it comes

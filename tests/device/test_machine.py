@@ -1,5 +1,6 @@
 """The update machine, pure: every state with every event, and the properties that hold along every path."""
 
+from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -28,6 +29,7 @@ from device_client.core.deployment import (
     RollBack,
     RolledBack,
     SelfTestPassed,
+    Steadied,
     StopWork,
     Survived,
     Target,
@@ -76,7 +78,8 @@ EVENTS: dict[type, Event] = {
     Failed: Failed(FailureCode.SELF_TEST, "wrong", deny=True),
     RolledBack: RolledBack(OLD),
     Recalled: Recalled("a person"),
-    Restarted: Restarted(clean=False),
+    Restarted: Restarted(clean=False, has_earlier=True),
+    Steadied: Steadied(),
 }
 
 # The whole table as an outsider reads it: where each pair leads. What is not here raises.
@@ -94,6 +97,7 @@ LEADS: dict[tuple[UpdateState, type], UpdateState] = {
     (S.PROBATION, Recalled): S.ROLLING_BACK,
     (S.COMMITTED, Recalled): S.ROLLING_BACK,
     (S.COMMITTED, Failed): S.ROLLING_BACK,
+    (S.COMMITTED, Steadied): S.COMMITTED,
 }
 for _state in (S.ASSIGNED, S.PREFLIGHT, S.DOWNLOADING, S.VERIFYING, S.STAGED, S.SELF_TESTING):
     LEADS |= {
@@ -178,13 +182,13 @@ def test_preflight__slot_is_there__nothing_is_fetched() -> None:
     assert (after.state, after.transport) == (S.STAGED, Transport.NONE)
 
 
-@pytest.mark.parametrize("state", machine.COUNTED, ids=lambda state: state.value)
+@pytest.mark.parametrize("state", (*machine.COUNTED, S.COMMITTED), ids=lambda state: state.value)
 def test_restarted__too_often__rolls_back_as_a_crash_loop(state: UpdateState) -> None:
     now = deployment(state)
     for _ in range(machine.MAX_RESTARTS):
-        now, effects = machine.step(now, Restarted(clean=False), 100)
-        assert effects == (machine.RESUME[state],)
-    now, effects = machine.step(now, Restarted(clean=False), 100)
+        now, effects = machine.step(now, Restarted(clean=False, has_earlier=True), 100)
+        assert effects == (() if state is S.COMMITTED else (machine.RESUME[state],))
+    now, effects = machine.step(now, Restarted(clean=False, has_earlier=True), 100)
     assert (now.state, now.failure, now.deny, effects) == (S.ROLLING_BACK, FailureCode.CRASH_LOOP, True, (RollBack(),))
 
 
@@ -192,8 +196,24 @@ def test_restarted__in_an_orderly_way_or_while_downloading__never_counts() -> No
     for state, clean in ((S.PROBATION, True), (S.DOWNLOADING, False)):
         now = deployment(state)
         for _ in range(20):
-            now, _ = machine.step(now, Restarted(clean=clean), 100)
+            now, _ = machine.step(now, Restarted(clean=clean, has_earlier=True), 100)
         assert now.restarts == 0
+
+
+def test_restarted__committed_and_ran_steadily_between__never_a_crash_loop() -> None:
+    now = replace(deployment(S.PROBATION), restarts=machine.MAX_RESTARTS)
+    now, _ = machine.step(now, Survived(), 100)
+    for _ in range(20):
+        now, _ = machine.step(now, Restarted(clean=False, has_earlier=True), 100)
+        now, _ = machine.step(now, Steadied(), 100)
+    assert (now.state, now.restarts) == (S.COMMITTED, 0)
+
+
+def test_restarted__committed_and_nothing_to_go_back_to__stays() -> None:
+    now = deployment(S.COMMITTED)
+    for _ in range(20):
+        now, effects = machine.step(now, Restarted(clean=False, has_earlier=False), 100)
+        assert (now.state, effects) == (S.COMMITTED, ())
 
 
 def test_rolled_back__failure_that_denies__denied_with_the_report() -> None:
