@@ -368,6 +368,14 @@ def test_silence_gate__devices_fall_silent_after_they_installed_it__fails() -> N
     assert "45 of 100 and 20 of 200 control devices are" in found.sentence
 
 
+def test_silence_gate__few_devices_fall_silent_after_they_installed_it__fails_at_the_deadline_and_says_which() -> None:
+    seen = facts(offers=(offers(4, 4),), watched=watched((4, 4), (8, 0)))
+    assert one(policy(), seen, "silence").verdict is W
+    found = one(policy(), seen.but(at_deadline=True), "silence")
+    assert found.verdict is F
+    assert "of those watched, 4 of 4 and 0 of 8 control devices are; counted at the deadline" in found.sentence
+
+
 def crashed(treated: int, control: int, hours: float = 10.0) -> list[DeviceRow]:
     """Of 100 treated devices for `hours` and 500 control devices for ten hours, these crashed, some of them often."""
     return [

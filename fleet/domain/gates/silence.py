@@ -47,7 +47,7 @@ def judge(policy: RolloutPolicy, facts: PhaseFacts, alpha: float) -> GateResult:
         verdict, words = Verdict.INCONCLUSIVE, f"{words}{beside}: the control is silent, too"
     else:
         verdict = Verdict.FAIL if facts.at_deadline else Verdict.WAIT
-        words = f"{words}, counted at the deadline)"
+        words = f"{words}{beside}; counted at the deadline" if falls_silent else f"{words}, counted at the deadline)"
     evidence = {
         **evidence_of(total),
         "max_share": limit,
