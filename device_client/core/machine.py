@@ -55,7 +55,9 @@ Transition = Callable[[Deployment, Any, float], Step]
 S = UpdateState
 
 MAX_RESTARTS: Final = 3  # unclean restarts in a row, from verifying on; one more is a crash loop
-STEADY_S: Final = 120.0  # a client that has run for so long has been able to tell of its crashes and to hear of a revert
+STEADY_S: Final = (
+    120.0  # a client that has run for so long has been able to tell of its crashes and to hear of a revert
+)
 RESTING: Final = (S.IDLE, S.COMMITTED, S.ROLLED_BACK, S.SUPERSEDED, S.HALTED)
 BEFORE_SWAP: Final = (S.ASSIGNED, S.PREFLIGHT, S.DOWNLOADING, S.VERIFYING, S.STAGED, S.SELF_TESTING)
 COUNTED: Final = (S.VERIFYING, S.STAGED, S.SELF_TESTING, S.ACTIVATING, S.PROBATION)

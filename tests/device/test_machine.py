@@ -182,7 +182,7 @@ def test_preflight__slot_is_there__nothing_is_fetched() -> None:
     assert (after.state, after.transport) == (S.STAGED, Transport.NONE)
 
 
-@pytest.mark.parametrize("state", (*machine.COUNTED, S.COMMITTED), ids=lambda state: state.value)
+@pytest.mark.parametrize("state", [*machine.COUNTED, S.COMMITTED], ids=lambda state: state.value)
 def test_restarted__too_often__rolls_back_as_a_crash_loop(state: UpdateState) -> None:
     now = deployment(state)
     for _ in range(machine.MAX_RESTARTS):
