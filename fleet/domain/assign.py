@@ -58,10 +58,11 @@ class Ruleset:
         offered = frozenset(
             build.digest
             for rule in (*ramping, *baselines)
-            for builds in (rule.builds, *(arm.builds for arm in rule.arms))
+            for builds in (rule.builds, *(arm.builds for arm in rule.arms if not arm.is_dropped))
             for build in builds
         )
-        withdrawn = (rule.digests for rule in own if rule.state is RuleState.WITHDRAWN)
+        withdrawn = [rule.digests for rule in own if rule.state is RuleState.WITHDRAWN]
+        withdrawn += [arm.digests for rule in ramping for arm in rule.arms if arm.is_dropped]
         return cls(
             model,
             tuple(sorted(ramping, key=lambda rule: (-rule.priority, -rule.created_at.timestamp(), -rule.id))),
@@ -268,6 +269,10 @@ class _Asked:
         if arm is None:
             self.note(rule.source, "passed", f"bucket {place} is in no arm of {rule.source}")
             return None
+        if arm.is_dropped:
+            sentence = f"arm {arm.name} (version {arm.version}) of {rule.source} was dropped: it was harmful"
+            self.note(rule.source, "passed", sentence)
+            return None
         own = rule.for_arm(arm)
         build, objection = _build_for(self.facts, own, self.running)
         if build is None:
@@ -455,6 +460,8 @@ def _unfit(found: Match) -> str:
 def _unfit_arm(facts: DeviceFacts, rule: Rule, running: RunningModel | None) -> Sentence | None:
     """Why some arm could not serve this device; None if all could."""
     for arm in rule.arms:
+        if arm.is_dropped:  # what it would have given is nobody's any more, and may be revoked
+            continue
         found = match(
             arm.builds, facts.hardware_class, facts.capabilities, None if running is None else running.contract
         )

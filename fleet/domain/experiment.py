@@ -16,7 +16,17 @@ from device_client.wire.errors import MalformedMessageError, WireError
 from device_client.wire.fields import Fields
 from device_client.wire.limits import MAX_RANGES_PER_RULE
 from fleet.domain.errors import InvalidInputError
-from fleet.domain.gate_policy import YEAR_S, Gates, MeasuredGate, encode_gates, known, parse_gates
+from fleet.domain.gate_policy import (
+    CRASHES,
+    YEAR_S,
+    Gates,
+    MeasuredGate,
+    Metric,
+    Shape,
+    encode_gates,
+    known,
+    parse_gates,
+)
 from fleet.domain.phases import DAY_S
 from fleet.domain.policy import RolloutPolicy
 
@@ -64,6 +74,12 @@ class ExperimentSpec:
     def guardrails(self) -> tuple[MeasuredGate, ...]:
         """What may not get worse than the control by more than its margin."""
         return self.policy.gates.comparative
+
+    @property
+    def metrics(self) -> dict[str, str]:
+        """What is counted, with shapes: all that every device measures, because who reports matters, and the custom ones."""
+        built_in = dict.fromkeys((CRASHES, *(item.value for item in Metric)), Shape.SHARE.value)
+        return built_in | {item.metric: item.shape.value for item in (*self.guardrails, *self.success)}
 
     @property
     def treatments(self) -> tuple[ArmSpec, ...]:
@@ -188,32 +204,54 @@ def _check(spec: ExperimentSpec) -> None:
         problem = f"experiment.duration_s: expected more than min_duration_s, {spec.min_duration_s:g}, got {spec.duration_s:g}"
     elif not spec.success and not spec.guardrails:
         problem = "experiment: expected a success metric or a guardrail with a margin, got neither"
-    elif spec.policy.gates.custom or any(item.is_custom for item in spec.success):
-        problem = "experiment: expected accuracy, agreement, latency, errors or nan; custom metrics are for rollouts"
+    else:
+        problem = _contradicting(spec)
     if problem:
         raise InvalidInputError("experiment_invalid", problem)
 
 
+def _contradicting(spec: ExperimentSpec) -> str:
+    """A metric is counted in one way, whatever it is asked for."""
+    asked = {item.metric: item for item in spec.guardrails}
+    for item in spec.success:
+        other = asked.get(item.metric)
+        if other is not None and (item.shape, item.higher_is_better) != (other.shape, other.higher_is_better):
+            return f"experiment.success.{item.name}: expected kind and better as in the guardrails, got others"
+    return ""
+
+
 def _success(value: object) -> tuple[tuple[MeasuredGate, ...], float | None]:
     """Success metrics are written like gates, with the effect to be found in the place of the margin."""
-    asked: dict[str, object] = {}
-    for name, settings in _object(value, "experiment.success").items():
-        found = _object(settings, f"experiment.success.{name}")
-        if "effect_points" not in found or not {"margin_points", "max_ratio"}.isdisjoint(found):
-            raise MalformedMessageError(
-                f"experiment.success.{name:.64}: expected effect_points, the smallest effect worth finding, and no margin"
-            )
-        asked[name] = {("margin_points" if key == "effect_points" else key): item for key, item in found.items()}
+    every = _object(value, "experiment.success")
+    custom = _object(every.get("custom"), "experiment.success.custom")
+    asked: dict[str, object] = {
+        name: _with_margin(settings, f"experiment.success.{name:.64}", "effect_points", "margin_points")
+        for name, settings in every.items()
+        if name != "custom"
+    }
+    if custom:
+        asked["custom"] = {
+            name: _with_margin(settings, f"experiment.success.custom.{name:.64}", "effect", "margin")
+            for name, settings in custom.items()
+        }
     try:
         gates, slow_ms = parse_gates(asked)
     except WireError as error:
         raise MalformedMessageError(str(error).replace("policy.gates", "experiment.success")) from error
-    if {item.name for item in gates.measured} != set(asked):
-        others = sorted(set(asked) - {item.name for item in gates.measured})
+    found = {item.name for item in gates.measured if not item.is_custom}
+    others = sorted(set(asked) - found - {"custom"})
+    if others:
         raise MalformedMessageError(
             f"experiment.success: expected metrics that devices measure, got {', '.join(others)}"
         )
     return gates.measured, slow_ms
+
+
+def _with_margin(settings: object, where: str, effect: str, margin: str) -> dict[str, object]:
+    found = _object(settings, where)
+    if effect not in found or not {margin, "max_ratio"}.isdisjoint(found):
+        raise MalformedMessageError(f"{where}: expected {effect}, the smallest effect worth finding, and no margin")
+    return {(margin if key == effect else key): item for key, item in found.items()}
 
 
 def _encode_success(success: tuple[MeasuredGate, ...], slow_ms: float) -> dict[str, object]:
@@ -223,6 +261,12 @@ def _encode_success(success: tuple[MeasuredGate, ...], slow_ms: float) -> dict[s
     for name, settings in encoded.items():
         if name in names and isinstance(settings, Mapping):
             found[name] = {("effect_points" if key == "margin_points" else key): item for key, item in settings.items()}
+    custom = encoded.get("custom")
+    if isinstance(custom, Mapping):
+        found["custom"] = {
+            name: {("effect" if key == "margin" else key): item for key, item in settings.items()}
+            for name, settings in custom.items()
+        }
     return found
 
 

@@ -1,9 +1,11 @@
 """What an experiment shows so far: are the arms comparable, is an arm better, does a guardrail hold. Pure.
 
 Order: sample-ratio mismatch first, because arms of other sizes than meant are not comparable whatever they measure. Then
-every treatment against the control, per hardware class and post-stratified over classes. All intervals and p-values hold
-at every look. Success is adjusted by Holm over arms, success metrics and classes; guardrails are not, because a ship
-needs them all (Schultzberg et al. 2024). Declaring harm has an error budget of its own, split over all that is judged.
+every treatment against the control, per hardware class and post-stratified over classes, by the evidence that the gates of
+rollouts are judged by (`measure`, `gates.contrasted`): one vote per device, without outliers, less what a device's own past
+explains. All intervals and p-values hold at every look. Success is adjusted by Holm over arms, success metrics and classes;
+guardrails are not, because a ship needs them all (Schultzberg et al. 2024). Declaring harm has an error budget of its own,
+split over all that is judged.
 """
 
 import math
@@ -12,96 +14,109 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from fleet.domain.experiment import ExperimentSpec
-from fleet.domain.experiment_findings import Analysis, ArmRow, ArmSum, Comparison, Facts, Finding, Role, Shares
-from fleet.domain.gate_policy import MeasuredGate
+from fleet.domain.experiment_findings import Analysis, ArmSum, Comparison, Facts, Finding, Role, Shares
+from fleet.domain.gate_policy import Gates, MeasuredGate, Shape
+from fleet.domain.gates.contrasted import Contrasts, Intervals, combined, contrasts, intervals, proven
+from fleet.domain.gates.words import apart, estimate_evidence, margin, on
+from fleet.domain.measure import measure
+from fleet.domain.measurements import Arm, DeviceRow, Measures, Side, Total
 from fleet.domain.stats import anytime, holm
+from fleet.domain.stats.contrasts import Contrast
 from fleet.domain.stats.estimates import Estimate, Unjudgeable
 from fleet.domain.stats.mismatch import mismatch
 from fleet.domain.stats.multinomial import Multinomial, concentration
-from fleet.domain.stats.ratios import RatioSums, Unit, difference
-from fleet.domain.stats.sequences import radius
 from fleet.domain.stats.shares import lower_bound
-from fleet.domain.strata import ALL_CLASSES, MIN_CONTROL, MIN_TREATED, Stratum, comparison
-from fleet.domain.verdicts import ClassCount, PhaseCounts
+from fleet.domain.strata import ALL_CLASSES, Stratum, comparison
+from fleet.domain.strata import Comparison as StrataComparison
+from fleet.domain.verdicts import ClassCount, PhaseCounts, Verdict
 
 MISMATCH_ALPHA: Final = 0.001  # the usual level for a sample-ratio mismatch (Fabijan et al., KDD 2019)
+CONTROL: Final = "the control's"
 HARM_ALPHA: Final = 0.01  # as a rollout's chance of a wrongful revert
-SHOWN_POINTS: Final = 100.0
-
-
-@dataclass(frozen=True)
-class _Estimated:
-    """A difference over one or several classes, with what its p-value needs."""
-
-    found: Estimate | Unjudgeable
-    treated: ArmSum
-    control: ArmSum
-    df: float = 0.0
-    size: float = 0.0
-    planned: float = 1.0
-    planned_df: float = 1.0
-
-
-class _Data:
-    """The devices' totals by arm and metric, and their sums by class, each added up once."""
-
-    def __init__(self, rows: Sequence[ArmRow]) -> None:
-        self._rows: dict[tuple[str, str], list[ArmRow]] = {}
-        self._sums: dict[tuple[str, str, frozenset[str]], RatioSums] = {}
-        for row in rows:
-            self._rows.setdefault((row.arm, row.metric), []).append(row)
-
-    def sums(self, arm: str, metric: MeasuredGate, classes: frozenset[str]) -> RatioSums:
-        """One arm's devices of these classes, with enough data and with totals that can be; one vote each."""
-        key = (arm, metric.name, classes)
-        if key not in self._sums:
-            self._sums[key] = RatioSums.of(
-                [
-                    Unit(row.device_id, row.numerator, row.denominator)
-                    for row in self._rows.get((arm, metric.metric), ())
-                    if row.hardware_class in classes
-                    and row.denominator >= metric.min_per_device
-                    and 0 <= row.numerator <= row.denominator
-                ]
-            )
-        return self._sums[key]
 
 
 @dataclass(frozen=True)
 class _Case:
-    """What every comparison of one analysis needs. `harm`: the error of declaring one of them harmful."""
+    """What every comparison of one arm in one role needs. `harm`: the error of declaring one of them harmful."""
 
     spec: ExperimentSpec
-    data: _Data
+    arm: str
+    role: Role
+    strata: tuple[Stratum, ...]
+    measures: Measures
     harm: float
 
 
+@dataclass(frozen=True)
+class _Judged:
+    """A comparison with what its sentence is made of."""
+
+    comparison: Comparison
+    metric: MeasuredGate
+    bounds: Estimate | None = None
+
+
 def analyse(spec: ExperimentSpec, facts: Facts) -> Analysis:
-    """What the experiment shows at this look."""
-    weights = {arm.name: arm.weight for arm in spec.arms}
-    planned = sum(facts.planned.values())
+    """What the experiment shows at this look. Arms that were dropped count in no share and no comparison any more."""
+    weights = {arm.name: arm.weight for arm in spec.arms if arm.name not in facts.dropped}
+    planned = sum(count for (arm, _), count in facts.planned.items() if arm in weights)
     offered = {name: sum(item.offered for item in facts.offers if item.arm == name) for name in weights}
-    speaking = {name: len({row.device_id for row in facts.rows if row.arm == name}) for name in weights}
-    strata = {arm.name: _strata(spec, facts, arm.name) for arm in spec.treatments}
-    notes = [note for found in strata.values() for note in found[1]]
+    devices = _devices(facts)
+    speaking = {name: len(devices.get(name, ())) for name in weights}
+    compared = {arm.name: _compared(spec, facts, arm.name) for arm in spec.treatments}
+    notes = [note for name, (_, found) in compared.items() if name in weights for note in _notes(found)]
+    # The errors are shared out over all that was asked at the start: an arm that goes gives nothing to the others.
     asked = len(spec.success) + len(spec.guardrails) + 1
-    cells = asked * sum(max(1, len(found[0])) for found in strata.values())
-    case = _Case(spec, _Data(facts.rows), HARM_ALPHA / cells)
-    comparisons: list[Comparison] = []
+    harm = HARM_ALPHA / (asked * sum(max(1, len(found.strata)) for _, found in compared.values()))
+    judged: list[_Judged] = []
+    installs: dict[str, Comparison] = {}
     for arm in spec.treatments:
-        comparisons += [
-            _compare(case, (arm.name, metric, role), stratum)
-            for role, metrics in ((Role.SUCCESS, spec.success), (Role.GUARDRAIL, spec.guardrails))
-            for metric in metrics
-            for stratum in _judged(strata[arm.name][0])
+        if arm.name not in weights:
+            continue
+        counts, found = compared[arm.name]
+        rows = [
+            *_as_rows(devices.get(arm.name, {}), Side.TREATED),
+            *_as_rows(devices.get(spec.control, {}), Side.CONTROL),
         ]
-        comparisons.append(_installs(spec, facts, arm.name, case.harm))
+        for role, metrics in ((Role.SUCCESS, spec.success), (Role.GUARDRAIL, spec.guardrails)):
+            measures = measure(Gates(measured=metrics), counts, found, rows)
+            case = _Case(spec, arm.name, role, found.strata, measures, harm)
+            judged += [
+                _compare(case, metric, name, strata)
+                for metric in metrics
+                for name, strata in _places(found.strata, found.reason)
+            ]
+        installs[arm.name] = _installs(spec, facts, arm.name, harm)
+    lost = len(spec.success) * sum(
+        len(_places(compared[name][1].strata, "")) for name in facts.dropped if name in compared
+    )
+    comparisons = _with_holm(judged, spec.alpha, lost)
     return Analysis(
         assigned=_shares("assigned", offered, weights, planned),
         reporting=_shares("reporting", speaking, weights, planned),
-        comparisons=tuple(_with_holm(comparisons, spec.alpha)),
+        comparisons=tuple(
+            item for name, last in installs.items() for item in (*(one for one in comparisons if one.arm == name), last)
+        ),
         notes=tuple(dict.fromkeys(notes)),
     )
+
+
+Totals = dict[str, tuple[str, dict[str, Total], dict[str, Total]]]
+
+
+def _devices(facts: Facts) -> dict[str, Totals]:
+    """By arm and device: its class, its totals and those of its own past."""
+    found: dict[str, Totals] = {}
+    for row in facts.rows:
+        _, totals, before = found.setdefault(row.arm, {}).setdefault(row.device_id, (row.hardware_class, {}, {}))
+        totals[row.metric] = Total(row.numerator, row.denominator, row.squares)
+        if row.before is not None:
+            before[row.metric] = row.before
+    return found
+
+
+def _as_rows(devices: Totals, side: Side) -> list[DeviceRow]:
+    return [DeviceRow(device_id, name, side, totals, before) for device_id, (name, totals, before) in devices.items()]
 
 
 # ---------------------------------------------------------------- comparable?
@@ -132,120 +147,109 @@ def _shares(name: str, counts: Mapping[str, int], weights: Mapping[str, float], 
 # ---------------------------------------------------------------- better, or worse?
 
 
-def _strata(spec: ExperimentSpec, facts: Facts, arm: str) -> tuple[tuple[Stratum, ...], tuple[str, ...]]:
+def _compared(spec: ExperimentSpec, facts: Facts, arm: str) -> tuple[PhaseCounts, StrataComparison]:
     """The classes that can be compared alone or together, fixed by the counts at the start, and what was merged."""
     classes = sorted({name for _, name in facts.planned})
     counted = [
         (name, facts.planned.get((arm, name), 0), facts.planned.get((spec.control, name), 0)) for name in classes
     ]
     counts = PhaseCounts(tuple(ClassCount(name, ours, theirs, ours + theirs) for name, ours, theirs in counted))
-    found = comparison(counts, has_baseline=True)
-    return found.strata, found.notes or ((found.reason,) if found.reason else ())
+    return counts, comparison(counts, has_baseline=True)
 
 
-def _judged(strata: Sequence[Stratum]) -> list[tuple[str, tuple[Stratum, ...]]]:
-    """The strata that get a row of their own: all classes together, then each one if there are several."""
-    together = [(ALL_CLASSES, tuple(strata))]
-    return together if len(strata) < 2 else [*together, *((item.name, (item,)) for item in strata)]  # noqa: PLR2004
+def _notes(found: StrataComparison) -> tuple[str, ...]:
+    return found.notes or ((found.reason,) if found.reason else ())
 
 
-def _compare(case: _Case, asked: tuple[str, MeasuredGate, Role], where: tuple[str, tuple[Stratum, ...]]) -> Comparison:
-    arm, metric, role = asked
-    stratum, strata = where
-    alpha = case.spec.alpha / 2 if role is Role.SUCCESS else case.spec.alpha
-    estimated = _estimate(case, arm, metric, strata, alpha)
-    found = estimated.found
+def _places(strata: Sequence[Stratum], reason: str) -> list[tuple[str, tuple[Stratum, ...] | str]]:
+    """The strata that get a row of their own: all classes together, then each one if there are several; or why none."""
+    if not strata:
+        return [(ALL_CLASSES, reason)]
+    alone = [(item.name, (item,)) for item in strata] if len(strata) > 1 else []
+    return [(ALL_CLASSES, tuple(strata)), *alone]
+
+
+def _compare(case: _Case, metric: MeasuredGate, stratum: str, strata: tuple[Stratum, ...] | str) -> _Judged:
+    measured = case.measures.of(metric.name, stratum)
     plain = Comparison(
-        arm=arm,
+        arm=case.arm,
         metric=metric.name,
-        role=role,
+        role=case.role,
         stratum=stratum,
         finding=Finding.WAIT,
         sentence="",
-        margin=metric.margin if role is Role.GUARDRAIL else None,
+        margin=metric.margin if case.role is Role.GUARDRAIL else None,
         higher_is_better=metric.higher_is_better,
-        treated=estimated.treated,
-        control=estimated.control,
+        treated=_arm_sum(measured.treated),
+        control=_arm_sum(measured.control),
+        theta=measured.theta,
+        own_unit=metric.shape is not Shape.SHARE,
     )
+    found = Unjudgeable(strata) if isinstance(strata, str) else _contrast(case, metric, strata)
     if isinstance(found, Unjudgeable):
-        return replace(plain, sentence=f"WAIT: {_subject(plain)}: {found.reason}")
-    sign = 1 if metric.higher_is_better else -1
-    t = sign * found.value / found.standard_error
-    p_better, p_worse = (_p(estimated, value, case.spec.alpha) for value in (t, -t))
-    if role is Role.SUCCESS:
-        finding = Finding.WORSE if p_worse <= case.harm else Finding.WAIT
-    else:
-        margin = metric.margin or 0.0
-        worst = found.lower if sign > 0 else -found.upper
-        beyond = _p(estimated, -(sign * found.value + margin) / found.standard_error, case.spec.alpha)
-        finding = Finding.WORSE if beyond <= case.harm else Finding.PASS if worst > -margin else Finding.WAIT
-    measured = replace(
-        plain,
-        finding=finding,
-        value=found.value,
-        lower=found.lower,
-        upper=found.upper,
-        p=min(1.0, 2 * p_better),
-        is_deteriorated=role is Role.SUCCESS and min(1.0, 2 * p_worse) <= case.spec.alpha,
-    )
-    return replace(measured, sentence=_sentence(measured))
+        return _Judged(replace(plain, sentence=f"WAIT: {_subject(plain)}: {found.reason}"), metric)
+    judge = _success if case.role is Role.SUCCESS else _guardrail
+    return judge(case, metric, found, plain)
 
 
-def _estimate(case: _Case, arm: str, metric: MeasuredGate, strata: Sequence[Stratum], alpha: float) -> _Estimated:
-    """Treatment minus control: within each stratum, then averaged by the strata's planned devices."""
-    sides = [
-        (case.data.sums(arm, metric, item.classes), case.data.sums(case.spec.control, metric, item.classes))
+def _contrast(case: _Case, metric: MeasuredGate, strata: tuple[Stratum, ...]) -> Contrasts | Unjudgeable:
+    """Treatment against control: within each stratum, then averaged by the strata's planned devices."""
+    parts = [
+        (contrasts(metric, case.measures.of(metric.name, item.name), item), float(item.treated + item.control))
         for item in strata
     ]
-    treated, control = (_arm_sum([pair[side] for pair in sides]) for side in (0, 1))
-    if not strata or treated.devices < MIN_TREATED or control.devices < MIN_CONTROL:
-        reason = (
-            f"{treated.devices} and {control.devices} devices have at least {metric.min_per_device} measurements, "
-            f"needs {MIN_TREATED} and {MIN_CONTROL}"
-        )
-        return _Estimated(Unjudgeable(reason), treated, control)
-    parts: list[tuple[float, Estimate]] = []
-    for item, (ours, theirs) in zip(strata, sides, strict=True):
-        found = difference(ours, theirs, alpha=alpha, planned_treated=item.treated, planned_control=item.control)
-        if isinstance(found, Unjudgeable):
-            return _Estimated(Unjudgeable(f"{item.name}: {found.reason}"), treated, control)
-        parts.append((item.treated + item.control, found))
-    whole = sum(weight for weight, _ in parts)
-    value = math.fsum(weight / whole * found.value for weight, found in parts)
-    error = math.sqrt(math.fsum((weight / whole * found.standard_error) ** 2 for weight, found in parts))
-    planned = [(max(item.treated, 2), max(item.control, 2)) for item in strata]
-    shape = _Estimated(
-        Unjudgeable(""),
-        treated,
-        control,
-        df=sum(ours.devices + theirs.devices - 2 for ours, theirs in sides),
-        size=_harmonic(treated.devices, control.devices),
-        planned=_harmonic(sum(ours for ours, _ in planned), sum(theirs for _, theirs in planned)),
-        planned_df=sum(ours + theirs - 2 for ours, theirs in planned),
+    judged = [(item, weight) for item, weight in parts if isinstance(item, Contrasts)]
+    if not judged:
+        return next(item for item, _ in parts if isinstance(item, Unjudgeable))
+    found = combined(judged)
+    if found.trimmed.variance <= 0:
+        return Unjudgeable("expected devices that differ from each other, got the same value from all")
+    return found
+
+
+def _success(case: _Case, metric: MeasuredGate, found: Contrasts, plain: Comparison) -> _Judged:
+    """Its p-value is adjusted later. Worse for sure: no margin, with an error from the harm budget."""
+    zero, alpha = replace(metric, margin=0.0, max_ratio=None), case.spec.alpha
+    bounds = intervals(zero, found, alpha / 2)
+    worse = proven(zero, intervals(zero, found, case.harm)) is Verdict.FAIL
+    sign = 1 if metric.higher_is_better else -1
+    t = sign * found.trimmed.value / math.sqrt(found.trimmed.variance)
+    p_better, p_worse = (_p(found.trimmed, value, alpha) for value in (t, -t))
+    measured = replace(
+        _with_bounds(plain, bounds),
+        finding=Finding.WORSE if worse else Finding.WAIT,
+        # What only devices at the extremes are against is no win.
+        p=min(1.0, 2 * p_better) if sign * found.plain.value > 0 else 1.0,
+        is_deteriorated=min(1.0, 2 * p_worse) <= alpha,
     )
-    width = radius(alpha, df=shape.df, size=shape.size, planned=shape.planned, planned_df=shape.planned_df)
-    reach = width * error
-    return replace(shape, found=Estimate(value, max(-1.0, value - reach), min(1.0, value + reach), error, width))
+    return _Judged(measured, metric, bounds.trimmed)
 
 
-def _p(estimated: _Estimated, t: float, alpha: float) -> float:
+def _guardrail(case: _Case, metric: MeasuredGate, found: Contrasts, plain: Comparison) -> _Judged:
+    bounds = intervals(metric, found, case.spec.alpha)
+    finding = Finding.WAIT
+    if proven(metric, intervals(metric, found, case.harm)) is Verdict.FAIL:
+        finding = Finding.WORSE
+    elif proven(metric, bounds) is Verdict.PASS:
+        finding = Finding.PASS
+    measured = replace(_with_bounds(plain, bounds), finding=finding)
+    return _Judged(replace(measured, sentence=_sentence(measured, metric, bounds.trimmed)), metric, bounds.trimmed)
+
+
+def _with_bounds(plain: Comparison, bounds: Intervals) -> Comparison:
+    shown = estimate_evidence(bounds.trimmed)  # JSON knows no infinity
+    lower, upper = (value if isinstance(value := shown[side], float) else None for side in ("lower", "upper"))
+    return replace(plain, value=bounds.trimmed.value, lower=lower, upper=upper, untrimmed=bounds.plain.value)
+
+
+def _p(found: Contrast, t: float, alpha: float) -> float:
     return anytime.p_value(
-        t,
-        alpha=alpha / 2,
-        df=estimated.df,
-        size=estimated.size,
-        planned=estimated.planned,
-        planned_df=estimated.planned_df,
+        t, alpha=alpha / 2, df=found.df, size=found.size, planned=found.planned, planned_df=found.planned_df
     )
 
 
-def _arm_sum(parts: Sequence[RatioSums]) -> ArmSum:
-    s, n = math.fsum(item.s for item in parts), math.fsum(item.n for item in parts)
-    return ArmSum(sum(item.devices for item in parts), s, n, s / n if n > 0 else None)
-
-
-def _harmonic(a: int, b: int) -> float:
-    return a * b / (a + b)
+def _arm_sum(arm: Arm) -> ArmSum:
+    return ArmSum(arm.devices, arm.numerator, arm.denominator, arm.raw.plain.value if arm.devices else None)
 
 
 def _installs(spec: ExperimentSpec, facts: Facts, arm: str, alpha: float) -> Comparison:
@@ -264,19 +268,20 @@ def _installs(spec: ExperimentSpec, facts: Facts, arm: str, alpha: float) -> Com
     return Comparison(arm, "install_failures", Role.INSTALLS, ALL_CLASSES, finding, sentence, margin=limit)
 
 
-def _with_holm(comparisons: Sequence[Comparison], alpha: float) -> list[Comparison]:
-    """Success: better only if it still is after all the questions that were asked."""
-    family = {(item.arm, item.metric, item.stratum): item.p for item in comparisons if item.role is Role.SUCCESS}
-    adjusted = holm.adjusted(family)
+def _with_holm(judged: Sequence[_Judged], alpha: float, lost: int) -> list[Comparison]:
+    """Success: better only if it still is after all the questions that were asked, the `lost` ones of dropped arms too."""
+    every = [item.comparison for item in judged]
+    family = {(item.arm, item.metric, item.stratum): item.p for item in every if item.role is Role.SUCCESS}
+    adjusted = holm.adjusted({**family, **{("", str(number), ""): 1.0 for number in range(lost)}})
     found: list[Comparison] = []
-    for item in comparisons:
-        if item.role is not Role.SUCCESS or item.p is None:
+    for one, item in zip(judged, every, strict=True):
+        if item.role is not Role.SUCCESS or item.p is None or one.bounds is None:
             found.append(item)
             continue
         p = adjusted[item.arm, item.metric, item.stratum]
         better = item.finding is Finding.WAIT and p is not None and p <= alpha
         changed = replace(item, p_adjusted=p, finding=Finding.BETTER if better else item.finding)
-        found.append(replace(changed, sentence=_sentence(changed)))
+        found.append(replace(changed, sentence=_sentence(changed, one.metric, one.bounds)))
     return found
 
 
@@ -284,24 +289,16 @@ def _with_holm(comparisons: Sequence[Comparison], alpha: float) -> list[Comparis
 
 
 def _subject(item: Comparison) -> str:
-    where = "" if item.stratum == ALL_CLASSES else f" on {item.stratum}"
-    return f"{item.metric} of {item.arm}{where}"
+    return f"{item.metric} of {item.arm}{on(item.stratum)}"
 
 
-def _sentence(item: Comparison) -> str:
+def _sentence(item: Comparison, metric: MeasuredGate, bounds: Estimate) -> str:
     """Like "BETTER: accuracy of candidate is 12.1 to 21.9 points higher than the control's (...); 4 and 8 devices"."""
-    low, high = SHOWN_POINTS * (item.lower or 0.0), SHOWN_POINTS * (item.upper or 0.0)
-    if high < 0:
-        apart = f"{-high:.1f} to {-low:.1f} points lower than the control's"
-    elif low > 0:
-        apart = f"{low:.1f} to {high:.1f} points higher than the control's"
-    else:
-        apart = f"between {abs(low):.1f} points lower and {high:.1f} points higher than the control's"
     if item.role is Role.GUARDRAIL:
-        aside = f"margin {SHOWN_POINTS * (item.margin or 0.0):g}"
+        aside = margin(metric)
     else:
         p = item.p if item.p_adjusted is None else item.p_adjusted
         aside = "p unknown" if p is None else f"p {p:.2g} at any look, adjusted"
     verdict = "FAIL" if item.finding is Finding.WORSE else item.finding.value.upper()
     devices = f"{item.treated.devices} and {item.control.devices} devices" if item.treated and item.control else ""
-    return f"{verdict}: {_subject(item)} is {apart} ({aside}); {devices}"
+    return f"{verdict}: {_subject(item)} is {apart(metric, bounds, CONTROL)} ({aside}); {devices}"

@@ -1,6 +1,7 @@
 """Decides what happens to an experiment next. Reads a snapshot, returns one frozen intent; a service applies it.
 
-Order: the emergency stop, then arms that are not comparable, then harm, then a winner, then the end of the time. A
+Order: the emergency stop, then arms that are not comparable, then harm, then a winner, then the end of the time. A harmful
+arm is dropped, and the others go on; where no other treatment is left, the experiment stops. A
 winner: at least one success metric better (or none asked for), every guardrail passes, nothing deteriorates, devices
 fell on the arms as meant, among those that were assigned and among those that report (Schultzberg et al. 2024).
 Nothing is decided twice: a winner stands, and only an experiment that ended without one may go on.
@@ -32,6 +33,7 @@ class Action(StrEnum):
 
     WAIT = "wait"
     DECIDE = "decide"
+    DROP = "drop"
     STOP = "stop"
 
 
@@ -49,13 +51,16 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Intent:
-    """What to do, with the sentence for people and the evidence to freeze with it. `winner` is an arm's name."""
+    """What to do, with the sentence for people and the evidence to freeze with it. `winner` is an arm's name, and
+    `dropped` names arms, each with why.
+    """
 
     action: Action
     sentence: str
     verdict: Verdict | None = None
     winner: str = ""
     evidence: Mapping[str, object] = field(default_factory=dict)
+    dropped: Mapping[str, str] = field(default_factory=dict)
 
 
 def decide(snapshot: Snapshot, now: datetime) -> Intent:
@@ -68,10 +73,14 @@ def decide(snapshot: Snapshot, now: datetime) -> Intent:
     evidence = found.encode()
     if found.assigned.rejected:
         return Intent(Action.STOP, found.assigned.sentence, Verdict.MISMATCH, evidence=evidence)
-    harm = [item for item in found.comparisons if item.finding is Finding.WORSE]
-    if harm:
-        return Intent(Action.STOP, "; ".join(item.sentence for item in harm), Verdict.HARM, evidence=evidence)
-    standing = {arm.name: _standing(spec, found, arm.name) for arm in spec.treatments}
+    treatments = [arm.name for arm in spec.treatments if arm.name not in snapshot.facts.dropped]
+    harmful = _harmful(found)
+    if harmful:
+        sentence = "; ".join(harmful.values())
+        if len(harmful) == len(treatments):
+            return Intent(Action.STOP, sentence, Verdict.HARM, evidence=evidence)
+        return Intent(Action.DROP, sentence, Verdict.HARM, evidence=evidence, dropped=harmful)
+    standing = {name: _standing(spec, found, name) for name in treatments}
     ready = [arm for arm, objection in standing.items() if not objection]
     earliest = snapshot.started_at + timedelta(seconds=spec.min_duration_s)
     if ready and now >= earliest:
@@ -94,6 +103,15 @@ def may_extend(state: ExperimentState, verdict: str) -> bool:
     """Whether more time can change anything: while it runs, and after an end without a winner."""
     decided_open = state is ExperimentState.DECIDED and verdict == Verdict.INCONCLUSIVE.value
     return state is ExperimentState.RUNNING or decided_open
+
+
+def _harmful(found: Analysis) -> dict[str, str]:
+    """The arms that are worse for sure, with all that says so."""
+    said: dict[str, list[str]] = {}
+    for item in found.comparisons:
+        if item.finding is Finding.WORSE:
+            said.setdefault(item.arm, []).append(item.sentence)
+    return {arm: "; ".join(sentences) for arm, sentences in said.items()}
 
 
 def _standing(spec: ExperimentSpec, found: Analysis, arm: str) -> str:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
+from fleet.domain.measurements import Total
+
 
 class Role(StrEnum):
     """What a metric is asked for."""
@@ -39,7 +41,7 @@ class ArmOffer:
 
 @dataclass(frozen=True)
 class ArmRow:
-    """One device's total of one metric since it was assigned."""
+    """One device's total of one metric since it was assigned. `before`: of its own time under the control's version."""
 
     arm: str
     device_id: str
@@ -47,15 +49,21 @@ class ArmRow:
     metric: str
     numerator: float
     denominator: float
+    squares: float = 0.0
+    before: Total | None = None
 
 
 @dataclass(frozen=True)
 class Facts:
-    """All that an experiment is judged from. `planned`: eligible devices by (arm, class), counted when it began."""
+    """All that an experiment is judged from. `planned`: eligible devices by (arm, class), counted when it began.
+
+    `dropped` are arms that were found harmful before: their devices are back, and nothing of them is judged again.
+    """
 
     planned: Mapping[tuple[str, str], int]
     offers: tuple[ArmOffer, ...] = ()
     rows: tuple[ArmRow, ...] = ()
+    dropped: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -77,7 +85,7 @@ class Shares:
 
 @dataclass(frozen=True)
 class ArmSum:
-    """What one arm measured in a comparison."""
+    """What one arm measured in a comparison; `ratio` is the mean over its devices."""
 
     devices: int
     numerator: float
@@ -87,7 +95,11 @@ class ArmSum:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One metric of one treatment against the control, in one stratum. Estimates are treatment minus control."""
+    """One metric of one treatment against the control, in one stratum. Estimates are treatment minus control.
+
+    `value` and its bounds leave out devices that stand far apart; `untrimmed` is the value with them. `theta` is how much
+    of the devices' own past was taken out, None where there is none. In percentage points of 0.01, or in the metric's `own_unit`.
+    """
 
     arm: str
     metric: str
@@ -105,6 +117,9 @@ class Comparison:
     is_deteriorated: bool = False
     treated: ArmSum | None = None
     control: ArmSum | None = None
+    untrimmed: float | None = None
+    theta: float | None = None
+    own_unit: bool = False
 
     def encode(self) -> dict[str, object]:
         """The JSON form."""

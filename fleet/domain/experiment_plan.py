@@ -41,7 +41,8 @@ class ArmPlan:
 class Sized:
     """What one comparison needs and what this fleet gives it; None with a sentence where nothing suffices.
 
-    `effect_points` is what is looked for (of a guardrail, its margin); `detectable_points` what this fleet can see.
+    `effect_points` is what is looked for (of a guardrail, its margin), of a custom metric in its own unit;
+    `detectable_points` what this fleet can see.
     """
 
     arm: str
@@ -95,7 +96,10 @@ def _counted(name: str, version: str, buckets: BucketRange, devices: Sequence[Pl
 
 
 def _sized(spec: ExperimentSpec, arm: ArmPlan, control: ArmPlan, metric: MeasuredGate) -> Sized:
-    """At the level of one comparison that is looked at again and again."""
+    """At the level of one comparison that is looked at again and again; of a custom metric nobody knows the spread."""
+    if metric.is_custom:
+        sentence = f"{metric.name} of {arm.name}: nobody knows beforehand how much devices differ in it"
+        return Sized(arm.name, metric.name, metric.margin or 0.0, None, None, None, sentence)
     share = ASSUMED_ACCURACY if metric.higher_is_better else 1 - ASSUMED_ACCURACY
     units = max(UNITS_PER_DEVICE, metric.min_per_device)
     effect = metric.margin or 0.0
@@ -137,11 +141,12 @@ def _findings(spec: ExperimentSpec, arms: Mapping[str, ArmPlan], sizes: Sequence
                 f"a comparison needs {MIN_TREATED} and {MIN_CONTROL}"
             )
             found.append(Finding(Level.ERROR, "arms_too_small", sentence))
-    found += [
-        Finding(Level.WARNING, "effect_unseen", item.sentence)
-        for item in sizes
-        if item.detectable_points is None or item.detectable_points > item.effect_points
-    ]
+    custom = {metric.name for metric in (*spec.success, *spec.guardrails) if metric.is_custom}
+    for item in sizes:
+        if item.metric in custom:
+            found.append(Finding(Level.NOTE, "spread_unknown", item.sentence))
+        elif item.detectable_points is None or item.detectable_points > item.effect_points:
+            found.append(Finding(Level.WARNING, "effect_unseen", item.sentence))
     if spec.holdback:
         sentence = f"{spec.holdback:.0%} of the devices are held back from every arm"
         found.append(Finding(Level.NOTE, "holdback", sentence))

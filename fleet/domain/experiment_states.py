@@ -23,6 +23,7 @@ class ExperimentEvent(StrEnum):
 
     START = "start"
     DECIDE = "decide"
+    DROP = "drop"  # a harmful arm goes, the others stay
     EXTEND = "extend"
     PROMOTE = "promote"
     STOP = "stop"
@@ -35,6 +36,7 @@ TRANSITIONS: Final[Mapping[tuple[ExperimentState, ExperimentEvent], ExperimentSt
         (_S.DRAFT, _E.START): _S.RUNNING,
         (_S.DRAFT, _E.STOP): _S.STOPPED,
         (_S.RUNNING, _E.DECIDE): _S.DECIDED,
+        (_S.RUNNING, _E.DROP): _S.RUNNING,
         (_S.RUNNING, _E.EXTEND): _S.RUNNING,
         (_S.RUNNING, _E.STOP): _S.STOPPED,
         (_S.DECIDED, _E.EXTEND): _S.RUNNING,  # only without a winner: `experiment_decision.may_extend`

@@ -74,13 +74,21 @@ class Holdback:
 
 @dataclass(frozen=True)
 class RuleArm:
-    """One arm of an experiment: devices in these buckets get this version. An arm of weight zero has no bucket."""
+    """One arm of an experiment: devices in these buckets get this version. An arm of weight zero has no bucket, and one
+    that was dropped gives its version to nobody any more.
+    """
 
     name: str
     version: str
     version_id: int
     builds: tuple[Build, ...]
     buckets: BucketRange
+    is_dropped: bool = False
+
+    @property
+    def digests(self) -> frozenset[str]:
+        """The digests of all builds of its version."""
+        return frozenset(build.digest for build in self.builds)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from tests.domain.experiments import DOCUMENT, spec
 
 EXPECTED = {
     "draft": {"start": "running", "stop": "stopped"},
-    "running": {"decide": "decided", "extend": "running", "stop": "stopped"},
+    "running": {"decide": "decided", "drop": "running", "extend": "running", "stop": "stopped"},
     "decided": {"extend": "running", "promote": "promoted", "stop": "stopped"},
     "promoted": {},
     "stopped": {},
@@ -58,6 +58,18 @@ def test_parse__encoded__is_read_back_equal() -> None:
     assert found.policy.device.slow_ms == 50
 
 
+def test_parse__custom_metrics__are_read_back_and_counted() -> None:
+    rejects = {"kind": "ratio", "better": "lower", "min_per_device": 20, "bounds": [0, 1]}
+    found = spec(
+        success={"custom": {"rejects": {**rejects, "effect": 0.01}}, "accuracy": {"effect_points": 2}},
+        guardrails={"custom": {"rejects": {**rejects, "margin": 0.02}}},
+    )
+    assert ExperimentSpec.parse(found.encode()) == found
+    assert [(item.name, item.margin) for item in found.success] == [("accuracy", 0.02), ("custom.rejects", 0.01)]
+    assert found.metrics["custom.rejects"] == "ratio"
+    assert found.metrics["errors"] == "share"
+
+
 ARM = {"name": "x", "version": "3"}
 
 
@@ -75,6 +87,14 @@ ARM = {"name": "x", "version": "3"}
         ({"duration_s": 10}, "more than min_duration_s"),
         ({"success": {"accuracy": {}}}, "expected effect_points"),
         ({"success": {"accuracy": {"effect_points": 1, "margin_points": 1}}}, "and no margin"),
+        ({"success": {"custom": {"rejects": {"kind": "mean", "better": "lower", "margin": 1}}}}, "expected effect"),
+        (
+            {
+                "success": {"custom": {"rejects": {"kind": "mean", "better": "lower", "effect": 1}}},
+                "guardrails": {"custom": {"rejects": {"kind": "ratio", "better": "lower", "margin": 1}}},
+            },
+            "kind and better as in the guardrails",
+        ),
         ({"success": {"speed": {"effect_points": 1}}}, "experiment.success"),
         ({"success": {"latency": {"effect_points": 1, "slow_ms": 9}}}, "as elsewhere in the experiment"),
         ({"guardrails": {"latency": {"slow_ms": 50}}}, "experiment.guardrails.latency"),

@@ -9,8 +9,9 @@ import pytest
 from fleet.domain.experiment import ExperimentSpec
 from fleet.domain.experiment_analysis import analyse
 from fleet.domain.experiment_decision import Action, Snapshot, Verdict, decide
-from fleet.domain.experiment_findings import ArmOffer, Facts, Finding, Role
+from fleet.domain.experiment_findings import ArmOffer, ArmRow, Facts, Finding, Role
 from fleet.domain.experiment_states import ExperimentState
+from fleet.domain.measurements import Total
 from fleet.domain.stats.anytime import p_value
 from fleet.domain.stats.sequences import radius
 from fleet.domain.strata import ALL_CLASSES
@@ -205,3 +206,107 @@ def test_decide__equal_arms_looked_at_thirty_times__seldom_ends_in_anything_but_
                 break
     assert ships <= 4
     assert harms <= 2
+
+
+# ---------------------------------------------------------------- the past, custom metrics, arms that go
+
+
+def test_analyse__devices_differ_but_have_a_past__is_told_apart_by_it() -> None:
+    """Devices differ by 10 points, the arms by 3: unseen without the past, found with it."""
+    dice = random.Random(5)
+    found = []
+    for arm, count, gain in (("candidate", 40, 0.03), ("control", 80, 0.0)):
+        for number in range(count):
+            own = min(0.95, max(0.2, dice.gauss(0.75, 0.1)))
+            hits = round((own + gain) * 1_000)
+            found.append(
+                ArmRow(arm, f"{arm}-{number}", "edge-std", "accuracy", hits, 1_000, before=Total(own * 2_000, 2_000))
+            )
+    seen = Facts(planned={("candidate", "edge-std"): 40, ("control", "edge-std"): 80}, rows=tuple(found))
+    blind = replace(seen, rows=tuple(replace(row, before=None) for row in found))
+    (with_past,) = analyse(spec(), seen).of("candidate", Role.SUCCESS)
+    (without,) = analyse(spec(), blind).of("candidate", Role.SUCCESS)
+    assert (without.finding, without.theta) == (Finding.WAIT, None)
+    assert with_past.finding is Finding.BETTER
+    assert with_past.theta == pytest.approx(1.0, abs=0.1)
+    assert with_past.value == pytest.approx(0.03, abs=0.005)
+
+
+REJECTS = {"kind": "mean", "better": "lower", "min_per_device": 10}
+
+
+def custom_facts(candidate: float) -> Facts:
+    """Forty devices a side that measure a mean of their own."""
+    dice = random.Random(9)
+    found = []
+    for arm, mean in (("candidate", candidate), ("control", 40.0)):
+        for number in range(40):
+            values = [dice.gauss(mean, 4) for _ in range(50)]
+            squares = sum(value * value for value in values)
+            device = f"{arm}-{number}"
+            found.append(ArmRow(arm, device, "edge-std", "custom.rejects", sum(values), 50, squares))
+    return Facts(planned={("candidate", "edge-std"): 40, ("control", "edge-std"): 40}, rows=tuple(found))
+
+
+def test_analyse__custom_metric__is_judged_in_its_own_unit() -> None:
+    asked = spec(
+        success={"custom": {"rejects": {**REJECTS, "effect": 1}}},
+        guardrails={"custom": {"rejects": {**REJECTS, "margin": 2}}},
+    )
+    found = analyse(asked, custom_facts(35.0))
+    (success,), (guardrail,) = found.of("candidate", Role.SUCCESS), found.of("candidate", Role.GUARDRAIL)
+    assert (success.finding, guardrail.finding) == (Finding.BETTER, Finding.PASS)
+    assert success.own_unit
+    assert success.value == pytest.approx(-5, abs=1)
+    assert "lower than the control's" in success.sentence
+    assert "points" not in success.sentence
+    worse = analyse(asked, custom_facts(46.0))
+    assert {item.finding for item in worse.comparisons if item.role is not Role.INSTALLS} == {Finding.WORSE}
+
+
+THREE = {"candidate": 20, "other": 20, "control": 40}
+OTHER = {"name": "other", "version": "3"}
+
+
+def three(**shares: dict[str, float]) -> Facts:
+    return facts(THREE, {"control": GOOD, **shares})
+
+
+def test_decide__one_arm_of_several_is_harmful__it_alone_is_dropped() -> None:
+    asked = spec(arms=[*DOCUMENT["arms"], OTHER], share=1.0)
+    seen = three(candidate=BETTER, other=WORSE)
+    intent = decide(look(seen, asked), STARTED)
+    assert (intent.action, intent.verdict, set(intent.dropped)) == (Action.DROP, Verdict.HARM, {"other"})
+    assert intent.sentence.startswith("FAIL: accuracy of other")
+    assert intent.evidence["comparisons"]
+    after = decide(look(replace(seen, dropped=frozenset({"other"})), asked), STARTED + timedelta(seconds=30))
+    assert (after.verdict, after.winner) == (Verdict.SHIP, "candidate")
+
+
+def test_decide__every_treatment_is_harmful__stops() -> None:
+    asked = spec(arms=[*DOCUMENT["arms"], OTHER], share=1.0)
+    intent = decide(look(three(candidate=WORSE, other=SLOWER), asked), STARTED)
+    assert (intent.action, intent.verdict) == (Action.STOP, Verdict.HARM)
+    last = decide(look(replace(three(candidate=WORSE, other=WORSE), dropped=frozenset({"other"})), asked), STARTED)
+    assert (last.action, last.verdict) == (Action.STOP, Verdict.HARM)
+
+
+def test_analyse__after_a_drop__the_others_are_judged_no_more_easily() -> None:
+    asked = spec(arms=[*DOCUMENT["arms"], OTHER], share=1.0)
+    seen = three(candidate=BETTER, other=GOOD)
+    (before,) = analyse(asked, seen).of("candidate", Role.SUCCESS)
+    found = analyse(asked, replace(seen, dropped=frozenset({"other"})))
+    (after,) = found.of("candidate", Role.SUCCESS)
+    assert {item.arm for item in found.comparisons} == {"candidate"}
+    assert set(found.assigned.counts) == {"candidate", "control"}
+    assert not found.assigned.rejected
+    assert before.p_adjusted is not None
+    assert after.p_adjusted is not None
+    assert after.p_adjusted >= before.p_adjusted
+
+
+def test_decide__arms_of_which_one_is_dropped__still_catch_a_mismatch() -> None:
+    asked = spec(arms=[*DOCUMENT["arms"], OTHER], share=1.0)
+    seen = facts({"candidate": 80, "other": 20, "control": 20}, {"candidate": GOOD, "other": GOOD, "control": GOOD})
+    intent = decide(look(replace(seen, dropped=frozenset({"other"})), asked), STARTED)
+    assert intent.verdict is Verdict.MISMATCH

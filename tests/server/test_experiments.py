@@ -10,6 +10,7 @@ from fleet.apps.assignments import selectors as assignments
 from fleet.apps.experiments import conducting, selectors, services
 from fleet.apps.experiments.models import Experiment
 from fleet.apps.experiments.records import DecisionRecord, ExperimentRecord
+from fleet.apps.experiments.snapshots import snapshot
 from fleet.apps.registry import services as registry_services
 from fleet.apps.rollouts import selectors as rollouts
 from fleet.apps.rollouts import services as rollout_services
@@ -17,6 +18,7 @@ from fleet.apps.telemetry import services as telemetry
 from fleet.apps.telemetry.records import Incoming
 from fleet.demo import fleet_plan, policies
 from fleet.domain.errors import ConflictError, ForbiddenError, InvalidInputError, NotFoundError
+from fleet.domain.experiment import ExperimentSpec
 from fleet.domain.experiment_states import ExperimentState
 from fleet.domain.facts import RuleState
 from fleet.domain.rollout_states import RolloutState
@@ -227,6 +229,62 @@ def test_worse_arm__stops__devices_come_back(story: Story) -> None:
     assert state_of(experiment) is ExperimentState.STOPPED
     story.check()
     assert story.running() == {"1": 16}
+
+
+def quarters(story: Story) -> str:
+    """A seed under which the first and the second quarter of the buckets have four devices each."""
+    for number in range(10_000):
+        seed = f"quarters-{number}"
+        places = [bucket(seed, device.device_id) // 250_000 for device in story.devices]
+        if places.count(0) == places.count(1) == 4:
+            return seed
+    raise AssertionError("expected a seed among ten thousand")
+
+
+def test_worse_arm_of_several__is_dropped_alone__the_others_go_on_to_a_winner(story: Story) -> None:
+    arms = [*SPEC["arms"], {"name": "bad", "version": "3"}]
+    drafted = services.create(model=MODEL, spec={**SPEC, "arms": arms, "share": 1.0}, actor="test", now=story.now)
+    services.start(experiment_id=drafted.id, actor="test", now=story.now, seed=quarters(story))
+    story.check()
+    assert story.running() == {"1": 8, "2": 4, "3": 4}
+    story.measure({"1": 0.8, "2": 0.8, "3": 0.38})
+    (decision,) = tick(story)
+    assert (decision.action, decision.verdict) == ("drop", "harm")
+    comparisons: Any = decision.evidence["comparisons"]
+    assert {item["arm"] for item in comparisons} == {"candidate", "bad"}
+    assert state_of(drafted) is ExperimentState.RUNNING
+    revoke(story.releases["3"])
+    story.check()
+    assert story.running() == {"1": 12, "2": 4}
+    explained = assignments.assignment(device_id=_in_quarter(story, drafted, 1), model=MODEL)
+    assert explained is not None
+    assert any("arm bad (version 3)" in step.sentence and "dropped" in step.sentence for step in explained.trace)
+    bad = next(item for item in _results(story, drafted).arms if item.name == "bad")
+    assert "points lower than the control's" in bad.dropped
+    story.measure({"1": 0.8, "2": 0.99}, labels=600)
+    (decision,) = tick(story)
+    assert (decision.action, decision.verdict, selectors.experiment(drafted.id).winner) == (
+        "decide",
+        "ship",
+        "candidate",
+    )
+
+
+def _in_quarter(story: Story, experiment: ExperimentRecord, quarter: int) -> str:
+    seed = selectors.experiment(experiment.id).seed
+    return next(item.device_id for item in story.devices if bucket(seed, item.device_id) // 250_000 == quarter)
+
+
+def test_devices_own_past__is_read_less_what_they_measured_in_the_experiment(story: Story) -> None:
+    story.measure(ACCURACY)
+    experiment = begin(story)
+    story.check()
+    story.measure(ACCURACY)
+    row = Experiment.objects.get(pk=experiment.id)
+    seen = snapshot(row, ExperimentSpec.parse(row.spec), story.now)
+    rows = [item for item in seen.facts.rows if item.metric == "accuracy"]
+    assert {item.arm for item in rows} == {"control", "candidate"}
+    assert {(item.denominator, item.before and item.before.denominator) for item in rows} == {(150, 150)}
 
 
 def test_arms_version_revoked__stops_at_once(story: Story) -> None:

@@ -70,13 +70,14 @@ class Rule(models.Model):
 
 
 class RuleArm(models.Model):
-    """One arm of an experiment's rule: devices in buckets [start, end) get its version. Never changed afterwards."""
+    """One arm of an experiment's rule: devices in buckets [start, end) get its version, unless it `is_dropped`."""
 
     rule = models.ForeignKey(Rule, on_delete=models.CASCADE, related_name="arms")
     name = models.CharField(max_length=32)
     version = models.ForeignKey("registry.Version", on_delete=models.PROTECT, related_name="+")
     start = models.PositiveIntegerField()
     end = models.PositiveIntegerField()
+    is_dropped = models.BooleanField(default=False)
 
     class Meta:
         constraints = [

@@ -160,6 +160,7 @@ def _rule(record: RuleRecord, versions: Mapping[int, VersionRecord]) -> Rule:
                 version_id=arm.version_id,
                 builds=_builds(versions[arm.version_id]),
                 buckets=arm.buckets,
+                is_dropped=arm.is_dropped,
             )
             for arm in record.arms
         ),

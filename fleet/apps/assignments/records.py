@@ -27,11 +27,12 @@ class StopRecord:
 
 @dataclass(frozen=True)
 class ArmRecord:
-    """One arm of an experiment's rule: the devices in these buckets get this version."""
+    """One arm of an experiment's rule: the devices in these buckets get this version, unless it `is_dropped`."""
 
     name: str
     version_id: int
     buckets: BucketRange
+    is_dropped: bool = False
 
 
 @dataclass(frozen=True)

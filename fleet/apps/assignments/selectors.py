@@ -280,7 +280,10 @@ def rule_record(row: Rule) -> RuleRecord:
         hardware_classes=tuple(row.hardware_classes),
         groups=tuple(row.groups),
         filter=row.filter,
-        arms=tuple(ArmRecord(arm.name, arm.version_id, BucketRange(arm.start, arm.end)) for arm in row.arms.all()),
+        arms=tuple(
+            ArmRecord(arm.name, arm.version_id, BucketRange(arm.start, arm.end), arm.is_dropped)
+            for arm in row.arms.all()
+        ),
         device_policy=row.device_policy,
         parameters=row.parameters,
         allow_delta=row.allow_delta,

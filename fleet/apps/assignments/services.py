@@ -53,7 +53,7 @@ def create_rule(
 
     Of the policy it keeps whom the rule is for and how devices carry it out; phases and gates stay with `source`.
     `metrics` are what is counted for it; None means every metric that is built in. `arms` are an experiment's; they
-    never change.
+    never change, but may be dropped.
     """
     denied = policy.denied
     row = Rule.objects.create(
@@ -145,6 +145,13 @@ def _set_reach(row: Rule, reach: Reach | None, treated_end: int | None, control_
     if not all(0 <= end <= BUCKETS for end in ends):
         shown = ", ".join(str(end) for end in ends)
         raise InvalidInputError("rule_range", f"expected ranges within 0..{BUCKETS}, got {shown}")
+
+
+@transaction.atomic
+def drop_arms(*, rule_id: int, names: Collection[str], now: datetime) -> None:
+    """Give nobody the versions of these arms any more: their devices, called by the notice, fall to the baseline."""
+    RuleArm.objects.filter(rule_id=rule_id, name__in=names).update(is_dropped=True)
+    _announce(Rule.objects.get(pk=rule_id).model_id, now)
 
 
 def lock_rules(*, model: str) -> None:

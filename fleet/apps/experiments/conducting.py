@@ -71,6 +71,12 @@ def _apply(row: Experiment, intent: Intent, now: datetime) -> Decision:
     if intent.action is Action.STOP:
         row.verdict, row.decided_at = verdict, now
         return moves.stop(row, reason, now)
+    if intent.action is Action.DROP:
+        row.state = next_state(ExperimentState(row.state), ExperimentEvent.DROP).value
+        row.dropped = {**row.dropped, **intent.dropped}
+        if row.rule_id is not None:
+            assignments.drop_arms(rule_id=row.rule_id, names=intent.dropped.keys(), now=now)
+        return moves.conclude(row, "drop", reason, now)
     row.state = next_state(ExperimentState(row.state), ExperimentEvent.DECIDE).value
     row.verdict, row.winner, row.decided_at = verdict, intent.winner, now
     if row.rule_id is not None:

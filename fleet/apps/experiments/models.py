@@ -7,7 +7,8 @@ from django.db.models import Q
 class Experiment(models.Model):
     """Arms of one model that are compared. `spec` is as `fleet.domain.experiment` encodes it.
 
-    `planned` are the eligible devices by arm and class, counted once at the start. `released_at`: when devices stopped
+    `planned` are the eligible devices by arm and class, counted once at the start; `dropped` are the arms that were
+    found harmful, with why. `released_at`: when devices stopped
     being held to their arms, which for a promoted experiment is the end of the winner's rollout.
     """
 
@@ -28,6 +29,7 @@ class Experiment(models.Model):
     seed = models.CharField(max_length=64, blank=True, default="")
     spec = models.JSONField()
     planned = models.JSONField(default=dict)
+    dropped = models.JSONField(default=dict)
     verdict = models.CharField(max_length=16, blank=True, default="")
     winner = models.CharField(max_length=32, blank=True, default="")
     because = models.CharField(max_length=512, blank=True, default="")

@@ -54,7 +54,10 @@ class PlanRecord:
 
 @dataclass(frozen=True)
 class ArmRecord:
-    """One arm as it stands: its buckets, the devices that were planned for it, and what became of its offers."""
+    """One arm as it stands: its buckets, the devices that were planned for it, and what became of its offers.
+
+    `dropped` says why it was dropped, empty if it was not.
+    """
 
     name: str
     version: str
@@ -66,6 +69,7 @@ class ArmRecord:
     committed: int
     failed: int
     rolled_back: int
+    dropped: str = ""
 
 
 @dataclass(frozen=True)

@@ -149,6 +149,7 @@ def _arms(row: Experiment, facts: Facts) -> tuple[ArmRecord, ...]:
                 committed=sum(item.committed for item in offers),
                 failed=sum(item.failed for item in offers),
                 rolled_back=sum(item.rolled_back for item in offers),
+                dropped=row.dropped.get(arm.name, ""),
             )
         )
     return tuple(found)

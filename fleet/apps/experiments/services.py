@@ -173,6 +173,7 @@ def _begin(row: Experiment, ready: _Ready, actor: str, reason: str, now: datetim
         version_id=versions[spec.control_arm.version].id,
         seed=ready.seed,
         policy=spec.policy,
+        metrics=spec.metrics,
         arms=[ArmRecord(arm.name, versions[arm.version].id, buckets) for arm, buckets in layout(spec)],
         now=now,
     )

@@ -17,6 +17,7 @@ from fleet.domain.experiment import ExperimentSpec
 from fleet.domain.experiment_decision import Snapshot
 from fleet.domain.experiment_findings import ArmOffer, ArmRow, Facts
 from fleet.domain.experiment_states import ExperimentState
+from fleet.domain.measurements import Total
 
 PHASE = 0  # an experiment has one
 
@@ -40,23 +41,33 @@ def _planned(row: Experiment) -> dict[tuple[str, str], int]:
 
 
 def _facts(row: Experiment, spec: ExperimentSpec, rule: RuleRecord, now: datetime) -> Facts:
-    grace_s = spec.policy.gates.silence_grace_s
-    rows: list[ArmRow] = []
-    arms: dict[str, str] = {}
-    for item in telemetry.gate_totals(rule_id=rule.id, phase=PHASE):
-        if item.device_id not in arms:
-            place = bucket(rule.seed, item.device_id)
-            arms[item.device_id] = next((arm.name for arm in rule.arms if place in arm.buckets), "")
-        rows.append(
-            ArmRow(
-                arm=arms[item.device_id],
-                device_id=item.device_id,
-                hardware_class=item.hardware_class,
-                metric=item.metric,
-                numerator=item.numerator,
-                denominator=item.denominator,
-            )
+    totals = list(telemetry.gate_totals(rule_id=rule.id, phase=PHASE))
+    arms = {item.device_id: "" for item in totals}
+    for device_id in arms:
+        place = bucket(rule.seed, device_id)
+        arms[device_id] = next((arm.name for arm in rule.arms if place in arm.buckets), "")
+    pasts = telemetry.pasts(
+        rule_id=rule.id,
+        phase=PHASE,
+        model=row.model_id,
+        version=spec.control_arm.version,
+        slow_ms=spec.policy.device.slow_ms,
+        keeping={device_id for device_id, arm in arms.items() if arm == spec.control},
+    )
+    rows = [
+        ArmRow(
+            arm=arms[item.device_id],
+            device_id=item.device_id,
+            hardware_class=item.hardware_class,
+            metric=item.metric,
+            numerator=item.numerator,
+            denominator=item.denominator,
+            squares=item.squares,
+            before=Total(*past) if (past := pasts.get(item.device_id, {}).get(item.metric)) else None,
         )
+        for item in totals
+    ]
+    grace_s = spec.policy.gates.silence_grace_s
     offers = tuple(
         ArmOffer(
             arm=item.arm,
@@ -68,11 +79,11 @@ def _facts(row: Experiment, spec: ExperimentSpec, rule: RuleRecord, now: datetim
         )
         for item in assignments.arm_offers(rule_id=rule.id, now=now, grace_s=grace_s)
     )
-    return Facts(planned=_planned(row), offers=offers, rows=tuple(rows))
+    return Facts(planned=_planned(row), offers=offers, rows=tuple(rows), dropped=frozenset(row.dropped))
 
 
 def _stop(rule: RuleRecord) -> str:
     """Why the experiment must stop whatever it shows; empty if nothing demands it."""
-    versions = registry.versions_by_id({arm.version_id for arm in rule.arms})
+    versions = registry.versions_by_id({arm.version_id for arm in rule.arms if not arm.is_dropped})
     revoked = sorted(item.label for item in versions.values() if item.state is VersionState.REVOKED)
     return f"version {', '.join(revoked)} was revoked" if revoked else ""

@@ -1,6 +1,6 @@
 """Reads what devices measured. Every function costs a constant number of queries."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
 from django.db.models import Count, Sum
@@ -30,12 +30,12 @@ def gate_totals(*, rule_id: int, phase: int) -> tuple[GateRow, ...]:
 
 
 def pasts(
-    *, rule_id: int, phase: int, model: str, version: str, slow_ms: float
+    *, rule_id: int, phase: int, model: str, version: str, slow_ms: float, keeping: Collection[str] = ()
 ) -> Mapping[str, Mapping[str, tuple[float, float]]]:
     """What devices with totals in this phase measured of `version` before the rule began: by device and metric.
 
-    Their totals of that version, less what they measured of it as the rule's control. Slow inferences only by the same
-    threshold.
+    Their totals of that version, less what they measured of it for the rule: as its control, and as its treated devices
+    if they are among `keeping`, whose arm of an experiment is that version. Slow inferences only by the same threshold.
     """
     present = GateTotal.objects.filter(rule_id=rule_id, phase=phase).values("device_id")
     found: dict[str, dict[str, list[float]]] = {}
@@ -46,10 +46,13 @@ def pasts(
             if metric != Metric.SLOW or row["slow_ms"] == slow_ms:
                 sums[metric][0] += row[counted]
                 sums[metric][1] += row[out_of]
-    since = GateTotal.objects.filter(rule_id=rule_id, side=GateTotal.Side.CONTROL, device_id__in=present)
-    totals = since.values_list("device_id", "metric").annotate(Sum("numerator"), Sum("denominator"))
-    for device_id, metric, numerator, denominator in totals:
-        if metric in PAST_METRICS and device_id in found:
+    since = GateTotal.objects.filter(rule_id=rule_id, device_id__in=present)
+    if not keeping:
+        since = since.filter(side=GateTotal.Side.CONTROL)
+    totals = since.values_list("device_id", "side", "metric").annotate(Sum("numerator"), Sum("denominator"))
+    for device_id, side, metric, numerator, denominator in totals:
+        own = side == GateTotal.Side.CONTROL or device_id in keeping
+        if own and metric in PAST_METRICS and device_id in found:
             found[device_id][metric][0] -= numerator
             found[device_id][metric][1] -= denominator
     return {

@@ -8,7 +8,7 @@ than the past was, and leaving out the extremes of one end moves them.
 """
 
 from fleet.domain.gate_policy import MeasuredGate, Shape
-from fleet.domain.gates.comparisons import is_beyond, is_inside, point
+from fleet.domain.gates.contrasted import is_beyond, is_inside, point
 from fleet.domain.gates.words import apart, estimate_evidence, margin, named, saying, undecided
 from fleet.domain.policy import RolloutPolicy
 from fleet.domain.stats.contrasts import interval, one_sample

@@ -3,7 +3,7 @@
 Reads what `fleet.domain.experiment_findings` encodes. It judges nothing; a picture that cannot be drawn is left out.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -56,6 +56,7 @@ class MetricCard:
     lines: tuple[Line, ...]
     forest: ForestDrawing | None
     margin_text: str
+    unit: str
     courses: tuple[tuple[str, CourseDrawing], ...]
 
 
@@ -73,8 +74,9 @@ def _card(role: str, metric: str, items: list[Mapping[str, object]], looks: Sequ
     margin = None if allowed is None or role != Role.GUARDRAIL.value else (-allowed if higher else allowed)
     drawn = [interval for item in items if (interval := _interval(item)) is not None]
     forest = draw_forest(drawn, margin=margin) if drawn else None
+    shown = _own if bool(items[0].get("own_unit")) else _points
     rows = iter(forest.rows if forest is not None else ())
-    lines = tuple(_line(item, next(rows) if _interval(item) is not None else None) for item in items)
+    lines = tuple(_line(item, next(rows) if _interval(item) is not None else None, shown) for item in items)
     # Over time only where it is asked which is better; of a guardrail, where it stands is enough.
     arms = dict.fromkeys(str(item.get("arm")) for item in items if role == Role.SUCCESS.value)
     courses = ((arm, _course(arm, metric, role, looks)) for arm in arms)
@@ -85,18 +87,17 @@ def _card(role: str, metric: str, items: list[Mapping[str, object]], looks: Sequ
         better="more is better" if higher else "less is better",
         lines=lines,
         forest=forest,
-        margin_text="" if margin is None else _points(margin),
+        margin_text="" if margin is None else shown(margin),
+        unit=" points" if shown is _points else "",
         courses=tuple((arm, course) for arm, course in courses if course is not None),
     )
 
 
-def _line(item: Mapping[str, object], drawing: RowDrawing | None) -> Line:
+def _line(item: Mapping[str, object], drawing: RowDrawing | None, shown: Callable[[float], str]) -> Line:
     finding = str(item.get("finding", ""))
     low, high, value = (_number(item.get(key)) for key in ("lower", "upper", "value"))
     p = _number(item.get("p_adjusted"))
-    interval = (
-        "" if low is None or high is None or value is None else f"{_points(value)} ({_points(low)} to {_points(high)})"
-    )
+    interval = "" if low is None or high is None or value is None else f"{shown(value)} ({shown(low)} to {shown(high)})"
     return Line(
         arm=str(item.get("arm", "")),
         stratum=str(item.get("stratum", "")),
@@ -114,13 +115,13 @@ def _course(arm: str, metric: str, role: str, looks: Sequence[LookRecord]) -> Co
     points = [
         Point(look.at.timestamp(), interval.value, interval.low, interval.high)
         for look in looks
-        for item in _own(look.intervals, arm, metric, role)
+        for item in _of(look.intervals, arm, metric, role)
         if (interval := _interval(item)) is not None
     ]
     return draw_course(points)
 
 
-def _own(intervals: Iterable[Mapping[str, object]], arm: str, metric: str, role: str) -> Iterable[Mapping[str, object]]:
+def _of(intervals: Iterable[Mapping[str, object]], arm: str, metric: str, role: str) -> Iterable[Mapping[str, object]]:
     return (
         item for item in intervals if (item.get("arm"), item.get("metric"), item.get("role")) == (arm, metric, role)
     )
@@ -137,6 +138,10 @@ def _devices(arm: object) -> str:
 
 def _number(value: object) -> float | None:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _own(value: float) -> str:
+    return f"{value:+.3g}".replace("-", "\N{MINUS SIGN}") if value else "0"
 
 
 def _points(value: float) -> str:

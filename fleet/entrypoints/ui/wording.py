@@ -58,6 +58,7 @@ BADGES: Final[Mapping[str, Badge]] = {
     "better": Badge("good", "good", "better"),
     "worse": Badge("bad", "bad", "worse"),
     "create": Badge("", "none", "draft"),
+    "drop": Badge("bad", "bad", "arm dropped"),
     "decide": Badge("accent", "good", "decide"),
     "extend": Badge("accent", "wait", "extend"),
     "promote": Badge("good", "advance", "promote"),

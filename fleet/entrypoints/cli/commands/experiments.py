@@ -113,7 +113,7 @@ def run_show(context: Context, arguments: Namespace) -> int:
     lines += [f"  {results[name]['sentence']}" for name in ("assigned", "reporting") if results[name]]
     lines += [
         f"  {arm['name']} (version {arm['version']}): {arm['offered']} of {arm['planned']} devices assigned, "
-        f"{arm['committed']} run it"
+        f"{arm['committed']} run it{'; dropped: ' + arm['dropped'] if arm['dropped'] else ''}"
         for arm in results["arms"]
     ]
     lines += [f"  {item['sentence']}" for item in results["comparisons"]]
