@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Final
 
 import bsdiff4
-import numpy as np
 
 from device_client.wire.errors import MalformedPatchError
 from device_client.wire.tensor1.io import RandomAccess
@@ -69,6 +68,8 @@ def patched(old: RandomAccess, patch: RandomAccess, patch_bytes: int, write: Cal
 
     Raises MalformedPatchError as soon as something does not fit; what was written by then must be discarded.
     """
+    import numpy as np  # Here, because `delta_tensor.threads` must come before it.
+
     header = read_header(patch)
     differences_at = _HEADER.size + header.control_bytes
     extra_at = differences_at + header.difference_bytes
