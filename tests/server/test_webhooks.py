@@ -3,21 +3,26 @@
 import hashlib
 import hmac
 import json
+import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from pytest_django import DjangoAssertNumQueries
 
+from fleet.adapters.clock_system import SystemClock
 from fleet.adapters.webhook_http import HttpWebhookSender
 from fleet.apps.audit import services as audit
 from fleet.apps.jobs import services as jobs
 from fleet.apps.webhooks import selectors, services
 from fleet.apps.webhooks.models import Webhook
 from fleet.domain.errors import InvalidInputError, NotFoundError, RefusedError, UnavailableError
+from fleet.entrypoints.gateway.worker import Worker, run_together
 from fleet.ports.webhook_sender import WebhookRefusedError, WebhookUnreachableError
 from tests.server.catalogue import NOW
 
@@ -263,3 +268,99 @@ def test_delivery__to_a_private_address__failed_for_good(receiver: Receiver) -> 
     assert isinstance(error, RefusedError)
     (done,) = selectors.deliveries(record.id)
     assert (done.state, done.attempts) == ("failed", 1)
+
+
+# ---------------------------------------------------------------- the workers
+
+
+@pytest.mark.django_db(transaction=True)
+def test_workers__one_is_busy_and_one_receiver_hangs__the_others_are_told(receiver: Receiver) -> None:
+    release, stop, clock = threading.Event(), threading.Event(), SystemClock()
+    began = threading.Event()
+
+    def build(_payload: Mapping[str, object], _now: datetime) -> None:
+        began.set()
+        release.wait(60)
+
+    with socket.create_server(("127.0.0.1", 0)) as hanging:
+        allowed = {f"127.0.0.1:{receiver.port}", f"127.0.0.1:{hanging.getsockname()[1]}"}
+
+        def deliver(payload: Mapping[str, object], now: datetime) -> None:
+            services.deliver(payload=payload, sender=HttpWebhookSender(allowed, total_s=60), now=now)
+
+        def announce(now: datetime) -> None:
+            services.announce(now=now)
+
+        for url in (f"http://127.0.0.1:{hanging.getsockname()[1]}/hook", receiver.url):
+            services.create(url=url, events=("rollout.*",), namespace="", actor="user:anna", now=clock.now())
+        jobs.enqueue(kind="delta", key="long", payload={}, now=clock.now())
+        workers = [
+            Worker({"delta": build}, "builder", clock, stop),
+            *(
+                Worker({services.JOB_KIND: deliver}, f"teller-{n}", clock, stop, tidy=announce, tidy_s=0.1)
+                for n in "ab"
+            ),
+        ]
+        together = threading.Thread(target=run_together, args=(workers, stop))
+        together.start()
+        try:
+            assert began.wait(30)
+            audit.record(
+                actor="conductor", action="rollout.hold", subject="r-1", detail={"model": "a.b"}, now=clock.now()
+            )
+            _until(lambda: bool(receiver.got))
+            assert not release.is_set()
+        finally:
+            release.set()
+            stop.set()
+            hanging.close()
+            together.join()
+    assert receiver.got[0][1]["Modelfleet-Event"] == "rollout.hold"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_workers__one_of_them_breaks__all_stop_and_it_is_raised() -> None:
+    def breaks(_now: datetime) -> None:
+        raise LookupError("broken")
+
+    stop = threading.Event()
+    workers = [
+        Worker({"a": lambda *_: None}, "a", SystemClock(), stop),
+        Worker({"b": lambda *_: None}, "b", SystemClock(), stop, tidy=breaks),
+    ]
+    with pytest.raises(LookupError, match="broken"):
+        run_together(workers, stop)
+    assert stop.is_set()
+
+
+def test_announce__nothing_new__writes_nothing(
+    receiver: Receiver, django_assert_num_queries: DjangoAssertNumQueries
+) -> None:
+    add(receiver, "rollout.*")
+    happen("rollout.hold")
+    services.announce(now=NOW + timedelta(seconds=2))
+    with django_assert_num_queries(3):  # the webhooks, the entries of the last minutes, what was told of them
+        assert services.announce(now=NOW + timedelta(seconds=3)) == 0
+
+
+def test_delivery__to_one_that_does_not_answer__comes_after_everybody_elses(receiver: Receiver) -> None:
+    failing, _ = add(receiver, "rollout.*")
+    happen("rollout.hold")
+    receiver.status = 500
+    work(receiver)
+    healthy, _ = add(receiver, "version.*")
+    happen("rollout.resume", after_s=2)
+    happen("version.revoke", after_s=2)
+    services.announce(now=NOW + timedelta(seconds=2))
+    job = jobs.claim(kinds=[services.JOB_KIND], owner="w", lease_s=60, now=NOW + timedelta(seconds=2))
+    assert job is not None
+    assert [item.id for item in selectors.deliveries(healthy)] == [job.payload["delivery"]]
+    assert failing != healthy
+
+
+def _until(holds: Callable[[], bool], timeout_s: float = 30) -> None:
+    for _ in range(int(timeout_s / 0.05)):
+        if holds():
+            return
+        time.sleep(0.05)
+    raise AssertionError("it never came")

@@ -15,3 +15,12 @@ class EntryRecord:
     action: str
     subject: str
     detail: Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class BriefEntry:
+    """That something was done, and when."""
+
+    id: int
+    at: datetime
+    action: str

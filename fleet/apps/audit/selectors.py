@@ -1,7 +1,9 @@
 """Reads the audit log."""
 
+from collections.abc import Collection
+
 from fleet.apps.audit.models import Entry
-from fleet.apps.audit.records import EntryRecord
+from fleet.apps.audit.records import BriefEntry, EntryRecord
 
 
 def entries(*, subject: str = "", before_id: int | None = None, limit: int = 100) -> tuple[EntryRecord, ...]:
@@ -14,9 +16,15 @@ def entries(*, subject: str = "", before_id: int | None = None, limit: int = 100
     return tuple(_record(row) for row in rows[:limit])
 
 
-def after(*, entry_id: int, limit: int) -> tuple[EntryRecord, ...]:
-    """At most `limit` entries younger than that one, the oldest first."""
-    return tuple(_record(row) for row in Entry.objects.filter(id__gt=entry_id).order_by("id")[:limit])
+def brief_after(*, entry_id: int, limit: int) -> tuple[BriefEntry, ...]:
+    """At most `limit` entries younger than that one, the oldest first, without what they say."""
+    rows = Entry.objects.filter(id__gt=entry_id).order_by("id").values_list("id", "at", "action")
+    return tuple(BriefEntry(*row) for row in rows[:limit])
+
+
+def by_ids(ids: Collection[int]) -> tuple[EntryRecord, ...]:
+    """These entries, the oldest first."""
+    return tuple(_record(row) for row in Entry.objects.filter(pk__in=ids).order_by("id")) if ids else ()
 
 
 def newest_id() -> int:

@@ -1,7 +1,7 @@
 """Webhooks: set up, told of what the audit log says, tried again until they answer.
 
 Whatever is in the audit log can be told, and nothing else: an act and its entry are stored together, so nothing is told
-that did not happen. `announce` looks for new entries; each becomes one delivery for each webhook that asked, and one
+that did not happen. `announce` looks for new entries, several times a second; each becomes one delivery for each webhook that asked, and one
 job, which is repeated with rising pauses. A receiver may get a delivery twice (its id is the same) and late, not lost.
 """
 
@@ -123,8 +123,11 @@ def deliver(*, payload: Mapping[str, object], sender: WebhookSender, now: dateti
 
 
 def _announce(row: Webhook, now: datetime) -> int:
-    found = entries.after(entry_id=row.seen_entry, limit=BATCH)
-    wanted = [item for item in found if _is_wanted(row, item)]
+    found = entries.brief_after(entry_id=row.seen_entry, limit=BATCH)
+    matching = {item.id for item in found if domain.matches(row.events, item.action)}
+    # What was told is looked up first: nearly always there is nothing new, and reading keeps no writer waiting.
+    told = Delivery.objects.filter(webhook=row, entry__in=matching).values_list("entry", flat=True) if matching else ()
+    wanted = [item for item in entries.by_ids(matching.difference(told)) if _is_wanted(row, item)]
     settled = [item.id for item in found if item.at < now - LOOK_BACK]
     if not wanted and not settled:
         return 0
@@ -138,19 +141,23 @@ def _announce(row: Webhook, now: datetime) -> int:
         )
         for item in wanted
     ]
+    priority = _priority(row)
     with transaction.atomic():
         new = insert_new(rows, key=("webhook_id", "entry"))
         made = Delivery.objects.filter(webhook=row, entry__in=[entry for _, entry in new])
         for delivery_id in made.values_list("pk", flat=True):
-            _queue(delivery_id, now)
+            _queue(delivery_id, now, priority)
         if settled:
             Webhook.objects.filter(pk=row.pk).update(seen_entry=settled[-1])
     return len(new)
 
 
+def _priority(row: Webhook) -> int:
+    """Behind everybody else's while it does not answer: attempts at it take long, and are in vain."""
+    return -row.deliveries.filter(state=Delivery.State.PENDING, attempts__gt=0).count()
+
+
 def _is_wanted(row: Webhook, item: EntryRecord) -> bool:
-    if not domain.matches(row.events, item.action):
-        return False
     return not row.namespace or row.namespace == domain.namespace_of(item.subject, str(item.detail.get("model", "")))
 
 
@@ -159,9 +166,10 @@ def _body(event: str, subject: str, actor: str, detail: Mapping[str, object], at
     return json.dumps(told, sort_keys=True)
 
 
-def _queue(delivery_id: int, now: datetime) -> None:
+def _queue(delivery_id: int, now: datetime, priority: int = 0) -> None:
+    payload = {"delivery": delivery_id}
     jobs.enqueue(
-        kind=JOB_KIND, key=str(delivery_id), payload={"delivery": delivery_id}, now=now, max_attempts=MAX_ATTEMPTS
+        kind=JOB_KIND, key=str(delivery_id), payload=payload, now=now, max_attempts=MAX_ATTEMPTS, priority=priority
     )
 
 

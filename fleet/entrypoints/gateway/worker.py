@@ -8,7 +8,7 @@ has the job: whatever the thread still does, its result is not recorded.
 import logging
 import math
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -25,7 +25,6 @@ logger = logging.getLogger(__name__)
 LEASE_S: Final = 60.0
 POLL_S: Final = 0.5
 FINISH_S: Final = 5.0
-
 TIDY_S: Final = 15.0
 
 Work = Callable[[Mapping[str, object], datetime], None]
@@ -34,7 +33,7 @@ Work = Callable[[Mapping[str, object], datetime], None]
 class Worker:
     """One worker for the kinds of work in `kinds`. `owner` must be unique among the workers that run.
 
-    `tidy` is called at the start and every `TIDY_S` between two jobs: whoever wanted work that was given up learns of it so,
+    `tidy` is called at the start and every `tidy_s` between two jobs: whoever wanted work that was given up learns of it so,
     because a job can end with its worker and without a word.
     """
 
@@ -47,6 +46,7 @@ class Worker:
         *,
         lease_s: float = LEASE_S,
         tidy: Callable[[datetime], None] | None = None,
+        tidy_s: float = TIDY_S,
     ) -> None:
         self._kinds = kinds
         self._owner = owner
@@ -54,6 +54,7 @@ class Worker:
         self._stop = stop
         self._lease_s = lease_s
         self._tidy = tidy
+        self._tidy_s = tidy_s
         self._tidied_s = -math.inf
 
     def run(self) -> None:
@@ -97,7 +98,7 @@ class Worker:
 
     def _tidy_up(self) -> None:
         tidy, now_s = self._tidy, self._clock.monotonic_s()
-        if tidy is None or now_s < self._tidied_s + TIDY_S:
+        if tidy is None or now_s < self._tidied_s + self._tidy_s:
             return
         self._tidied_s = now_s
         with_database(lambda: tidy(self._clock.now()), self._stop)
@@ -129,6 +130,30 @@ class Worker:
             settled = jobs.fail(job=job, error=_line(error), now=now, permanent=isinstance(error, RefusedError))
         if not settled:
             logger.warning("%s %s: another worker has it, its result does not count", job.kind, job.key)
+
+
+def run_together(workers: Sequence[Worker], stop: threading.Event) -> None:
+    """Run them, each in a thread of its own, until told to stop. When one of them breaks, all stop and it is raised."""
+    broken: list[Exception] = []
+
+    def run(worker: Worker) -> None:
+        try:
+            worker.run()
+        except Exception as error:  # noqa: BLE001 - raised again by the thread that waits for all of them
+            broken.append(error)
+        finally:
+            stop.set()
+            connections.close_all()
+
+    threads = [
+        threading.Thread(target=run, args=(worker,), name=f"worker-{number}") for number, worker in enumerate(workers)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if broken:
+        raise broken[0]
 
 
 class _Task(threading.Thread):

@@ -4,7 +4,7 @@ import os
 import socket
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from django.core.management.base import BaseCommand
 
@@ -13,8 +13,11 @@ from fleet.apps.rollouts import watch
 from fleet.apps.telemetry import retention
 from fleet.apps.webhooks import services as webhooks
 from fleet.entrypoints.gateway.lifecycle import stop_on_signals
-from fleet.entrypoints.gateway.worker import Worker
+from fleet.entrypoints.gateway.worker import Worker, run_together
 from fleet.wiring import server
+
+TELLERS: Final = 3  # a receiver that does not answer keeps one busy for a quarter of a minute
+ANNOUNCE_S: Final = 0.5
 
 
 class Command(BaseCommand):
@@ -32,18 +35,26 @@ class Command(BaseCommand):
                 "delta-plan": server.plan_deltas,
                 "delta-review": server.review_deltas,
                 "sweep": _sweep,
-                webhooks.JOB_KIND: server.deliver_webhook,
                 rollouts.JOB_KIND: rollouts.count_population,
                 watch.JOB_KIND: watch.begin,
             }
-            Worker(kinds, owner, server.clock(), stop, tidy=_tidy).run()
+            # Whoever waits for a webhook must not wait for a patch that is being built, nor for another one's receiver.
+            telling = {webhooks.JOB_KIND: server.deliver_webhook}
+            tellers = [
+                Worker(telling, f"{owner}:{number}", server.clock(), stop, tidy=_announce, tidy_s=ANNOUNCE_S)
+                for number in range(TELLERS)
+            ]
+            run_together([Worker(kinds, owner, server.clock(), stop, tidy=_tidy), *tellers], stop)
 
 
 def _tidy(now: datetime) -> None:
     server.tidy_deltas(now)
     retention.purge(now=now)
-    webhooks.announce(now=now)
     webhooks.purge(now=now)
+
+
+def _announce(now: datetime) -> None:
+    webhooks.announce(now=now)
 
 
 def _build_delta(payload: Mapping[str, object], now: datetime) -> None:
