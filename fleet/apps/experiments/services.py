@@ -6,7 +6,7 @@ operator decides is a constant number of statements in one, with the evidence of
 
 import secrets
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -60,9 +60,8 @@ class _Ready:
 
 
 def create(*, model: str, spec: object, actor: str, now: datetime, identity: str = "") -> ExperimentRecord:
-    """A draft. Raises `InvalidInputError` for a specification that does not hold together, `NotFoundError` for versions."""
-    parsed = ExperimentSpec.parse(spec)
-    _versions(model, parsed)
+    """A draft; aliases are resolved at once. Raises `InvalidInputError` for a specification that does not hold together, `NotFoundError` for versions."""
+    parsed = _resolved(model, ExperimentSpec.parse(spec))
     with transaction.atomic():
         row = Experiment.objects.create(
             id=f"e-{secrets.token_hex(6)}",
@@ -203,6 +202,12 @@ def _planned(
         return people, experiment_plan.plan(spec, people.placed)
 
     return seeds.first_that_works(tried, attempt)
+
+
+def _resolved(model: str, spec: ExperimentSpec) -> ExperimentSpec:
+    """With the labels of the versions that its aliases name now; raises `NotFoundError`."""
+    arms = tuple(replace(arm, version=registry.resolve(model, arm.version).label) for arm in spec.arms)
+    return replace(spec, arms=arms)
 
 
 def _versions(model: str, spec: ExperimentSpec) -> dict[str, VersionRecord]:

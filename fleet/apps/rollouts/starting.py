@@ -45,15 +45,15 @@ JOB_PRIORITY: Final = 1_000_000  # people wait for it, and it is short
 def plan(
     *, model: str, version: str, policy: object, now: datetime, seed: str | None = None, against: str | None = None
 ) -> PlanRecord:
-    """A dry run: stores nothing. Findings of level error would refuse the start."""
-    found = registry.get_version(model, version)
+    """A dry run: stores nothing. Findings of level error would refuse the start. Aliases are resolved at once."""
+    found = registry.resolve(model, version)
     parsed = RolloutPolicy.parse(policy)
     baseline = _baseline(model, against)
-    tried = seeds.provisional(f"{model}@{version}", seed)
+    tried = seeds.provisional(f"{model}@{found.label}", seed)
     _, people, planned = _planned(found, parsed, tried, baseline, now)
     return PlanRecord(
         model=model,
-        version=version,
+        version=found.label,
         against=None if baseline is None else baseline.label,
         policy=planned.policy.encode(),
         population=people.size,
@@ -79,7 +79,7 @@ def start(
     seed: str | None = None,
     against: str | None = None,
 ) -> RolloutRecord:
-    """Start a rollout of a published version: now, by its schedule, or once it is approved. Its findings are part of the
+    """Start a rollout of a published version (or of the one that an alias names now): now, by its schedule, or once it is approved. Its findings are part of the
     answer.
 
     `identity` is of the person behind `actor`, who cannot approve it. A fleet of more than `COUNTED_AT_ONCE` devices is
@@ -87,7 +87,7 @@ def start(
     `ConflictError` while another rollout of the model offers with the same priority or the version is not published.
     """
     starter = Actor(actor, identity)
-    found = registry.get_version(model, version)
+    found = registry.resolve(model, version)
     _require_published(found)
     parsed = RolloutPolicy.parse(policy)
     if parsed.together and model not in parsed.together:
@@ -299,7 +299,7 @@ def _baseline(model: str, against: str | None) -> VersionRecord | None:
     """The version that untreated devices run. `against`, if given, has to be that one: nothing else is compared with."""
     version_id = baseline_version_id(model)
     baseline = None if version_id is None else registry.version_by_id(version_id)
-    if against is not None and (baseline is None or baseline.label != against):
+    if against is not None and (baseline is None or registry.resolve(model, against).id != baseline.id):
         runs = "nothing" if baseline is None else f"version {baseline.label}"
         raise ConflictError("not_the_baseline", f"expected the baseline, which is {runs}, got version {against:.64}")
     return baseline

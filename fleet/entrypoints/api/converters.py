@@ -37,6 +37,12 @@ class VersionConverter(_Converter):
     regex = VERSION.pattern
 
 
+class ReferenceConverter(_Converter):
+    """A version's label, or an alias."""
+
+    regex = r"[0-9A-Za-z][0-9A-Za-z.+_-]{0,63}"
+
+
 class DeviceConverter(_Converter):
     """`cam-0001`."""
 
@@ -101,6 +107,7 @@ def register() -> None:
         ("model", ModelConverter),
         ("namespace", NamespaceConverter),
         ("version", VersionConverter),
+        ("reference", ReferenceConverter),
         ("device", DeviceConverter),
         ("sha256", Sha256Converter),
         ("rollout", RolloutConverter),

@@ -27,12 +27,12 @@ urlpatterns = [
     path("models/<model:model>", catalogue.Model.as_view(), name="model"),
     path("models/<model:model>/role", versions.Role.as_view(), name="model-role"),
     path("models/<model:model>/versions", versions.Versions.as_view(), name="versions"),
-    path("models/<model:model>/versions/<version:version>", versions.Version.as_view(), name="version"),
+    path("models/<model:model>/versions/<reference:version>", versions.Version.as_view(), name="version"),
     path(
         "models/<model:model>/versions/<version:version>:revoke", versions.Revocation.as_view(), name="revoke-version"
     ),
     path(
-        "models/<model:model>/versions/<version:version>/inspection",
+        "models/<model:model>/versions/<reference:version>/inspection",
         versions.Inspection.as_view(),
         name="version-inspection",
     ),

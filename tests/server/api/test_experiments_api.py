@@ -72,6 +72,13 @@ def test_experiment__drafted_planned_started_decided_promoted__over_rest(story: 
     assert explained
 
 
+def test_experiment__arm_named_by_an_alias__drafted_with_the_version(story: Story, admin: Caller) -> None:
+    assert admin.send("PUT", f"/models/{MODEL}/aliases/challenger", {"version": "2"}).status_code == 200
+    arms = [SPEC["arms"][0], {"name": "candidate", "version": "challenger"}]
+    drafted = admin.post("/experiments", {"model": MODEL, "spec": {**SPEC, "arms": arms}})
+    assert [arm["version"] for arm in drafted["spec"]["arms"]] == ["1", "2"]
+
+
 def test_experiment__specification_does_not_hold_together__problem_names_it(story: Story, admin: Caller) -> None:
     answer = admin.send("POST", "/experiments", {"model": MODEL, "spec": {**SPEC, "share": 2}})
     assert answer.status_code == 400

@@ -50,6 +50,23 @@ def test_rollout__started__shown_with_its_revision(story: Story, admin: Caller) 
     assert gates["sentence"]
 
 
+def test_rollout__version_named_by_an_alias__resolved_at_once_wherever_it_stands(story: Story, admin: Caller) -> None:
+    put = admin.send("PUT", f"/models/{MODEL}/aliases/next_one", {"version": "1"})
+    assert put.status_code == 200, put.content
+    assert admin.send("PUT", f"/models/{MODEL}/aliases/champion", {"version": "next_one"}).json()["version"] == "1"
+    assert admin.get(f"/models/{MODEL}/versions/next_one")["version"] == "1"
+    assert admin.get(f"/models/{MODEL}/versions/next_one/inspection")["version"] == "1"
+    assert admin.post("/plan", body("champion"))["version"] == "1"
+    rollout = admin.post("/rollouts", body("champion"))
+    assert rollout["version"] == "1"
+    assert admin.send("DELETE", f"/models/{MODEL}/aliases/champion").status_code == 204
+    assert admin.get(f"/rollouts/{rollout['id']}")["version"] == "1"
+    listed = admin.get(f"/rollouts?model={MODEL}&version=next_one")["results"]
+    assert [item["id"] for item in listed] == [rollout["id"]]
+    refused = admin.send("POST", "/rollouts", body("champion"))
+    assert (refused.status_code, refused.json()["code"]) == (404, "version_not_found")
+
+
 def test_rollout__same_key_again__started_once(story: Story, admin: Caller) -> None:
     first = admin.send("POST", "/rollouts", body(), Idempotency_Key="one")
     again = admin.send("POST", "/rollouts", body(), Idempotency_Key="one")

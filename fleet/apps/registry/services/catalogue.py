@@ -11,8 +11,8 @@ from device_client.wire.errors import WireError
 from device_client.wire.names import HEX_ID, parse_model, parse_namespace
 from fleet.apps.audit import services as audit
 from fleet.apps.registry import selectors
-from fleet.apps.registry.models import Alias, Model, Namespace, Version
-from fleet.apps.registry.records import AliasRecord, ModelRecord, NamespaceRecord
+from fleet.apps.registry.models import Alias, Model, Namespace
+from fleet.apps.registry.records import AliasRecord, ModelRecord, NamespaceRecord, VersionState
 from fleet.domain.approvals import MAX_APPROVALS
 from fleet.domain.errors import ConflictError, InvalidInputError, NotFoundError
 from fleet.domain.quiet import QuietHours
@@ -84,19 +84,19 @@ def create_model(*, name: str, description: str, plan_key: str, actor: str, now:
 
 
 def set_alias(*, model: str, name: str, version: str, actor: str, now: datetime) -> AliasRecord:
-    """Point an alias at a published version, making it if need be."""
+    """Point an alias at a published version, or at the one that another alias names now, making it if need be."""
     if ALIAS.fullmatch(name) is None:
         raise InvalidInputError("alias_name", f"expected an alias matching {ALIAS.pattern}, got {name[:80]!r}")
     with transaction.atomic():
-        target = Version.objects.filter(model_id=model, label=version).first()
-        if target is None:
-            raise NotFoundError("version_not_found", f"expected an existing version of {model}, got {version[:80]!r}")
-        if target.state != Version.State.PUBLISHED:
+        target = selectors.resolve(model, version)
+        if target.state is not VersionState.PUBLISHED:
             raise ConflictError("version_not_published", f"expected a published version, got one {target.state}")
         row, _created = Alias.objects.update_or_create(
-            model_id=model, name=name, defaults={"version": target, "updated_at": now}
+            model_id=model, name=name, defaults={"version_id": target.id, "updated_at": now}
         )
-        audit.record(actor=actor, action="alias.set", subject=f"{model}:{name}", detail={"version": version}, now=now)
+        audit.record(
+            actor=actor, action="alias.set", subject=f"{model}:{name}", detail={"version": target.label}, now=now
+        )
     return selectors.alias_record(row)
 
 

@@ -158,7 +158,7 @@ class InspectionsSerializer(Serializer[Any]):
 class AliasBody(Serializer[Any]):
     """Where an alias points."""
 
-    version = serializers.CharField(max_length=64)
+    version = serializers.CharField(max_length=64, help_text="A label, or another alias, which is resolved at once.")
 
 
 class AliasSerializer(Serializer[Any]):
@@ -189,7 +189,9 @@ class UploadSerializer(Serializer[Any]):
 class DeltaQuery(PageQuery):
     """Which deltas."""
 
-    version = serializers.CharField(required=False, max_length=64, help_text="Deltas to this version only.")
+    version = serializers.CharField(
+        required=False, max_length=64, help_text="Deltas to this version only, by its label or an alias."
+    )
 
 
 class DeltaSerializer(Serializer[Any]):

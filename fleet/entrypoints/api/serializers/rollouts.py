@@ -9,14 +9,22 @@ from fleet.domain.rollout_states import RolloutState
 from fleet.entrypoints.api.pagination import PageQuery
 from fleet.entrypoints.api.serializers.fields import PlainField
 
+VERSION_HELP = "A version's label, or an alias, which is resolved at once: the answer says the label."
+
 
 class PlanBody(Serializer[Any]):
     """What a rollout would do."""
 
     model = serializers.CharField(max_length=63)
-    version = serializers.CharField(max_length=64)
+    version = serializers.CharField(max_length=64, help_text=VERSION_HELP)
     policy = serializers.JSONField(help_text='A policy, or {"preset": name} with fields of its own.')
-    against = serializers.CharField(max_length=64, required=False, allow_null=True, default=None)
+    against = serializers.CharField(
+        max_length=64,
+        required=False,
+        allow_null=True,
+        default=None,
+        help_text="The version or alias that untreated devices are expected to run; 409 if they run another.",
+    )
     seed = serializers.CharField(
         max_length=64, required=False, allow_null=True, default=None, help_text="Who is first; random if absent."
     )
@@ -26,7 +34,9 @@ class RolloutQuery(PageQuery):
     """Which rollouts."""
 
     model = serializers.CharField(required=False, max_length=63)
-    version = serializers.CharField(required=False, max_length=64)
+    version = serializers.CharField(
+        required=False, max_length=64, help_text="A label, or with `model` an alias; 404 if the model has none such."
+    )
     state = serializers.ChoiceField([item.value for item in RolloutState], required=False)
 
 

@@ -150,7 +150,8 @@ class Deltas(ApiView):
     @paged(forms.DeltaSerializer, summary="List deltas", query=forms.DeltaQuery)
     def get(self, _request: Request, model: str) -> Response:
         """The newest ones."""
-        label = self.query(forms.DeltaQuery).get("version")
+        asked = self.query(forms.DeltaQuery).get("version")
+        label = None if asked is None else selectors.resolve(model, asked).label
         selectors.model(model)
         return whole(self, selectors.deltas(model, to_label=label), forms.DeltaSerializer)
 

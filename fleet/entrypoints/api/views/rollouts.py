@@ -8,6 +8,7 @@ from typing import Final
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from fleet.apps.registry import selectors as registry
 from fleet.apps.rollouts import selectors, services
 from fleet.apps.rollouts.records import DecisionRecord, RolloutRecord
 from fleet.domain.errors import ForbiddenError, InvalidInputError
@@ -59,11 +60,14 @@ class Rollouts(ApiView):
         else:
             require_everything(self.principal)
         states = [asked["state"]] if "state" in asked else []
+        version = asked.get("version", "")
+        if version and "model" in asked:
+            version = registry.resolve(asked["model"], version).label
 
         def fetch(after: str | None, limit: int) -> Sequence[RolloutRecord]:
             return selectors.rollouts(
                 model=asked.get("model", ""),
-                version=asked.get("version", ""),
+                version=version,
                 states=states,
                 limit=limit,
                 after=after or "",

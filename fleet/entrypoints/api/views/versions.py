@@ -81,8 +81,8 @@ class Version(ApiView):
 
     @documented(forms.VersionSerializer, summary="Show a version")
     def get(self, _request: Request, model: str, version: str) -> Response:
-        """Its state and variants."""
-        return Response(forms.VersionSerializer(selectors.get_version(model, version)).data)
+        """Its state and variants; by its label, or by an alias."""
+        return Response(forms.VersionSerializer(selectors.resolve(model, version)).data)
 
 
 class Revocation(ApiView):
@@ -112,7 +112,7 @@ class Inspection(ApiView):
     @documented(forms.InspectionsSerializer, summary="Show what a version's files contain")
     def get(self, _request: Request, model: str, version: str) -> Response:
         """Formats, inputs and outputs, dtypes of the weights, operators."""
-        return Response(forms.InspectionsSerializer(selectors.get_version(model, version)).data)
+        return Response(forms.InspectionsSerializer(selectors.resolve(model, version)).data)
 
 
 class Role(ApiView):

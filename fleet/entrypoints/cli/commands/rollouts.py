@@ -68,14 +68,14 @@ def _add_rollout(parser: ArgumentParser) -> None:
 
 
 def run_start(context: Context, arguments: Namespace) -> int:
-    """The version is resolved first, so that an alias that moves meanwhile changes nothing."""
+    """An alias is resolved by the server, at once; the answer says the version."""
     api = context.api()
-    body = _body(api, arguments)
+    body = _body(arguments)
     if arguments.seed is not None:
         body["seed"] = arguments.seed
     rollout = api.post("/rollouts", body)
     context.console.result(
-        rollout, f"{rollout['id']}: {body['model']}@{body['version']} is {rollout['state']}", *_findings(rollout)
+        rollout, f"{rollout['id']}: {rollout['model']}@{rollout['version']} is {rollout['state']}", *_findings(rollout)
     )
     return ExitCode.HEALTHY
 
@@ -83,7 +83,7 @@ def run_start(context: Context, arguments: Namespace) -> int:
 def run_plan(context: Context, arguments: Namespace) -> int:
     """Nothing is stored. Exit code 4 if there are devices and none could run the version."""
     api = context.api()
-    plan = api.post("/plan", _body(api, arguments))
+    plan = api.post("/plan", _body(arguments))
     context.console.result(plan, *_plan_lines(plan))
     if plan["population"] and not plan["eligible"]:
         raise CommandError("incompatible", f"none of {plan['population']} devices can run it", ExitCode.INCOMPATIBLE)
@@ -168,24 +168,16 @@ def run_approve(context: Context, arguments: Namespace) -> int:
     return ExitCode.HEALTHY
 
 
-def _body(api: Api, arguments: Namespace) -> JsonObject:
+def _body(arguments: Namespace) -> JsonObject:
     model, version = arguments.version
     body: JsonObject = {
         "model": model,
-        "version": _resolved(api, model, version),
+        "version": version,
         "policy": read_policy(arguments.policy),
     }
     if arguments.vs is not None:
-        body["against"] = _resolved(api, model, arguments.vs)
+        body["against"] = arguments.vs
     return body
-
-
-def _resolved(api: Api, model: str, word: str) -> str:
-    """A version's label; an alias stands for the version it names."""
-    if word.isdigit():
-        return word
-    aliases = {str(item["name"]): str(item["version"]) for item in api.items(f"{model_path(model)}/aliases")}
-    return aliases.get(word, word)
 
 
 def read_policy(word: str) -> JsonObject:

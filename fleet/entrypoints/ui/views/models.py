@@ -2,7 +2,8 @@
 
 from typing import Final
 
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import reverse
 from django.views.decorators.http import require_safe
 
 from fleet.apps.devices import selectors as devices
@@ -62,9 +63,11 @@ def model(request: HttpRequest, name: str) -> HttpResponse:
 def version(request: HttpRequest, name: str, label: str) -> HttpResponse:
     """One version: what is in it, who signed it, what it costs to fetch, how it does on each class of device."""
     try:
-        record = selectors.get_version(name, label)
+        record = selectors.resolve(name, label)
     except NotFoundError as error:
         raise Http404(error.message) from error
+    if record.label != label:  # an alias: the address that one keeps says the version
+        return HttpResponseRedirect(reverse("ui:version", args=[name, record.label]))
     known = parents(selectors.versions(name, below_number=record.number, limit=PARENTS))
     context = {
         "version": record,
