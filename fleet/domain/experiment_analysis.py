@@ -19,7 +19,7 @@ from fleet.domain.gate_policy import Gates, MeasuredGate, Shape
 from fleet.domain.gates.contrasted import Contrasts, Intervals, combined, contrasts, intervals, proven
 from fleet.domain.gates.words import apart, estimate_evidence, margin, on
 from fleet.domain.measure import measure
-from fleet.domain.measurements import Arm, DeviceRow, Measures, Side, Total
+from fleet.domain.measurements import Arm, DeviceRow, Measures, Side, Total, grouped
 from fleet.domain.stats import anytime, holm
 from fleet.domain.stats.contrasts import Contrast
 from fleet.domain.stats.estimates import Estimate, Unjudgeable
@@ -74,12 +74,14 @@ def analyse(spec: ExperimentSpec, facts: Facts) -> Analysis:
         if arm.name not in weights:
             continue
         counts, found = compared[arm.name]
-        rows = [
-            *_as_rows(devices.get(arm.name, {}), Side.TREATED),
-            *_as_rows(devices.get(spec.control, {}), Side.CONTROL),
-        ]
+        groups = grouped(
+            [
+                *_as_rows(devices.get(arm.name, {}), Side.TREATED),
+                *_as_rows(devices.get(spec.control, {}), Side.CONTROL),
+            ]
+        )
         for role, metrics in ((Role.SUCCESS, spec.success), (Role.GUARDRAIL, spec.guardrails)):
-            measures = measure(Gates(measured=metrics), counts, found, rows)
+            measures = measure(Gates(measured=metrics), counts, found, groups)
             case = _Case(spec, arm.name, role, found.strata, measures, harm)
             judged += [
                 _compare(case, metric, name, strata)
@@ -249,7 +251,7 @@ def _p(found: Contrast, t: float, alpha: float) -> float:
 
 
 def _arm_sum(arm: Arm) -> ArmSum:
-    return ArmSum(arm.devices, arm.numerator, arm.denominator, arm.raw.plain.value if arm.devices else None)
+    return ArmSum(arm.devices, arm.numerator, arm.denominator, arm.mean if arm.devices else None)
 
 
 def _installs(spec: ExperimentSpec, facts: Facts, arm: str, alpha: float) -> Comparison:

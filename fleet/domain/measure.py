@@ -4,18 +4,21 @@ Robust to liars: a device has one vote however much it sends; totals that cannot
 before the rollout is taken out of what it is now (CUPED: Deng, Xu, Kohavi and Walker, WSDM 2013), within each stratum,
 with a coefficient between zero and one, so that a device's past cannot be used as a lever. Trimming is `stats.samples`'s.
 
-Costs O(devices); one call a look. It does not judge.
+Costs O(devices); one call a look, so it works on columns, and adds up only what the gates of the phase can read. It does
+not judge.
 """
 
 import heapq
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from statistics import median
 from typing import Final
 
 from fleet.domain.gate_policy import CRASHES, Gates, MeasuredGate, Shape
-from fleet.domain.measurements import Arm, CrashCount, DeviceRow, Listed, Measured, Measures, Side, Total
+from fleet.domain.measurements import Arm, CrashCount, DeviceGroup, Groups, Listed, Measured, Measures, Side, Totals
 from fleet.domain.stats.samples import Sample
 from fleet.domain.strata import ALL_CLASSES, Comparison, parts
 from fleet.domain.verdicts import PhaseCounts
@@ -24,85 +27,99 @@ MAX_LISTED_DEVICES: Final = 40  # per side, in the evidence
 # Fewer devices with a past than this say too little of how the past and the present go together.
 MIN_WITH_PAST: Final = 20
 MAX_HOURS: Final = 4.0  # medians: so much of the exposure can be one device's
+LARGEST: Final = sys.float_info.max  # beyond it there is only infinity
 
-Grouped = dict[tuple[str, Side], list[DeviceRow]]
 
-
-def measure(gates: Gates, counts: PhaseCounts, compared: Comparison, rows: Iterable[DeviceRow]) -> Measures:
+def measure(gates: Gates, counts: PhaseCounts, compared: Comparison, groups: Groups) -> Measures:
     """The arms of every gate: over all classes, and in each stratum that is compared."""
-    grouped: Grouped = {}
-    for row in rows:
-        grouped.setdefault((row.hardware_class, row.side), []).append(row)
-    known = {item.hardware_class for item in counts.classes} | {name for name, _ in grouped}
+    known = {item.hardware_class for item in counts.classes} | {name for name, _ in groups}
     strata = {ALL_CLASSES: frozenset(known)}
     strata |= {part.name: part.classes for part in parts(counts, compared)}
     strata |= {stratum.name: stratum.classes for stratum in compared.strata}
     found: dict[tuple[str, str], Measured] = {}
     for gate in gates.measured:
-        columns = {key: _column(gate, own) for key, own in grouped.items()}
+        columns = {key: _column(gate, key[0], group) for key, group in groups.items()}
         for name, classes in strata.items():
             sides = {side: _joined([columns.get((item, side), _Column()) for item in sorted(classes)]) for side in Side}
-            found[gate.name, name] = _measured(gate, sides)
-    return Measures(found, _crashes(grouped) if gates.crash is not None else ())
+            found[gate.name, name] = _measured(gate, sides, has_control=bool(compared.strata))
+    return Measures(found, _crashes(groups) if gates.crash is not None else ())
 
 
 @dataclass(slots=True)
 class _Column:
     """What the devices that count say of one metric: one entry each, in the same order. `before` is None without a past."""
 
-    rows: list[DeviceRow] = field(default_factory=list)
-    totals: list[Total] = field(default_factory=list)
+    numerators: list[float] = field(default_factory=list)
+    denominators: list[float] = field(default_factory=list)
+    squares: list[float] = field(default_factory=list)
     now: list[float] = field(default_factory=list)
     before: list[float | None] = field(default_factory=list)
+    listed: list[Listed] = field(default_factory=list)
+
+    @property
+    def devices(self) -> int:
+        return len(self.now)
 
 
-def _column(gate: MeasuredGate, rows: Sequence[DeviceRow]) -> _Column:
+def _column(gate: MeasuredGate, hardware_class: str, group: DeviceGroup) -> _Column:
     """Of one class and side: those that say enough, and whose totals can be."""
-    found, metric = _Column(), gate.metric
-    for row in rows:
-        total = row.totals.get(metric)
-        now = None if total is None else _value(gate, total)
-        if total is None or now is None:
-            continue
-        past = row.before.get(metric)
-        found.rows.append(row)
-        found.totals.append(total)
-        found.now.append(now)
-        found.before.append(None if past is None else _value(gate, past))
-    return found
+    totals = group.totals.get(gate.metric)
+    if totals is None:
+        return _Column()
+    every, past = _values(gate, totals), group.before.get(gate.metric)
+    kept = [value is not None for value in every]
+    numerators, denominators, squares = (list(compress(column, kept)) for column in totals)
+    return _Column(
+        numerators,
+        denominators,
+        squares,
+        [value for value in every if value is not None],
+        [None] * len(numerators) if past is None else list(compress(_values(gate, past), kept)),
+        [
+            Listed(device_id, hardware_class, numerator, denominator)
+            for device_id, numerator, denominator in heapq.nsmallest(
+                MAX_LISTED_DEVICES, zip(compress(group.ids, kept), numerators, denominators, strict=True)
+            )
+        ],
+    )
 
 
 def _joined(columns: Sequence[_Column]) -> _Column:
     """All of them, in this order."""
-    some = [item for item in columns if item.rows]
+    some = [item for item in columns if item.devices]
     if len(some) == 1:
         return some[0]
     found = _Column()
     for item in some:
-        found.rows += item.rows
-        found.totals += item.totals
+        found.numerators += item.numerators
+        found.denominators += item.denominators
+        found.squares += item.squares
         found.now += item.now
         found.before += item.before
+        found.listed += item.listed
+    found.listed = heapq.nsmallest(MAX_LISTED_DEVICES, found.listed)
     return found
 
 
-def _value(gate: MeasuredGate, total: Total) -> float | None:
-    """What one device says, if it says enough and its totals can be."""
-    numerator, denominator, _ = total
-    if denominator < gate.min_per_device or not math.isfinite(numerator):
-        return None
-    value = numerator / denominator
-    low, high = (0.0, 1.0) if gate.shape is Shape.SHARE else gate.bounds or (-math.inf, math.inf)
-    return value if low <= value <= high else None
+def _values(gate: MeasuredGate, totals: Totals) -> list[float | None]:
+    """What each device says, if it says enough and its totals can be. At least one is asked of every device."""
+    least = max(1, gate.min_per_device)
+    low, high = (0.0, 1.0) if gate.shape is Shape.SHARE else gate.bounds or (-LARGEST, LARGEST)
+    return [
+        value if denominator >= least and low <= (value := numerator / denominator) <= high else None
+        for numerator, denominator in zip(totals.numerators, totals.denominators, strict=True)
+    ]
 
 
-def _measured(gate: MeasuredGate, sides: Mapping[Side, _Column]) -> Measured:
+def _measured(gate: MeasuredGate, sides: Mapping[Side, _Column], *, has_control: bool) -> Measured:
     theta, middle = _past(list(sides.values()))
     treated, control = (_arm(gate, sides[side], theta, middle) for side in (Side.TREATED, Side.CONTROL))
+    if has_control:
+        return Measured(treated, control, theta)
     own = sides[Side.TREATED]
     differences = [now - before for now, before in zip(own.now, own.before, strict=True) if before is not None]
     # The past is as noisy as the present, or less.
-    return Measured(treated, control, theta, Sample.of(differences, noise=2 * _noise(gate, own.totals)))
+    return Measured(treated, control, theta, Sample.of(differences, noise=2 * _noise(gate, own)))
 
 
 def _past(arms: Sequence[_Column]) -> tuple[float | None, float]:
@@ -123,60 +140,58 @@ def _past(arms: Sequence[_Column]) -> tuple[float | None, float]:
 
 
 def _arm(gate: MeasuredGate, own: _Column, theta: float | None, middle: float) -> Arm:
-    noise = _noise(gate, own.totals)
-    raw = adjusted = Sample.of(own.now, noise=noise)
+    if not own.devices:
+        return Arm()
+    noise = _noise(gate, own)
+    now = own.now
     if theta:
-        adjusted = Sample.of(
-            [
-                now if before is None else now - theta * (before - middle)
-                for now, before in zip(own.now, own.before, strict=True)
-            ],
-            noise=noise,
-        )
-    listed = heapq.nsmallest(
-        MAX_LISTED_DEVICES, zip(own.rows, own.totals, strict=True), key=lambda item: item[0].device_id
-    )
+        now = [
+            value if before is None else value - theta * (before - middle)
+            for value, before in zip(own.now, own.before, strict=True)
+        ]
+    adjusted = Sample.of(now, noise=noise)
+    raw = adjusted if not theta else Sample() if gate.limit is None else Sample.of(own.now, noise=noise)
     return Arm(
-        devices=len(own.rows),
-        numerator=math.fsum([total[0] for total in own.totals]),
-        denominator=math.fsum([total[1] for total in own.totals]),
+        devices=own.devices,
+        numerator=math.fsum(own.numerators),
+        denominator=math.fsum(own.denominators),
+        mean=math.fsum(own.now) / own.devices,
         raw=raw,
         adjusted=adjusted,
-        listed=tuple(
-            Listed(row.device_id, row.hardware_class, total.numerator, total.denominator) for row, total in listed
-        ),
+        listed=tuple(own.listed),
     )
 
 
-def _noise(gate: MeasuredGate, totals: Sequence[Total]) -> float:
+def _noise(gate: MeasuredGate, own: _Column) -> float:
     """The variance that one device's value has of its own, on average: that of independent inferences or values.
 
     Devices that happen to agree exactly must not make an interval of width zero. Shares: at (S + 1) / (N + 2). Totals
     per inference are taken for counts, at (S + 1) / N. Means: by the spread within each device.
     """
-    if not totals:
+    if not own.devices:
         return 0.0
-    s, n = math.fsum([total[0] for total in totals]), math.fsum([total[1] for total in totals])
-    per_unit = math.fsum([1 / total[1] for total in totals]) / len(totals)
+    if gate.shape is Shape.MEAN:
+        spreads = [
+            max(0.0, squares / denominator - (numerator / denominator) ** 2) / denominator
+            for numerator, denominator, squares in zip(own.numerators, own.denominators, own.squares, strict=True)
+        ]
+        return math.fsum(spreads) / own.devices
+    s, n = math.fsum(own.numerators), math.fsum(own.denominators)
+    per_unit = math.fsum([1 / denominator for denominator in own.denominators]) / own.devices
     if gate.shape is Shape.SHARE:
         share = (s + 1) / (n + 2)
         return share * (1 - share) * per_unit
-    if gate.shape is Shape.RATIO:
-        return (s + 1) / n * per_unit if s >= 0 else 0.0
-    spreads = (
-        max(0.0, squares / denominator - (numerator / denominator) ** 2) / denominator
-        for numerator, denominator, squares in totals
-    )
-    return math.fsum(spreads) / len(totals)
+    return (s + 1) / n * per_unit if s >= 0 else 0.0
 
 
-def _crashes(grouped: Grouped) -> tuple[CrashCount, ...]:
+def _crashes(groups: Groups) -> tuple[CrashCount, ...]:
     """Devices, not crashes: one in a crash loop counts once. Hours are capped, so that one device is not the exposure."""
     found: list[CrashCount] = []
-    for (name, side), rows in sorted(grouped.items()):
-        totals = [total for row in rows if (total := row.totals.get(CRASHES)) is not None and total.denominator > 0]
-        if totals:
-            cap = MAX_HOURS * median(total.denominator for total in totals)
-            hours = math.fsum(min(cap, total.denominator) for total in totals)
-            found.append(CrashCount(name, side, len(totals), sum(total.numerator > 0 for total in totals), hours))
+    for (name, side), group in sorted(groups.items()):
+        totals = group.totals.get(CRASHES, Totals((), ()))
+        those = [pair for pair in zip(totals.numerators, totals.denominators, strict=True) if pair[1] > 0]
+        if those:
+            cap = MAX_HOURS * median([hours for _, hours in those])
+            hours = math.fsum([min(cap, hours) for _, hours in those])
+            found.append(CrashCount(name, side, len(those), sum(crashes > 0 for crashes, _ in those), hours))
     return tuple(found)

@@ -3,7 +3,7 @@
 `measure` turns the first into the second; gates judge the second, which costs the same for 12 devices and for 40,000.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
@@ -40,6 +40,53 @@ class DeviceRow:
     before: Mapping[str, Total] = field(default_factory=dict)
 
 
+class Totals(NamedTuple):
+    """Totals of one metric, one entry per device; a denominator of zero: this device has none.
+
+    `squares` sums the squared values, where the metric is a mean of values; empty where nobody asks for them.
+    """
+
+    numerators: Sequence[float]
+    denominators: Sequence[float]
+    squares: Sequence[float] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceGroup:
+    """The devices of one hardware class on one side: columns with one entry per device, all in the order of `ids`.
+
+    `before` is of the devices' own time under the earlier version; empty if none has such a time.
+    """
+
+    ids: Sequence[str]
+    totals: Mapping[str, Totals]
+    before: Mapping[str, Totals] = field(default_factory=dict)
+
+
+Groups = Mapping[tuple[str, Side], DeviceGroup]  # by hardware class and side
+
+
+def grouped(rows: Iterable[DeviceRow]) -> Groups:
+    """Rows as columns."""
+    found: dict[tuple[str, Side], list[DeviceRow]] = {}
+    for row in rows:
+        found.setdefault((row.hardware_class, row.side), []).append(row)
+    return {
+        key: DeviceGroup(
+            [row.device_id for row in own],
+            _columns([row.totals for row in own]),
+            _columns([row.before for row in own]),
+        )
+        for key, own in found.items()
+    }
+
+
+def _columns(totals: Sequence[Mapping[str, Total]]) -> dict[str, Totals]:
+    nothing = Total(0.0, 0.0)
+    metrics = sorted({metric for item in totals for metric in item})
+    return {metric: Totals(*zip(*(item.get(metric, nothing) for item in totals), strict=True)) for metric in metrics}
+
+
 class Listed(NamedTuple):
     """One device's figures in the evidence."""
 
@@ -53,13 +100,15 @@ class Listed(NamedTuple):
 class Arm:
     """One side of one stratum, one vote per device.
 
-    `raw` is of the devices' values as measured; `adjusted` takes out what their own past explains (CUPED), and is the
-    same where there is no past. `listed` are some of the devices, for the evidence.
+    `mean` and `raw` are of the devices' values as measured; `adjusted` takes out what their own past explains (CUPED),
+    and is the same where there is no past. `raw` is empty where no limit is read from it. `listed` are some of the
+    devices, for the evidence.
     """
 
     devices: int = 0
     numerator: float = 0.0
     denominator: float = 0.0
+    mean: float = 0.0
     raw: Sample = field(default_factory=Sample)
     adjusted: Sample = field(default_factory=Sample)
     listed: tuple[Listed, ...] = ()
@@ -67,14 +116,15 @@ class Arm:
     @classmethod
     def of(cls, sample: Sample, *, numerator: float = 0.0, denominator: float = 0.0) -> "Arm":
         """An arm without a past and without a list."""
-        return cls(sample.devices, numerator, denominator, sample, sample)
+        return cls(sample.devices, numerator, denominator, sample.plain.value, sample, sample)
 
 
 @dataclass(frozen=True)
 class Measured:
     """One gate's metric in one stratum. `theta` is how much of the past was taken out, None where there is none.
 
-    `own_past` is of the treated devices' differences from their own time under the earlier version.
+    `own_past` is of the treated devices' differences from their own time under the earlier version; empty where they are
+    compared with a control.
     """
 
     treated: Arm = field(default_factory=Arm)

@@ -19,7 +19,7 @@ from fleet.apps.jobs import services as jobs
 from fleet.apps.rollouts import selectors, services
 from fleet.apps.rollouts.records import RolloutRecord
 from fleet.apps.telemetry import services as telemetry
-from fleet.apps.telemetry.models import GateTotal
+from fleet.apps.telemetry.models import DeviceTotal, GateTotal
 from fleet.apps.telemetry.records import Incoming
 from fleet.domain.facts import DeviceFacts
 from fleet.domain.filters.filter import Filter
@@ -114,6 +114,7 @@ class Operations:
         self._offer(started.rule_id, sides["treated"])
         for side, version in (("treated", "2"), ("control", "1")):
             self._measure(sides[side], version)
+        self._remember([device_id for side in sides.values() for device_id, _ in side])
         return started
 
     def _offer(self, rule_id: int, treated: Sequence[tuple[str, str]]) -> None:
@@ -157,6 +158,28 @@ class Operations:
                 for pattern in patterns
             ],
             batch_size=2_000,
+        )
+
+    def _remember(self, device_ids: Sequence[str]) -> None:
+        """What the same devices measured of the version before, each something else: the past that a look takes out."""
+        DeviceTotal.objects.all().delete()
+        DeviceTotal.objects.bulk_create([self._past(device_id) for device_id in device_ids], batch_size=2_000)
+
+    def _past(self, device_id: str) -> DeviceTotal:
+        n, labels = self.dice.randrange(800, 1_200), self.dice.randrange(200, 300)
+        return DeviceTotal(
+            device_id=device_id,
+            model=MODEL,
+            version="1",
+            slow_ms=GATES["latency"]["slow_ms"],
+            n=n,
+            errors=self.dice.randrange(5),
+            nan=0,
+            timed=n,
+            slow=self.dice.randrange(50),
+            labels=labels,
+            correct=round(labels * self.dice.uniform(0.85, 0.95)),
+            updated_at=self.now,
         )
 
     def _noisy(self, pattern: GateTotal, device_id: str, hardware_class: str) -> GateTotal:

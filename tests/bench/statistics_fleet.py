@@ -285,7 +285,7 @@ def arm(numerator: Array, denominator: Array, explained: Array | None = None, *,
     else:
         adjusted = sample(values - np.where(np.isnan(explained), 0.0, explained), noise)
         raw = adjusted if limit is None else sample(values, noise)
-    return Arm(len(values), s, n, raw, adjusted)
+    return Arm(len(values), s, n, float(values.sum()) / len(values), raw, adjusted)
 
 
 def _noise(s: float, n: float, denominator: Array) -> float:

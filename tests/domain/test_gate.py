@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from fleet.domain.budget import Spent, allot
 from fleet.domain.gate import judge as judge_facts
 from fleet.domain.measure import measure
-from fleet.domain.measurements import DeviceRow, Side, Total, WatchCount
+from fleet.domain.measurements import DeviceRow, Side, Total, WatchCount, grouped
 from fleet.domain.policy import RolloutPolicy
 from fleet.domain.strata import comparison
 from fleet.domain.verdicts import (
@@ -68,7 +68,7 @@ class Seen:
 
     def under(self, the_policy: RolloutPolicy) -> PhaseFacts:
         compared = comparison(self.facts.counts, has_baseline=self.facts.has_baseline)
-        return replace(self.facts, measures=measure(the_policy.gates, self.facts.counts, compared, self.rows))
+        return replace(self.facts, measures=measure(the_policy.gates, self.facts.counts, compared, grouped(self.rows)))
 
     def but(self, **more: Any) -> "Seen":
         return replace(self, facts=replace(self.facts, **more))

@@ -7,7 +7,7 @@ import pytest
 
 from fleet.domain.gate_policy import CRASHES
 from fleet.domain.measure import measure
-from fleet.domain.measurements import DeviceRow, Measures, Side, Total
+from fleet.domain.measurements import DeviceRow, Measures, Side, Total, grouped
 from fleet.domain.stats.samples import Location, Sample
 from fleet.domain.strata import comparison
 from tests.bench.statistics import DROP, EDGE, MARGIN, SCENARIOS, clopper_pearson, misses, summary
@@ -43,7 +43,7 @@ def places(measured: Measures, *, has_control: bool) -> dict[tuple[str, ...], Lo
     for (gate, stratum), item in measured.by_gate.items():
         for side, arm in (("treated", item.treated), ("control", item.control)):
             samples: list[tuple[str, Sample]] = [("adjusted", arm.adjusted)]
-            # The simulator leaves out what only limits ask for.
+            # Both leave out what only limits ask for.
             samples += [("raw", arm.raw)] if gate == "errors" else []
             for kind, sample in samples:
                 found[gate, stratum, side, kind, "plain"] = sample.plain
@@ -63,7 +63,7 @@ def test_simulated_arms__same_totals__as_the_product_adds_them_up(world: World, 
         fleet.look()
     counts = fleet.counts()
     simulated = fleet.measures(policy, counts)
-    product = measure(policy.gates, counts, comparison(counts, has_baseline=True), rows(fleet))
+    product = measure(policy.gates, counts, comparison(counts, has_baseline=True), grouped(rows(fleet)))
     expected, got = (places(item, has_control=bool(counts.control)) for item in (product, simulated))
     assert set(got) == set(expected)
     for key, place in expected.items():

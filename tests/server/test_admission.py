@@ -11,7 +11,7 @@ from device_client.wire.messages import LabelBatch, MetricTotals, TelemetryWindo
 from fleet.apps.assignments import services as assignments
 from fleet.apps.assignments.models import Rule
 from fleet.apps.devices import services as devices
-from fleet.apps.telemetry import admission, retention, selectors, services
+from fleet.apps.telemetry import admission, pasts, retention, selectors, services
 from fleet.apps.telemetry.models import DeviceTotal, LabelCredit, VersionTotal, Window
 from fleet.apps.telemetry.records import DurableKey, GateRow
 from fleet.domain.facts import RuleState
@@ -162,8 +162,10 @@ def test_totals__crash_in_a_window_during_the_update__counts_and_nothing_else_of
 
 
 def past(device: SimulatedDevice, rule_id: int, slow_ms: float = 8.0) -> dict[str, tuple[float, float]]:
-    found = selectors.pasts(rule_id=rule_id, phase=0, model=MODEL, version="factory", slow_ms=slow_ms)
-    return dict(found.get(device.device_id, {}))
+    """What is known of the device's past, by metric."""
+    known = pasts.pasts(pasts.Earlier(rule_id, MODEL, "factory", slow_ms), [device.device_id])
+    found = {metric: pasts.past_of(known, device.device_id, metric) for metric in pasts.PAST_METRICS}
+    return {metric: (total.numerator, total.denominator) for metric, total in found.items() if total is not None}
 
 
 def test_past__of_a_control_device__ends_where_the_rule_begins(device: SimulatedDevice) -> None:
@@ -179,8 +181,8 @@ def test_past__of_a_control_device__ends_where_the_rule_begins(device: Simulated
 def test_past__same_threshold__has_slow_inferences_too(device: SimulatedDevice) -> None:
     rule_id = rule(None)
     Rule.objects.update(treated_end=BUCKETS, control_start=BUCKETS)
+    assert past(device, rule_id) == {}
     store(device, device.window(later(1), n=30, latency_ms=20.0), at_s=10)
-    assert past(device, rule_id) == {}  # no totals of its own in this phase
     Rule.objects.update(treated_end=0, control_start=0)
     store(device, device.window(later(2), n=30, latency_ms=20.0), at_s=10)
     slow, timed = past(device, rule_id)["slow"]

@@ -6,7 +6,7 @@ from device_client.wire.states import Transport, UpdateState
 from fleet.apps.devices.records import EventRecord
 from fleet.domain.gate import judge
 from fleet.domain.measure import measure
-from fleet.domain.measurements import DeviceRow, Side, Total
+from fleet.domain.measurements import DeviceRow, Side, Total, grouped
 from fleet.domain.policy import RolloutPolicy
 from fleet.domain.strata import comparison
 from fleet.domain.verdicts import ClassCount, OfferCount, PhaseCounts, PhaseFacts
@@ -35,7 +35,7 @@ def cards(accuracy: float) -> dict[str, GateCard]:
         phase=0,
         counts=counts,
         offers=(OfferCount("edge", offered=6, committed=5, failed=1),),
-        measures=measure(ramp.gates, counts, comparison(counts, has_baseline=True), rows),
+        measures=measure(ramp.gates, counts, comparison(counts, has_baseline=True), grouped(rows)),
     )
     judged = judge(ramp, facts).encode()
     return {card.name: card for card in gate_cards(judged["gates"])}

@@ -13,11 +13,11 @@ from fleet.apps.experiments.models import Experiment
 from fleet.apps.registry import selectors as registry
 from fleet.apps.registry.records import VersionState
 from fleet.apps.telemetry import selectors as telemetry
+from fleet.apps.telemetry.pasts import Earlier, past_of, pasts
 from fleet.domain.experiment import ExperimentSpec
 from fleet.domain.experiment_decision import Snapshot
 from fleet.domain.experiment_findings import ArmOffer, ArmRow, Facts
 from fleet.domain.experiment_states import ExperimentState
-from fleet.domain.measurements import Total
 
 PHASE = 0  # an experiment has one
 
@@ -46,14 +46,9 @@ def _facts(row: Experiment, spec: ExperimentSpec, rule: RuleRecord, now: datetim
     for device_id in arms:
         place = bucket(rule.seed, device_id)
         arms[device_id] = next((arm.name for arm in rule.arms if place in arm.buckets), "")
-    pasts = telemetry.pasts(
-        rule_id=rule.id,
-        phase=PHASE,
-        model=row.model_id,
-        version=spec.control_arm.version,
-        slow_ms=spec.policy.device.slow_ms,
-        keeping={device_id for device_id, arm in arms.items() if arm == spec.control},
-    )
+    earlier = Earlier(rule.id, row.model_id, spec.control_arm.version, spec.policy.device.slow_ms)
+    keeping = {device_id for device_id, arm in arms.items() if arm == spec.control}
+    known = pasts(earlier, list(arms), keeping=keeping)
     rows = [
         ArmRow(
             arm=arms[item.device_id],
@@ -63,7 +58,7 @@ def _facts(row: Experiment, spec: ExperimentSpec, rule: RuleRecord, now: datetim
             numerator=item.numerator,
             denominator=item.denominator,
             squares=item.squares,
-            before=Total(*past) if (past := pasts.get(item.device_id, {}).get(item.metric)) else None,
+            before=past_of(known, item.device_id, item.metric),
         )
         for item in totals
     ]

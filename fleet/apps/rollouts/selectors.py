@@ -10,6 +10,7 @@ from device_client.wire.bucketing import BUCKETS
 from fleet.apps.rollouts.models import Decision, PhaseRun, Rollout
 from fleet.apps.rollouts.records import ApprovalRecord, DecisionRecord, GatesRecord, PhaseRecord, RolloutRecord
 from fleet.apps.rollouts.snapshots import phase_counts, snapshot
+from fleet.apps.telemetry.pasts import PastCache
 from fleet.domain.conductor import Action, decide, evaluate
 from fleet.domain.errors import NotFoundError
 from fleet.domain.findings import Finding
@@ -97,7 +98,7 @@ def gates(rollout_id: str, *, now: datetime) -> GatesRecord:
     counts = PhaseCounts() if run is None else phase_counts(run)
     if run is None or RolloutState(row.state) not in (RolloutState.RUNNING, RolloutState.HELD):
         return _frozen(row, {} if run is None else run.judgement, counts, now)
-    seen = snapshot(row, policy, now)
+    seen = snapshot(row, policy, now, pasts=PastCache())
     judged, intent = evaluate(seen, now), decide(seen, now)
     phase = policy.phases[row.phase]
     return GatesRecord(

@@ -26,6 +26,7 @@ from fleet.apps.rollouts.starting import (
     plan,
     start,
 )
+from fleet.apps.telemetry.pasts import PastCache
 from fleet.domain.conductor import Action, Intent, decide, evaluate
 from fleet.domain.errors import ConflictError
 from fleet.domain.failures import Failure
@@ -85,7 +86,7 @@ def advance(
         if row.state == RolloutState.HELD:
             moves.resume(row, spoken, now)
         if row.state == RolloutState.RUNNING:
-            judged = evaluate(snapshot(row, policy, now), now)
+            judged = evaluate(snapshot(row, policy, now, pasts=PastCache()), now)
             spoken = Reason(actor, spoken.sentence, judged.verdict.value, judged.encode())
         if is_last:
             moves.complete(row, spoken, now)
@@ -122,12 +123,12 @@ def _advance(
 # ---------------------------------------------------------------- the conductor
 
 
-def tick(*, now: datetime, holder: str, jumped_s: float = 0.0) -> TickRecord:
+def tick(*, now: datetime, holder: str, jumped_s: float = 0.0, pasts: PastCache | None = None) -> TickRecord:
     """One look at every rollout under way, if `holder` leads: decide, then apply in one fenced transaction each.
 
     A rollout that cannot be judged stops no other; it is among the failures. `jumped_s` is by how much the server's clock
     went ahead of the time that has passed since the last look (negative: behind): phases move along with it, and signs of
-    life are believed again only after a grace.
+    life are believed again only after a grace. `pasts` is what the last looks have read of the devices' pasts.
     """
     token = leadership.acquire(name=leadership.CONDUCTOR, holder=holder, now=now)
     if token is None:
@@ -137,9 +138,10 @@ def tick(*, now: datetime, holder: str, jumped_s: float = 0.0) -> TickRecord:
     jumped_at = leadership.jumped_at(name=leadership.CONDUCTOR)
     made: list[DecisionRecord] = []
     failures: list[Failure] = []
+    known = PastCache() if pasts is None else pasts
     for rollout_id in conducted():
         try:
-            decision = _conduct(rollout_id, token, now, jumped_at)
+            decision = _conduct(rollout_id, token, now, jumped_at, known)
             if decision is not None:
                 made.append(decision)
         except Exception as error:  # noqa: BLE001 - one rollout that cannot be judged must not leave the others unwatched
@@ -162,10 +164,12 @@ def _move_clocks(token: int, jump: timedelta, now: datetime) -> None:
             rows.update(**{column: F(column) + jump})
 
 
-def _conduct(rollout_id: str, token: int, now: datetime, jumped_at: datetime | None) -> DecisionRecord | None:
+def _conduct(
+    rollout_id: str, token: int, now: datetime, jumped_at: datetime | None, pasts: PastCache
+) -> DecisionRecord | None:
     row = unlocked(rollout_id)
     policy = RolloutPolicy.parse(row.policy)
-    seen = snapshot(row, policy, now, jumped_at=jumped_at)
+    seen = snapshot(row, policy, now, pasts=pasts, jumped_at=jumped_at)
     intent = decide(seen, now)
     if not seen.is_counted and row.state in OFFERING:
         ask_for_count(row, row.phase, now)

@@ -3,11 +3,8 @@
 Costs a constant number of queries plus the rows of the phase's own totals; counts no populations.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from itertools import groupby
-from operator import attrgetter
-from typing import Final
 
 from fleet.apps.assignments import selectors as assignments
 from fleet.apps.assignments.records import OfferCounts
@@ -19,23 +16,23 @@ from fleet.apps.rollouts import watch
 from fleet.apps.rollouts.models import PhaseRun, Rollout
 from fleet.apps.rollouts.population import ACTIVE
 from fleet.apps.telemetry import selectors as telemetry
-from fleet.apps.telemetry.records import GateRow
+from fleet.apps.telemetry.pasts import PAST_METRICS, Earlier, Past, PastCache
 from fleet.domain.budget import Allotment, Spent
 from fleet.domain.conductor import Snapshot
 from fleet.domain.facts import RuleState
+from fleet.domain.gate_policy import Shape
 from fleet.domain.measure import measure
-from fleet.domain.measurements import DeviceRow, Side, Total
+from fleet.domain.measurements import DeviceGroup, Groups, Side, Totals
 from fleet.domain.policy import RolloutPolicy
 from fleet.domain.rollout_states import RolloutState
 from fleet.domain.strata import comparison
 from fleet.domain.verdicts import Carried, ClassCount, Kind, OfferCount, PhaseCounts, PhaseFacts, Verdict
 
-_DEVICE_AND_SIDE: Final = attrgetter("device_id", "side")
-_SIDES: Final = {side.value: side for side in Side}
 
-
-def snapshot(row: Rollout, policy: RolloutPolicy, now: datetime, *, jumped_at: datetime | None = None) -> Snapshot:
-    """The rollout as it stands. `jumped_at` is when the server's clock last jumped."""
+def snapshot(
+    row: Rollout, policy: RolloutPolicy, now: datetime, *, pasts: PastCache, jumped_at: datetime | None = None
+) -> Snapshot:
+    """The rollout as it stands. `pasts` saves reading them again; `jumped_at` is when the server's clock last jumped."""
     state = RolloutState(row.state)
     started_at = row.phase_started_at or row.created_at
     reverting = state is RolloutState.REVERTING
@@ -44,7 +41,7 @@ def snapshot(row: Rollout, policy: RolloutPolicy, now: datetime, *, jumped_at: d
     return Snapshot(
         state=state,
         policy=policy,
-        facts=PhaseFacts(row.phase, PhaseCounts()) if reverting else _facts(row, policy, runs, now),
+        facts=PhaseFacts(row.phase, PhaseCounts()) if reverting else _facts(row, policy, runs, pasts, now),
         phase_started_at=started_at,
         clock_from=row.clock_from_at or started_at,
         is_counted=current is not None and current.counted_at is not None,
@@ -80,16 +77,16 @@ def baseline_version_id(model: str) -> int | None:
     return None if newest is None else newest.version_id
 
 
-def _facts(row: Rollout, policy: RolloutPolicy, runs: Mapping[int, PhaseRun], now: datetime) -> PhaseFacts:
+def _facts(
+    row: Rollout, policy: RolloutPolicy, runs: Mapping[int, PhaseRun], pasts: PastCache, now: datetime
+) -> PhaseFacts:
     current = runs.get(row.phase)
     earlier = [run for run in runs.values() if run.index < row.phase]
     counts = PhaseCounts() if current is None else phase_counts(current)
     offers: tuple[OfferCounts, ...] = ()
-    totals: tuple[GateRow, ...] = ()
     if row.rule_id is not None:
         grace_s = policy.gates.silence_grace_s
         offers = assignments.offers_up_to(rule_id=row.rule_id, phase=row.phase, now=now, grace_s=grace_s)
-        totals = telemetry.gate_totals(rule_id=row.rule_id, phase=row.phase)
     return PhaseFacts(
         phase=row.phase,
         counts=counts,
@@ -108,7 +105,7 @@ def _facts(row: Rollout, policy: RolloutPolicy, runs: Mapping[int, PhaseRun], no
             policy.gates,
             counts,
             comparison(counts, has_baseline=row.against_id is not None),
-            _device_rows(totals, _pasts(row, policy)),
+            _groups(row, policy, pasts),
         ),
         watched=watch.counts(row, now=now, grace_s=policy.gates.silence_grace_s),
         carried=_carried(policy, earlier),
@@ -135,29 +132,30 @@ def _carried(policy: RolloutPolicy, runs: list[PhaseRun]) -> dict[str, Carried]:
     return carried
 
 
-def _device_rows(totals: Iterable[GateRow], pasts: Mapping[str, Mapping[str, Total]]) -> Iterator[DeviceRow]:
-    """One row for each device and side, with all its metrics; `totals` come in order of device and side."""
-    nothing: Mapping[str, Total] = {}
-    for (device_id, side), own in groupby(totals, key=_DEVICE_AND_SIDE):
-        rows = list(own)
-        metrics = {row.metric: Total(row.numerator, row.denominator, row.squares) for row in rows}
-        yield DeviceRow(device_id, rows[0].hardware_class, _SIDES[side], metrics, pasts.get(device_id, nothing))
-
-
-def _pasts(row: Rollout, policy: RolloutPolicy) -> dict[str, dict[str, Total]]:
-    """The devices' own time under the version that is being replaced. Read only where something is compared."""
-    if row.rule_id is None or row.against is None or not policy.gates.comparative:
+def _groups(row: Rollout, policy: RolloutPolicy, pasts: PastCache) -> Groups:
+    """What the devices of both sides measured in this phase, and their own time before where something is compared."""
+    if row.rule_id is None:
         return {}
-    found = telemetry.pasts(
-        rule_id=row.rule_id,
-        phase=row.phase,
-        model=row.model_id,
-        version=row.against.label,
-        slow_ms=policy.device.slow_ms,
-    )
+    metrics = {metric: shape == Shape.MEAN for metric, shape in policy.gates.metrics.items()}
+    found = telemetry.phase_totals(rule_id=row.rule_id, phase=row.phase, metrics=metrics)
+    known: Mapping[str, Past] = {}
+    if row.against is not None and policy.gates.comparative:
+        earlier = Earlier(row.rule_id, row.model_id, row.against.label, policy.device.slow_ms)
+        known = pasts.of(earlier, [device_id for table in found.values() for device_id in table.ids])
     return {
-        device_id: {metric: Total(*total) for metric, total in metrics.items()} for device_id, metrics in found.items()
+        (name, Side(side)): DeviceGroup(
+            table.ids, {metric: Totals(*columns) for metric, columns in table.totals.items()}, _before(table.ids, known)
+        )
+        for (name, side), table in found.items()
     }
+
+
+def _before(ids: Sequence[str], known: Mapping[str, Past]) -> dict[str, Totals]:
+    """The pasts of these devices as columns."""
+    if not known:
+        return {}
+    columns = iter(zip(*(known[device_id] for device_id in ids), strict=True))
+    return {metric: Totals(next(columns), next(columns)) for metric in PAST_METRICS}
 
 
 def _spent(earlier: list[PhaseRun]) -> Spent:

@@ -1,6 +1,6 @@
 """What `telemetry` takes and tells."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, NamedTuple
@@ -71,6 +71,17 @@ class GateRow(NamedTuple):
     numerator: float
     denominator: float
     squares: float = 0.0
+
+
+class TotalsTable(NamedTuple):
+    """The devices of one hardware class and side in a phase, as columns with one entry per device.
+
+    `totals` are numerators, denominators and, where they were asked for, squares of each metric; zeros where a device has
+    none.
+    """
+
+    ids: Sequence[str]
+    totals: Mapping[str, tuple[Sequence[float], Sequence[float], Sequence[float]]]
 
 
 @dataclass(frozen=True)

@@ -1,25 +1,16 @@
 """Reads what devices measured. Every function costs a constant number of queries."""
 
-from collections.abc import Collection, Iterable, Mapping
-from typing import Final
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
 
+from django.db import connection
 from django.db.models import Count, Sum
 
 from device_client.wire.sketch import LatencySketch
-from fleet.apps.telemetry.models import DeviceTotal, DroppedMessage, GateTotal, LabelCredit, VersionTotal, Window
-from fleet.apps.telemetry.records import DroppedCount, GateRow, VersionSummary, WindowRecord
-from fleet.domain.gate_policy import Metric
+from fleet.apps.telemetry.models import DroppedMessage, GateTotal, LabelCredit, VersionTotal, Window
+from fleet.apps.telemetry.records import DroppedCount, GateRow, TotalsTable, VersionSummary, WindowRecord
 
-# What a device's past is made of: each metric's two columns of `DeviceTotal`.
-PAST_METRICS: Final[Mapping[str, tuple[str, str]]] = {
-    Metric.ACCURACY.value: ("correct", "labels"),
-    Metric.AGREEMENT.value: ("agreed", "compared"),
-    Metric.SLOW.value: ("slow", "timed"),
-    Metric.ERRORS.value: ("errors", "n"),
-    Metric.NAN.value: ("nan", "n"),
-}
 ROWS_AT_ONCE: Final = 5_000
-PAST_COLUMNS: Final = tuple(sorted({column for pair in PAST_METRICS.values() for column in pair}))
 
 
 def gate_totals(*, rule_id: int, phase: int) -> tuple[GateRow, ...]:
@@ -29,36 +20,37 @@ def gate_totals(*, rule_id: int, phase: int) -> tuple[GateRow, ...]:
     return tuple(map(GateRow._make, found.iterator(chunk_size=ROWS_AT_ONCE)))
 
 
-def pasts(
-    *, rule_id: int, phase: int, model: str, version: str, slow_ms: float, keeping: Collection[str] = ()
-) -> Mapping[str, Mapping[str, tuple[float, float]]]:
-    """What devices with totals in this phase measured of `version` before the rule began: by device and metric.
+def phase_totals(*, rule_id: int, phase: int, metrics: Mapping[str, bool]) -> Mapping[tuple[str, str], TotalsTable]:
+    """Every device's totals of these metrics in one phase of a rule, as columns by hardware class and side.
 
-    Their totals of that version, less what they measured of it for the rule: as its control, and as its treated devices
-    if they are among `keeping`, whose arm of an experiment is that version. Slow inferences only by the same threshold.
+    `metrics` says of each whether its squares are wanted. One statement, and one row for each device and side.
     """
-    present = GateTotal.objects.filter(rule_id=rule_id, phase=phase).values("device_id")
-    found: dict[str, dict[str, list[float]]] = {}
-    rows = DeviceTotal.objects.filter(model=model, version=version, device_id__in=present)
-    for row in rows.values("device_id", "slow_ms", *PAST_COLUMNS):
-        sums = found.setdefault(row["device_id"], {metric: [0.0, 0.0] for metric in PAST_METRICS})
-        for metric, (counted, out_of) in PAST_METRICS.items():
-            if metric != Metric.SLOW or row["slow_ms"] == slow_ms:
-                sums[metric][0] += row[counted]
-                sums[metric][1] += row[out_of]
-    since = GateTotal.objects.filter(rule_id=rule_id, device_id__in=present)
-    if not keeping:
-        since = since.filter(side=GateTotal.Side.CONTROL)
-    totals = since.values_list("device_id", "side", "metric").annotate(Sum("numerator"), Sum("denominator"))
-    for device_id, side, metric, numerator, denominator in totals:
-        own = side == GateTotal.Side.CONTROL or device_id in keeping
-        if own and metric in PAST_METRICS and device_id in found:
-            found[device_id][metric][0] -= numerator
-            found[device_id][metric][1] -= denominator
-    return {
-        device_id: {metric: (counted, out_of) for metric, (counted, out_of) in sums.items() if out_of > 0}
-        for device_id, sums in found.items()
+    wanted = [
+        (column, metric)
+        for metric, with_squares in metrics.items()
+        for column in ("numerator", "denominator", *(("squares",) if with_squares else ()))
+    ]
+    sums = "".join(f", COALESCE(SUM({column}) FILTER (WHERE metric = %s), 0.0)" for column, _ in wanted)
+    statement = (
+        f"SELECT device_id, MAX(hardware_class), side{sums} "  # noqa: S608 - names of our own columns
+        f"FROM {GateTotal._meta.db_table} WHERE rule_id = %s AND phase = %s GROUP BY device_id, side"  # noqa: SLF001
+    )
+    grouped: dict[tuple[str, str], list[tuple[Any, ...]]] = {}
+    with connection.cursor() as cursor:
+        cursor.execute(statement, [*(metric for _, metric in wanted), rule_id, phase])
+        while rows := cursor.fetchmany(ROWS_AT_ONCE):
+            for row in rows:
+                grouped.setdefault(row[1:3], []).append(row)
+    return {key: _table(found, metrics) for key, found in grouped.items()}
+
+
+def _table(rows: Sequence[tuple[Any, ...]], metrics: Mapping[str, bool]) -> TotalsTable:
+    ids, _, _, *columns = zip(*rows, strict=True)
+    left = iter(columns)
+    totals = {
+        metric: (next(left), next(left), next(left) if with_squares else ()) for metric, with_squares in metrics.items()
     }
+    return TotalsTable(ids, totals)
 
 
 def version_summary(model: str) -> tuple[VersionSummary, ...]:

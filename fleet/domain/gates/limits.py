@@ -48,7 +48,7 @@ def _judged(  # noqa: PLR0917 - one call above
     found = _interval(gate, arm, planned, alpha)
     at = f"limit {'at least' if gate.higher_is_better else 'at most'} {amount(gate, limit)}); {arm.devices:,} devices"
     subject = f"{named(gate, policy)}{on(stratum)} is"
-    measured = arm.raw.plain.value
+    measured = arm.mean
     if isinstance(found, Estimate) and (found.upper < limit if gate.higher_is_better else found.lower > limit):
         verdict = Verdict.FAIL
         words = f"{subject} {amount(gate, found.lower)} to {amount(gate, found.upper)} ({at}"

@@ -98,7 +98,7 @@ def arm_evidence(arm: Arm) -> dict[str, object]:
         "devices": arm.devices,
         "numerator": arm.numerator,
         "denominator": arm.denominator,
-        "ratio": arm.raw.plain.value if arm.devices else None,
+        "ratio": arm.mean if arm.devices else None,
         "plain": _place(arm.adjusted.plain),
         "trimmed": _place(arm.adjusted.trimmed),
         "rows": [list(item) for item in arm.listed],

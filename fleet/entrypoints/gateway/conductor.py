@@ -12,6 +12,7 @@ from typing import Final, Protocol
 from fleet.apps.experiments import conducting as experiments
 from fleet.apps.rollouts import services as rollouts
 from fleet.apps.rollouts.records import TickRecord
+from fleet.apps.telemetry.pasts import PastCache
 from fleet.domain.failures import Failure
 from fleet.entrypoints.gateway.lifecycle import StoppedError, with_database
 from fleet.ports.clock import Clock
@@ -25,7 +26,9 @@ LEAST_JUMP_S: Final = 5.0  # what time services correct by slewing, and a slow t
 class Tick(Protocol):
     """One look at all rollouts, for `holder`."""
 
-    def __call__(self, *, now: datetime, holder: str, jumped_s: float = 0.0) -> TickRecord:
+    def __call__(
+        self, *, now: datetime, holder: str, jumped_s: float = 0.0, pasts: PastCache | None = None
+    ) -> TickRecord:
         """Decide and apply. `jumped_s`: by how much the clock went ahead of the time that passed since the last look."""
         ...
 
@@ -40,6 +43,7 @@ class Conductor:
         self._interval_s = interval_s
         self._leads: bool | None = None
         self._failures: dict[str, str] = {}
+        self._pasts = PastCache()
         self._looked_at: tuple[datetime, float] | None = None
 
     def run(self) -> None:
@@ -63,7 +67,9 @@ class Conductor:
         """Look once."""
         now = self._clock.now()
         jumped_s = self._jump_s(now)
-        seen = with_database(lambda: tick(now=now, holder=self._holder, jumped_s=jumped_s), self._stop)
+        seen = with_database(
+            lambda: tick(now=now, holder=self._holder, jumped_s=jumped_s, pasts=self._pasts), self._stop
+        )
         if seen.is_leader != self._leads:
             self._leads = seen.is_leader
             logger.info("%s leads" if seen.is_leader else "%s stands by: another conductor leads", self._holder)
