@@ -27,6 +27,7 @@ from device_client.core.errors import (
     DigestMismatchError,
     GoneError,
     NoSpaceError,
+    ShortBodyError,
     StalledError,
     TicketError,
     TransferError,
@@ -133,7 +134,7 @@ class HttpDownloads:
             finally:
                 response.close()
         if came != transfer.length:
-            raise TransferError(f"expected {transfer.length} bytes, got {came} before the connection ended")
+            raise ShortBodyError(f"expected {transfer.length} bytes, got an answer that ends after {came}")
 
     def _address(self, transfer: Transfer) -> str:
         url = urljoin(self._base_url, transfer.url)
@@ -162,7 +163,7 @@ class HttpDownloads:
                     _sync(file.fileno(), file.flush)
                     response.close()
         if held + received != transfer.length:
-            raise TransferError(f"expected {transfer.length} bytes, got {held + received} before the connection ended")
+            raise ShortBodyError(f"expected {transfer.length} bytes, got an answer that ends after {held + received}")
         if hasher.hexdigest() != transfer.sha256:
             part.unlink(missing_ok=True)
             if held:

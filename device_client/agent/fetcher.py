@@ -22,6 +22,7 @@ from device_client.core.errors import (
     KilledError,
     NoSpaceError,
     PatchError,
+    ShortBodyError,
     SlotDamagedError,
     StalledError,
     TicketError,
@@ -38,7 +39,6 @@ from device_client.wire.states import Transport
 log = logging.getLogger(__name__)
 
 RETRIES: Final = Backoff(least_s=0.2, first_s=1.0, most_s=60.0)
-MAX_KILLS: Final = 5  # of the process that applies a patch, in one update; more look like a device that cannot do it
 MANIFEST_PART: Final = ".manifest"  # no file of a bundle can be called so: their names begin with a letter or digit
 
 
@@ -162,11 +162,10 @@ class _Fetch:
             held = self._held(piece)
             try:
                 return received + self._get(piece)
-            except (PatchError, DigestMismatchError, GoneError, KilledError) as error:
+            except (PatchError, DigestMismatchError, GoneError, KilledError, ShortBodyError) as error:
                 if piece.patch is None:
                     raise
-                if isinstance(error, KilledError) and self._progress.kills < MAX_KILLS:
-                    self._progress.kills += 1
+                if self._progress.counts(error):
                     self._note([piece], total, begun)
                     raise
                 log.warning("a %s patch for %s %s failed: %s", piece.patch.codec, self._model, self._aim.version, error)

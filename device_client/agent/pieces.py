@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Final
 
 from device_client.core.deployment import Patch
+from device_client.core.errors import KilledError, ShortBodyError
 from device_client.core.keys import GIVEN_UP, PART, STREAM
 from device_client.wire.bundles import BundleFile
 from device_client.wire.delta import Codec
 from device_client.wire.states import Transport
 
+MAX_KILLS: Final = 5  # of the process that applies a patch, in one update; more look like a device that cannot do it
+MAX_SHORTS: Final = 5  # answers with less than a patch, in one update; a link that is cut is no such answer
 WORK: Final = ".work."
 STREAMED: Final = frozenset({Codec.TENSOR1.value, Codec.TENSOR1_PORTABLE.value})
 
@@ -79,7 +82,7 @@ class Progress:
     `parts` are the lengths of what is fetched by the name under which it is staged, `failed` the codecs of patches that
     were given up by their sha256. `in_place` is the patch that turns an installed file into the new one: once that has
     begun, the device no longer has the old version, and the director no longer offers the patch. `kills` counts how often
-    the process that applies a patch was killed.
+    the process that applies a patch was killed, `shorts` how often a patch's answer ended before the patch did.
     """
 
     digest: str
@@ -89,6 +92,17 @@ class Progress:
     failed: dict[str, str] = field(default_factory=dict)
     in_place: Patch | None = None
     kills: int = 0
+    shorts: int = 0
+
+    def counts(self, error: Exception) -> bool:
+        """Count a failure that may be nobody's fault; whether the same patch is worth another attempt."""
+        if isinstance(error, KilledError) and self.kills < MAX_KILLS:
+            self.kills += 1
+            return True
+        if isinstance(error, ShortBodyError) and self.shorts < MAX_SHORTS:
+            self.shorts += 1
+            return True
+        return False
 
     def encode(self) -> str:
         in_place = None if self.in_place is None else self.in_place.__dict__
@@ -109,6 +123,7 @@ class Progress:
                 {str(name): str(codec) for name, codec in stored["failed"].items()},
                 None if stored["in_place"] is None else Patch(**stored["in_place"]),
                 int(stored["kills"]),
+                int(stored.get("shorts", 0)),
             )
         except (ValueError, KeyError, AttributeError, TypeError):
             return cls(digest)

@@ -107,6 +107,10 @@ class StalledError(TransferError):
     """The peer sends, but so slowly that it is as good as nothing."""
 
 
+class ShortBodyError(TransferError):
+    """The peer ended its answer in good order, before the announced length: no cut link, and the next answer may be the same."""
+
+
 class KilledError(TransferError):
     """The process that applied a patch was killed from outside. What it had made is kept."""
 

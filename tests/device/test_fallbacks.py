@@ -95,6 +95,31 @@ def test_patch__no_longer_in_the_store__full_file(rig: Rig, server: UpdateServer
     assert update(rig, server, versions) == (Transport.FULL, "", ("bsdiff4",))
 
 
+@pytest.mark.parametrize("there", [0, 700], ids=["nothing", "a part"])
+@pytest.mark.parametrize("codec", [Codec.TENSOR1, Codec.BSDIFF4], ids=["streamed", "whole"])
+def test_patch__answer_ends_early_every_time__five_attempts_then_the_full_file(
+    rig: Rig, server: UpdateServerSimulator, versions: Versions, codec: Codec, there: int
+) -> None:
+    take_both(rig)
+    patch = server.build_delta(*versions, codec=codec)
+    server.faults.short[sha256(patch)] = there
+    assert update(rig, server, versions) == (Transport.FULL, "", (codec.value,))
+    assert fetched(server, sha256(patch)) == 6
+
+
+def test_patch__answer_ends_early_once__goes_on(rig: Rig, server: UpdateServerSimulator, versions: Versions) -> None:
+    patch = server.build_delta(*versions)
+    server.faults.short[sha256(patch)] = 700
+
+    def mended(seconds: float) -> None:
+        server.faults.short.clear()
+        rig.clock.advance(seconds)
+
+    rig.clock.asleep = mended
+    assert update(rig, server, versions) == (Transport.DELTA, "bsdiff4", ())
+    assert [wanted for path, wanted in server.requests if path.endswith(sha256(patch))] == [None, "bytes=700-"]
+
+
 def test_patch__ticket_has_expired__the_director_is_asked_and_the_patch_is_taken(
     rig: Rig, server: UpdateServerSimulator, versions: Versions
 ) -> None:

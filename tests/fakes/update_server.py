@@ -59,6 +59,8 @@ class Faults:
     chunk_bytes: int = 1 << 16
     altered: dict[str, bytes] = field(default_factory=dict)
     endless: bool = False
+    short: dict[str, int] = field(default_factory=dict)
+    """Of these blobs, only so many bytes are there; no length is announced, and the answer ends in good order."""
 
 
 @dataclass
@@ -385,6 +387,9 @@ class UpdateServerSimulator:
                 request.send_header("Content-Length", "0")
                 request.end_headers()
                 return
+            if digest in self.faults.short:
+                self._send_short(request, self.blobs[digest], self.faults.short[digest], wanted)
+                return
             self._send_blob(request, self.faults.altered.get(digest, self.blobs.get(digest)), wanted)
         else:
             self._send(request, None)
@@ -404,6 +409,17 @@ class UpdateServerSimulator:
         request.send_header("Content-Length", str(len(body or b"")))
         request.end_headers()
         request.wfile.write(body or b"")
+
+    @staticmethod
+    def _send_short(request: BaseHTTPRequestHandler, body: bytes, there: int, wanted: str | None) -> None:
+        found = re.fullmatch(r"bytes=(\d+)-", wanted or "")
+        start = int(found[1]) if found else 0
+        request.send_response(206 if found else 200)
+        request.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
+        request.send_header("Connection", "close")
+        request.end_headers()
+        request.wfile.write(body[start:there])
+        request.close_connection = True
 
     def _send_blob(self, request: BaseHTTPRequestHandler, body: bytes | None, wanted: str | None) -> None:
         if body is None:
