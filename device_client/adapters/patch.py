@@ -19,16 +19,15 @@ from pathlib import Path
 from typing import IO, Final
 
 from device_client.adapters.patch_child import Exit
-from device_client.adapters.patching import in_place
 from device_client.adapters.patching.journal import patch_bytes_taken
 from device_client.core.errors import CancelledError, DeviceError, KilledError, NoSpaceError, PatchError, TransferError
+from device_client.core.room import IN_PLACE_BESIDE_BYTES, STREAM_BESIDE_BYTES
 from device_client.ports import PatchJob
 
 CHILD: Final = "device_client.adapters.patch_child"
 BASE_MEMORY_BYTES: Final = 256 * 2**20  # interpreter, libraries and allocator arenas, as address space
 MEMORY_PER_BYTE: Final = 4  # old, new, inflated difference, one copy
 STREAM_MEMORY_BYTES: Final = 256 * 2**20  # address space; at most 48 MiB become resident, whatever the model
-BESIDE_BYTES: Final = 16 * 2**20  # journal and what is kept aside, beyond the file itself
 CPU_S: Final = 60
 CPU_S_PER_MB: Final = 1
 WALL_FACTOR: Final = 4
@@ -67,7 +66,7 @@ class ChildPatcher:
                 raise
 
     def stream(self, job: PatchJob, feed: Callable[[int], Iterator[bytes]], cancelled: Callable[[], bool]) -> int:
-        limits = {"memory_bytes": STREAM_MEMORY_BYTES, "file_bytes": job.new_bytes + BESIDE_BYTES}
+        limits = {"memory_bytes": STREAM_MEMORY_BYTES, "file_bytes": job.new_bytes + STREAM_BESIDE_BYTES}
         taken = 0
         with _child("streamed", job, **limits) as child:
             for chunk in feed(child.wanted_from(cancelled)):
@@ -81,7 +80,7 @@ class ChildPatcher:
         self, job: PatchJob, patch: Path, give_up: Callable[[], None], cancelled: Callable[[], bool]
     ) -> None:
         within_s = _cpu_s(job) * WALL_FACTOR
-        file_bytes = max(job.new_bytes, patch.stat().st_size) + in_place.BESIDE_BYTES
+        file_bytes = max(job.new_bytes, patch.stat().st_size) + IN_PLACE_BESIDE_BYTES
         limits = {"memory_bytes": STREAM_MEMORY_BYTES, "file_bytes": file_bytes}
         with _child("in-place", job, patch=str(patch), **limits) as child:
             child.wanted_from(cancelled, within_s)

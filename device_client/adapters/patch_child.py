@@ -103,23 +103,27 @@ def _streamed(job: Mapping[str, Any]) -> None:
 
 def _in_place(job: Mapping[str, Any]) -> None:
     """Turn the old file into the new one: says a word once it has proved that it can, and waits for one to begin."""
-    from device_client.adapters.patching.files import DiskFolder, read_only
-    from device_client.adapters.patching.in_place import InPlaceApply
+    from device_client.adapters.patching.files import DiskFolder, read_only, reservable
+    from device_client.adapters.patching.in_place import InPlaceApply, spare
     from device_client.adapters.patching.staged import Expected
     from device_client.adapters.patching.stream import PatchEndedError
 
     folder = DiskFolder(Path(job["work"]))
     lock = _locked(folder)
+    old = None
     apply = InPlaceApply(folder, Expected.of(job), read_only(Path(job["patch"])), time.monotonic)
     patch_offset = block = 0
     if apply.begun:
         start = apply.resume()
         patch_offset, block = start.patch_offset, start.block
     else:
-        apply.rehearse(read_only(Path(job["old"])))
+        old = reservable(Path(job["old"]))
+        apply.rehearse(old)
     sys.stdout.write(f"{patch_offset} {block}\n")
     sys.stdout.flush()
     if not os.read(STDIN, 1):
+        if old is not None:
+            spare(old)
         raise PatchEndedError("expected a word to begin, got none")
     apply.run(_has_ended)
     del lock

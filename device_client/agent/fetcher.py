@@ -6,7 +6,7 @@ next one or the full file follows. What is staged is kept until the deployment e
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -30,6 +30,7 @@ from device_client.core.errors import (
 )
 from device_client.core.keys import PART, STREAM, progress_key
 from device_client.core.profile import Profile
+from device_client.core.room import Room
 from device_client.ports import Clock, Downloads, Journal, Patcher, PatchJob, Slots, Transfer
 from device_client.wire.bundles import BundleFile, FileRole, Manifest
 from device_client.wire.delta import Codec
@@ -40,14 +41,6 @@ log = logging.getLogger(__name__)
 
 RETRIES: Final = Backoff(least_s=0.2, first_s=1.0, most_s=60.0)
 MANIFEST_PART: Final = ".manifest"  # no file of a bundle can be called so: their names begin with a letter or digit
-
-
-@dataclass(frozen=True)
-class Room:
-    """How much of the disk an update leaves alone, and what the application of a patch may need beside the file."""
-
-    spare_bytes: int = 16 * 2**20
-    beside_bytes: int = 16 * 2**20
 
 
 class Fetcher:

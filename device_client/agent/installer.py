@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 
-from device_client.agent.fetcher import MANIFEST_PART, Fetcher, Room
+from device_client.agent.fetcher import MANIFEST_PART, Fetcher
 from device_client.agent.pieces import has
 from device_client.core import acceptance
 from device_client.core.deployment import (
@@ -33,6 +33,7 @@ from device_client.core.errors import (
 )
 from device_client.core.keys import serving_key
 from device_client.core.profile import Profile
+from device_client.core.room import Room
 from device_client.ports import Clock, Downloads, Host, Journal, Patcher, Serving, Slots
 from device_client.wire.bundles import Contract, FileRole, Manifest
 

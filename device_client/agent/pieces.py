@@ -8,6 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
+from device_client.core import room
 from device_client.core.deployment import Patch
 from device_client.core.errors import KilledError, ShortBodyError
 from device_client.core.keys import GIVEN_UP, PART, STREAM
@@ -66,12 +67,18 @@ class Piece:
     def needed_bytes(self, old_bytes: int, beside_bytes: int) -> int:
         """Room that it takes beyond what it has, beside an installed old file of `old_bytes`.
 
-        `beside_bytes` is what the application of a patch keeps on disk for interruptions, at most.
+        `beside_bytes` is what a patch that is applied while it comes keeps on disk for interruptions, at most. One in place may
+        want more: as much as it reaches back, which only the patch knows; that is reserved before anything is given up.
         """
         if self.way is Way.STREAM:
             return min(self.length, beside_bytes) + self.file.length - size(self.work / "output")
         if self.way is Way.IN_PLACE:
-            return self.length - size(self.part) + max(0, self.file.length - old_bytes) + beside_bytes
+            return (
+                self.length
+                - size(self.part)
+                + max(0, self.file.length - old_bytes)
+                + room.batch_bytes(self.file.length)
+            )
         return self.length - size(self.part) + (self.file.length if self.patch else 0)
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import lzma
+import random
 from collections.abc import Callable
 
 import numpy as np
@@ -11,9 +12,11 @@ from hypothesis import strategies as st
 
 from device_client.wire.errors import MalformedPatchError
 from device_client.wire.tensor1 import Checkpoint, check_base, decode, read_header
+from device_client.wire.tensor1.decoder import read_prologue
 from device_client.wire.tensor1.errors import OutputMismatchError, WrongBaseError
-from device_client.wire.tensor1.format import HEADER_BYTES, Flag
+from device_client.wire.tensor1.format import HEADER_BYTES, MAX_STREAM_BYTES, Flag
 from fleet.adapters.delta_tensor import Coding
+from fleet.adapters.delta_tensor.encoder import _probable
 from fleet.domain.layouts import Dtype, Layout, Quantisation, Segment
 from fleet.domain.layouts.blocks import BLOCKS
 from tests.delta.pairs import files
@@ -170,6 +173,17 @@ def test_update__as_large_as_its_row_and_column_are__is_coded_by_them(kind: str)
     assert len(patch) < 0.93 * len(make(old, other, block_bytes=200_000)[0])
 
 
+def test_patch__long_run_of_bytes__streams_that_a_device_can_keep() -> None:
+    words = random.Random(5).choices([b"defect ", b"scratch ", b"dent ", b"none "], k=30_000)
+    new = (b"".join(words) * 256)[: (17 << 20) + 77]
+    patch, _ = make(b"", new)
+    header = read_header(Held(patch))
+    lengths = [item.length for item in read_prologue(Held(patch), header).instructions]
+    assert lengths == [MAX_STREAM_BYTES, (1 << 20) + 77]
+    assert applied(b"", patch) == new
+    assert len(patch) < 0.02 * len(new)
+
+
 def test_patch__infinities_and_nans__are_numbers_like_any_other() -> None:
     before = weights(1, 64, 384)
     before[::7] = np.nan
@@ -241,6 +255,20 @@ def test_patch__nothing_in_common__is_no_larger_than_the_best_full_encoding_and_
     patch, _ = make(np.random.default_rng(1).bytes(50_000), new)
     assert applied(np.random.default_rng(1).bytes(50_000), patch) == new
     assert len(patch) <= min(len(new), len(lzma.compress(new, preset=6))) + 256
+
+
+class _Endless:
+    """A hundred gigabytes of text."""
+
+    size = 100 << 30
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        line = b"the same line of text, again and again\n"
+        return (line * (length // len(line) + 2))[offset % len(line) :][:length]
+
+
+def test_whole_file__of_any_size__is_a_candidate_where_it_shrinks() -> None:
+    assert _probable(_Endless()) < 0.05 * _Endless.size
 
 
 def _long_pair() -> tuple[bytes, bytes]:

@@ -24,6 +24,7 @@ from device_client.wire.tensor1.format import (
     MAX_NUMBERS,
     MAX_PARAMETER_BYTES,
     MAX_PROLOGUE_BYTES,
+    MAX_STREAM_BYTES,
     Derivation,
     Field,
     Flag,
@@ -39,6 +40,7 @@ from device_client.wire.tensor1.format import (
 from device_client.wire.tensor1.residuals import Mode, Plane
 from device_client.wire.tensor1.streams import lzma_method
 from fleet.adapters.delta_tensor import Coding
+from fleet.adapters.delta_tensor.streams import payloads
 from tests.delta.pairs import files
 from tests.delta.patches import Held, Written, applied, forged, make, parts, weights
 
@@ -77,6 +79,15 @@ def _refused(patch: bytes, old: bytes = OLD) -> type[MalformedPatchError]:
 def _with_predictor(predictor: Predictor, scalars: tuple[int, ...], parameter_bytes: int = 0) -> bytes:
     item = _delta(predictor=predictor, old_element=Element.F32, scalars=scalars, parameter_bytes=parameter_bytes)
     return forged(_header(), [item])
+
+
+def _fat_stream(length: int) -> bytes:
+    """Records of an honest stream of zeros, each with a payload that has as much behind it as one may have."""
+    content = next(payloads(Held(bytes(length)), 0, iter([length]), length, lzma_method(3, 0, 0)))
+    padding = bytes(60 << 10)
+    return _record(content + padding, bytes(4096)) + b"".join(
+        _record(padding, bytes(4096)) for _ in range(length // 4096 - 1)
+    )
 
 
 def _payload(body: bytes) -> bytes:
@@ -266,6 +277,21 @@ BROKEN: dict[str, tuple[bytes, type[MalformedPatchError]]] = {
     ),
     "scales_of_another_count": (forged(_header(), [replace(_scales(4096), scalars=(1, 7))]), errors.PatchTableError),
     "stream_properties": (forged(_header(), [Instruction(Kind.STREAM, 4096, scalars=(255,))]), errors.PatchTableError),
+    "stream_too_long": (
+        forged(
+            _header(MAX_STREAM_BYTES + 4096),
+            [Instruction(Kind.STREAM, MAX_STREAM_BYTES + 4096, scalars=(lzma_method(3, 0, 0),))],
+        ),
+        errors.PatchLimitError,
+    ),
+    "stream_with_more_payload_than_output": (
+        forged(
+            _header(1 << 20),
+            [Instruction(Kind.STREAM, 1 << 20, scalars=(lzma_method(3, 0, 0),))],
+            _fat_stream(1 << 20),
+        ),
+        errors.PatchLimitError,
+    ),
     "stream_garbage": (
         forged(_header(), [Instruction(Kind.STREAM, 4096, scalars=(lzma_method(3, 0, 0),))], _record(b"\xff" * 40)),
         errors.PatchPayloadError,

@@ -23,19 +23,19 @@ from device_client.adapters.identity import IdentityPaths, StoredIdentity, make_
 from device_client.adapters.journal import SqliteJournal
 from device_client.adapters.metadata import MetadataFetcher
 from device_client.adapters.outbox import SqliteOutbox, life_of
-from device_client.adapters.patching.files import DiskFolder, read_only
+from device_client.adapters.patching.files import DiskFolder, read_only, reservable
 from device_client.adapters.patching.in_place import InPlaceApply
 from device_client.adapters.patching.journal import patch_bytes_taken
 from device_client.adapters.patching.staged import Expected, StagedApply
 from device_client.adapters.patching.stream import PatchEndedError
 from device_client.adapters.slots import FileSlots
 from device_client.adapters.trust import TufTrust
-from device_client.agent.fetcher import Room
 from device_client.agent.installer import Installer
 from device_client.agent.jobs import Continuation, Job
 from device_client.agent.loop import Agent
 from device_client.core.errors import LoadError, PatchError
 from device_client.core.profile import Profile
+from device_client.core.room import Room
 from device_client.ports import PatchJob, Probe
 from device_client.sdk.host import ModelHost
 from device_client.sdk.model import ServedModel
@@ -187,7 +187,7 @@ class InlinePatcher:
         try:
             apply = InPlaceApply(DiskFolder(job.work), _expected(job), read_only(patch), time.monotonic)
             if not apply.begun:
-                apply.rehearse(read_only(job.old))
+                apply.rehearse(reservable(job.old))
             give_up()
             apply.run(lambda: False)
         except WireError as error:

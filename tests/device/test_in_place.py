@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from device_client.agent.pieces import Piece, Way
+from device_client.core.deployment import Patch
 from device_client.core.errors import NotReadyError
+from device_client.wire.bundles import BundleFile, FileRole
 from device_client.wire.delta import Codec
 from device_client.wire.states import FailureCode, Transport, UpdateState
 from tests.device.rig import DEVICE, MODEL, Mains, PowerCutError, Rig, golden, retrained
@@ -54,6 +57,18 @@ class Fleet:
 @pytest.fixture
 def fleet(server: UpdateServerSimulator, state_dir: Path) -> Fleet:
     return Fleet(server, state_dir)
+
+
+@pytest.mark.parametrize(
+    ("mebibytes", "beside"), [(1_000, 8 << 20), (8, 1 << 20), (0, 16 << 10)], ids=["large", "small", "tiny"]
+)
+def test_in_place__room_that_is_planned__the_patch_the_growth_and_a_batch(
+    tmp_path: Path, mebibytes: int, beside: int
+) -> None:
+    new = BundleFile("model.bin", FileRole.WEIGHTS, "0" * 64, (mebibytes << 20) + 5)
+    patch = Patch("1" * 64, "0" * 64, Codec.TENSOR1.value, "2" * 64, 1_000)
+    piece = Piece(new, patch, Way.IN_PLACE, tmp_path)
+    assert piece.needed_bytes(old_bytes=mebibytes << 20, beside_bytes=7) == 1_000 + 5 + beside
 
 
 def fetched(server: UpdateServerSimulator, digest: str) -> int:

@@ -4,25 +4,29 @@ The disk is a fake that loses what was not synced; both it and the real one pass
 """
 
 import random
+import stat
 import zlib
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from device_client.adapters.patching.files import DiskFolder, Folder
-from device_client.adapters.patching.in_place import InPlaceApply
+from device_client.adapters.patching.files import DiskFolder, Folder, reservable
+from device_client.adapters.patching.in_place import InPlaceApply, spare
 from device_client.adapters.patching.staged import Expected, StagedApply
 from device_client.adapters.patching.stream import PatchEndedError
+from device_client.core.room import batch_bytes
 from device_client.wire.errors import MalformedPatchError
 from device_client.wire.tensor1 import read_header
 from device_client.wire.tensor1.format import Flag, Header, Instruction, Kind, blocks, pack_varint
 from device_client.wire.tensor1.reach import reach_back
-from tests.delta.patches import Held, forged, make
+from tests.delta.pairs import files
+from tests.delta.patches import Held, forged, make, weights
 from tests.device.test_patching import BLOCK, NEW, OLD
 from tests.fakes.update_server import sha256
-from tests.fakes.volatile_disk import LightsOutError, VolatileFolder
+from tests.fakes.volatile_disk import LightsOutError, VolatileFile, VolatileFolder
 
 HALF = len(OLD) // 2
 TURNED = OLD[HALF:] + OLD[:HALF]  # the first half is still wanted when it has been overwritten
@@ -51,7 +55,15 @@ def turning() -> bytes:
     return forged(header, copies, b"".join(records))
 
 
+def rescaled() -> Case:
+    """One tensor of many blocks, for which its rows' factors are needed from the first block to the last."""
+    old, factors = weights(1, 96, 1024), 1 + weights(2, 96, 1) * np.float32(0.01)
+    new = old * factors.astype("f4") + weights(3, 96, 1024) * np.float32(1e-5)
+    return Case(files.safetensors({"w": old}), files.safetensors({"w": new}))
+
+
 CASES = {
+    "rescaled": rescaled(),
     "retrained": Case(OLD, NEW),
     "turned round": Case(OLD, TURNED, turning()),
     "shrunk": Case(NEW, OLD),
@@ -101,14 +113,21 @@ def in_place(case: Case, folder: Folder, clock: Clock = standing, made: list[int
     return 0
 
 
+def installed(content: bytes) -> VolatileFile:
+    """An old file in its slot."""
+    file = VolatileFolder().open("old")
+    file.write_at(0, content)
+    file.sync()
+    return file
+
+
 def fresh(case: Case, way: Callable[..., int]) -> VolatileFolder:
     folder = VolatileFolder()
     if way is in_place:
-        apply = InPlaceApply(folder, case.expected, Held(case.patch), standing)
-        apply.rehearse(Held(case.old))
-        output = folder.open("output")
-        output.write_at(0, case.old)
-        output.sync()
+        apply = InPlaceApply(folder, case.expected, Held(case.patch), standing, SYNC_BYTES)
+        old = installed(case.old)
+        apply.rehearse(old)
+        old.folder, folder.files["output"] = folder, old  # given up
         folder.sync()
     folder.steps = 0
     return folder
@@ -129,9 +148,8 @@ def test_folder__files__as_the_port_says(make_folder: Callable[[Path], Folder], 
     file.truncate(5)
     assert (file.read_at(0, 9), folder.open("b").size) == (b"\0bcde", 5)
     file.reserve(3)
-    assert file.size == 5
     file.reserve(9)
-    assert file.read_at(0, 20) == b"\0bcde\0\0\0\0"
+    assert (file.size, file.read_at(0, 20)) == (5, b"\0bcde")
     folder.open("a").sync()
     folder.sync()
     assert folder.names() == ["a", "b"]
@@ -146,7 +164,9 @@ def test_apply__uncut__the_new_file_and_few_syncs(case: Case, way: Callable[...,
     before = folder.syncs
     way(case, folder)
     assert outcome(folder) == case.new
-    batches = len(case.new) // SYNC_BYTES + 2
+    # In place, a batch has as many whole blocks as fit, one at least.
+    batch = SYNC_BYTES if way is stream else max(BLOCK, min(SYNC_BYTES, batch_bytes(len(case.new))) - BLOCK)
+    batches = len(case.new) // batch + 2
     assert folder.syncs - before <= 4 * batches, "a sync for each block"
 
 
@@ -180,6 +200,18 @@ def test_stream__power_cut__repeats_at_most_the_unsynced_bytes(case: Case) -> No
         made = len(outcome(folder)) if "output" in folder.files else 0
         folder.cut(dice)
         assert made - stream(case, folder) <= SYNC_BYTES + 2 * BLOCK
+
+
+def test_stream__parameters_for_many_blocks__only_those_are_kept() -> None:
+    case = CASES["rescaled"]
+    folder = fresh(case, stream)
+    stream(case, folder)
+    kept = []
+    for number in range(10, folder.steps, 5):
+        files_of = killed(case, stream, number).files
+        kept += [file.size for name, file in files_of.items() if name.startswith("kept.")]
+    assert len(kept) > 5
+    assert max(kept) < 500 < len(case.patch) // 100
 
 
 def test_stream__power_cut_when_blocks_are_slow__repeats_at_most_a_second() -> None:
@@ -239,7 +271,7 @@ def test_in_place__rehearsed_on_another_file__refused_and_nothing_written() -> N
     folder = VolatileFolder()
     other = case.old[:-1] + bytes([case.old[-1] ^ 1])
     with pytest.raises(MalformedPatchError):
-        InPlaceApply(folder, case.expected, Held(case.patch), standing).rehearse(Held(other))
+        InPlaceApply(folder, case.expected, Held(case.patch), standing).rehearse(installed(other))
     assert folder.names() == []
 
 
@@ -247,8 +279,36 @@ def test_in_place__no_room_for_what_it_keeps_aside__os_error_before_it_begins() 
     case = CASES["turned round"]
     folder = VolatileFolder(room_bytes=HALF // 2)
     with pytest.raises(OSError, match="No space"):
-        InPlaceApply(folder, case.expected, Held(case.patch), standing).rehearse(Held(case.old))
+        InPlaceApply(folder, case.expected, Held(case.patch), standing).rehearse(installed(case.old))
     assert "output" not in folder.names()
+
+
+def test_in_place__power_cut_anywhere_and_others_take_the_room__ends_right(case: Case) -> None:
+    whole = fresh(case, in_place)
+    in_place(case, whole)
+    dice = random.Random(len(case.new))
+    for number in dice.sample(range(whole.steps), min(40, whole.steps)):
+        folder = fresh(case, in_place)
+        folder.cut_at = number
+        with pytest.raises(LightsOutError):
+            in_place(case, folder)
+        folder.cut(dice)
+        folder.is_taken = True
+        in_place(case, folder)
+        assert outcome(folder) == case.new
+
+
+def test_reservable__file_that_nobody_may_write__room_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "model.bin"
+    path.write_bytes(OLD)
+    path.chmod(0o400)
+    file = reservable(path)
+    file.reserve(4 * len(OLD))
+    assert path.read_bytes() == OLD
+    assert stat.S_IMODE(path.stat().st_mode) == 0o400
+    assert path.stat().st_blocks * 512 >= 4 * len(OLD)
+    spare(file)
+    assert path.read_bytes() == OLD
 
 
 def test_in_place__stopped__goes_on_later() -> None:

@@ -18,6 +18,7 @@ class VolatileFile:
     now: bytearray = field(default_factory=bytearray)
     safe: bytearray = field(default_factory=bytearray)
     pending: list[tuple[int, bytes]] = field(default_factory=list)  # writes; truncations have the size and no bytes
+    reserved: int = 0
 
     @property
     def size(self) -> int:
@@ -33,13 +34,14 @@ class VolatileFile:
 
     def truncate(self, size: int) -> None:
         self.folder.step()
+        self.reserved = min(self.reserved, size)
         self._do(size, b"")
 
     def reserve(self, size: int) -> None:
-        if size > self.folder.room_bytes:
+        self.folder.step()
+        if size > self.folder.room_bytes or (self.folder.is_taken and size > max(self.reserved, self.size)):
             raise OSError(28, "No space left on device")
-        if size > self.size:
-            self.truncate(size)
+        self.reserved = max(self.reserved, size)
 
     def sync(self) -> None:
         self.folder.step()
@@ -47,7 +49,8 @@ class VolatileFile:
         self.safe, self.pending = bytearray(self.now), []
 
     def _do(self, offset: int, content: bytes) -> None:
-        if content and self.folder.room_bytes < offset + len(content):
+        end = offset + len(content)
+        if content and (end > self.folder.room_bytes or (self.folder.is_taken and end > max(self.reserved, self.size))):
             raise OSError(28, "No space left on device")
         _write(self.now, offset, content)
         self.pending.append((offset, content))
@@ -74,6 +77,7 @@ class VolatileFolder:
     files: dict[str, VolatileFile] = field(default_factory=dict)
     safe: dict[str, VolatileFile] = field(default_factory=dict)
     room_bytes: int = 1 << 40  # for each file
+    is_taken: bool = False  # others have taken all room that was not reserved: no file grows beyond that
     cut_at: int | None = None
     steps: int = 0
     syncs: int = 0

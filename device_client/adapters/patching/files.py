@@ -3,12 +3,16 @@
 Writes of one file may reach the disk in any order and torn, and a name is durable only once its folder was synced.
 """
 
+import ctypes
+import errno
 import os
+import stat
 from pathlib import Path
 from typing import Final, Protocol
 
 from device_client.adapters import durable
 
+_KEEP_SIZE: Final = 1
 _FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
 
 
@@ -29,7 +33,9 @@ class File(Protocol):
         """Cut or extend to `size`."""
 
     def reserve(self, size: int) -> None:
-        """Extend to `size` if it is shorter, and make sure that writes up to there find room; raises `OSError`."""
+        """Make sure that writes up to `size` find room, durably; its length stays. Raises `OSError`, also where that cannot be
+        promised. `truncate` gives the room back.
+        """
 
     def sync(self) -> None:
         """Return once everything written so far is on disk."""
@@ -89,7 +95,8 @@ class DiskFile:
 
     def reserve(self, size: int) -> None:
         if size > 0:
-            os.posix_fallocate(self._descriptor, 0, size)
+            _allocate(self._descriptor, size)
+            os.fsync(self._descriptor)
 
     def sync(self) -> None:
         os.fdatasync(self._descriptor)
@@ -117,3 +124,24 @@ class DiskFolder:
 def read_only(path: Path) -> DiskFile:
     """A file that is only read."""
     return DiskFile(path, os.O_RDONLY | os.O_CLOEXEC)
+
+
+def reservable(path: Path) -> DiskFile:
+    """A file that is only read, and for which room can be reserved, although its mode lets nobody write to it."""
+    mode = stat.S_IMODE(path.stat().st_mode)
+    path.chmod(durable.PRIVATE_FILE)
+    try:
+        return DiskFile(path, os.O_RDWR | os.O_CLOEXEC)
+    finally:
+        path.chmod(mode)
+
+
+def _allocate(descriptor: int, size: int) -> None:
+    """fallocate(2) with FALLOC_FL_KEEP_SIZE, for which Python has no name: `os.posix_fallocate` makes the file longer."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    allocate = getattr(libc, "fallocate64", None) or libc.fallocate
+    arguments = (ctypes.c_int(descriptor), ctypes.c_int(_KEEP_SIZE), ctypes.c_int64(0), ctypes.c_int64(size))
+    while allocate(*arguments):
+        number = ctypes.get_errno()
+        if number != errno.EINTR:
+            raise OSError(number, os.strerror(number))

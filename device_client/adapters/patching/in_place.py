@@ -5,9 +5,10 @@
     aside        old bytes that were overwritten and are still wanted: a ring as long as the patch reaches back
     journal      a mark per batch of blocks that is in place
 
-Blocks are made into `redo`; once 8 MiB or a second have come together, what they overwrite and is still wanted goes aside,
-both are synced, and only then are they copied into place, which can be done again and again. Before the old file is given
-up, the whole patch is decoded against it once for nothing: what fails, fails there.
+Blocks are made into `redo`; once 8 MiB (or an eighth of a small file) or a second have come together, what they overwrite and
+is still wanted goes aside, both are synced, and only then are they copied into place, which can be done again and again.
+Before the old file is given up, the whole patch is decoded against it once for nothing, and room is reserved for every file
+above, at the old file's own end if it is to grow: what fails, fails there. Nothing is given back before the end.
 """
 
 import struct
@@ -19,20 +20,17 @@ from typing import Final
 from device_client.adapters.patching import journal
 from device_client.adapters.patching.files import File, Folder
 from device_client.adapters.patching.journal import Mark, PatchJournal
-from device_client.adapters.patching.staged import OUTPUT, SYNC_BYTES, SYNC_S, Expected
+from device_client.adapters.patching.staged import OUTPUT, SYNC_S, Expected
 from device_client.adapters.patching.stream import PatchEndedError
+from device_client.core.room import MAX_REACH_BYTES, SYNC_BYTES, batch_bytes
 from device_client.wire.tensor1 import Checkpoint, Flag, Header, RandomAccess, apply, decode, read_header
 from device_client.wire.tensor1.decoder import read_prologue
 from device_client.wire.tensor1.errors import PatchTableError
 from device_client.wire.tensor1.format import MAX_BLOCK_BYTES
 from device_client.wire.tensor1.reach import reach_back
 
-MAX_REACH_BYTES: Final = 64 << 20
-BATCH_BYTES: Final = SYNC_BYTES + MAX_BLOCK_BYTES
-BESIDE_BYTES: Final = MAX_REACH_BYTES + 3 * BATCH_BYTES  # the most that redo, ring and journal take on disk
 REDO: Final = "redo"
 ASIDE: Final = "aside"
-RESERVE: Final = "reserve"
 _RECORD: Final = struct.Struct("<4sQQQQQII")
 _BLOCK: Final = b"blok"
 _COMPLETE: Final = b"done"
@@ -112,10 +110,10 @@ class _Redo:
 class _Ring:
     """Old bytes behind the place of writing, as many as the patch reaches back."""
 
-    def __init__(self, file: File, reach: int) -> None:
+    def __init__(self, file: File, reach: int, batch: int) -> None:
         self._file = file
         self._reach = reach
-        self._length = reach + BATCH_BYTES
+        self._length = reach + batch
 
     def keep(self, target: File, base: int, end: int) -> None:
         """What `target` has in [base, end) is about to be overwritten; durable when this returns."""
@@ -152,11 +150,14 @@ class InPlaceApply:
     ) -> None:
         self._folder = folder
         self._expected = expected
-        self._sync_bytes = min(sync_bytes, SYNC_BYTES)
         self._patch = patch
         self._clock = clock
         self._header = read_header(patch)
         expected.check(self._header)
+        # Of redo records; a batch has one block at least.
+        self._batch_bytes = max(
+            min(sync_bytes, batch_bytes(self._header.new_bytes)), _RECORD.size + self._header.block_bytes
+        )
         self._reach = self._checked_reach(self._header)
         self._batch: _Batch | None = None
 
@@ -173,19 +174,29 @@ class InPlaceApply:
         """Whether the old file has been given up already."""
         return OUTPUT in self._folder.names()
 
-    def rehearse(self, old: RandomAccess) -> None:
+    def rehearse(self, old: File) -> None:
         """Before the old file is given up: decode all of the patch, and take the room that will be needed.
 
         Raises a `WireError` if this patch cannot be applied to this very file, `OSError` if there is no room.
         """
-        apply(self._patch, old, lambda _offset, _content: None)
-        self._folder.open(REDO).reserve(min(BATCH_BYTES, 2 * self._header.new_bytes) + 2 * _RECORD.size)
+        blocks = 0
+
+        def made(offset: int, content: bytes | bytearray) -> None:  # noqa: ARG001 - `BlockWriter`
+            nonlocal blocks
+            blocks += 1
+
+        apply(self._patch, old, made)
+        self._folder.open(REDO).reserve(self._batch_bytes + _RECORD.size)
+        PatchJournal(self._folder.open(journal.NAME), self._expected.patch_sha256).reserve(blocks)
         if self._reach:
-            self._folder.open(ASIDE).reserve(self._reach + BATCH_BYTES)
-        growth = self._header.new_bytes - self._header.old_bytes
-        if growth > 0:
-            self._folder.open(RESERVE).reserve(growth)
+            self._folder.open(ASIDE).reserve(self._reach + self._batch_bytes)
         self._folder.sync()
+        if self._header.new_bytes > self._header.old_bytes:
+            try:
+                old.reserve(self._header.new_bytes)
+            except OSError:
+                spare(old)
+                raise
 
     def resume(self) -> Checkpoint:
         """Once the old file has been given up: end what a cut left half done, and say where it goes on."""
@@ -193,9 +204,8 @@ class InPlaceApply:
 
     def _taken_up(self) -> "_Batch":
         if self._batch is None:
-            target = self._folder.open(OUTPUT)
-            self._make_room(target)
-            self._batch = _Batch(self._folder, self._expected, target, self._reach, self._header.old_bytes)
+            ring = _Ring(self._folder.open(ASIDE), self._reach, self._batch_bytes)
+            self._batch = _Batch(self._folder, self._expected, ring, self._header.old_bytes)
         return self._batch
 
     def run(self, stopped: Callable[[], bool]) -> None:
@@ -211,30 +221,30 @@ class InPlaceApply:
             pending.append((offset, content))
 
         for point in decode(self._patch, batch, take, start=batch.start):
-            batch.add(point, pending.pop()[1])
-            if batch.redo_bytes >= self._sync_bytes or self._clock() - since >= SYNC_S:
+            content = pending.pop()[1]
+            if batch.redo_bytes + _RECORD.size + len(content) > self._batch_bytes or self._clock() - since >= SYNC_S:
                 batch.put_in_place()
                 since = self._clock()
+            batch.add(point, content)
             if stopped():
                 raise PatchEndedError("expected to finish, was stopped")
         batch.put_in_place()
         batch.end(self._header.new_bytes)
 
-    def _make_room(self, target: File) -> None:
-        if RESERVE in self._folder.names():
-            self._folder.remove(RESERVE)
-        if self._header.new_bytes > target.size >= self._header.old_bytes:
-            target.reserve(self._header.new_bytes)
+
+def spare(old: File) -> None:
+    """Give back what was reserved for a file that is not given up after all."""
+    old.truncate(old.size)
 
 
 class _Batch:
     """Blocks on their way into place, and the old file as it was before them: `RandomAccess` over its bytes."""
 
-    def __init__(self, folder: Folder, expected: Expected, target: File, reach: int, old_bytes: int) -> None:
-        self._target = target
+    def __init__(self, folder: Folder, expected: Expected, ring: _Ring, old_bytes: int) -> None:
+        self._target = folder.open(OUTPUT)
         self._old_bytes = old_bytes
         self._redo = _Redo(folder.open(REDO))
-        self._ring = _Ring(folder.open(ASIDE), reach)
+        self._ring = ring
         self._journal = PatchJournal(folder.open(journal.NAME), expected.patch_sha256)
         folder.sync()
         marks = [mark for mark in self._journal.marks if mark.synced]

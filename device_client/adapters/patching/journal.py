@@ -36,7 +36,7 @@ class Mark:
         """Its line."""
         point = self.point
         numbers = (point.block, point.output_offset, point.patch_offset, point.heavy_offset)
-        body = _MARK.pack(*numbers, self.output_crc, self.kept_crc, int(self.synced), 0)[:-4]
+        body = _MARK.pack(*numbers, self.output_crc, self.kept_crc, point.heavy_bytes << 1 | self.synced, 0)[:-4]
         return body + zlib.crc32(body).to_bytes(4, "little")
 
     @classmethod
@@ -44,8 +44,8 @@ class Mark:
         """Inverse of `pack`; None if it is torn."""
         if len(line) != _MARK.size or zlib.crc32(line[:-4]) != int.from_bytes(line[-4:], "little"):
             return None
-        block, output, patch, heavy, output_crc, kept_crc, synced, _ = _MARK.unpack(line)
-        return cls(Checkpoint(block, output, patch, heavy), output_crc, kept_crc, bool(synced))
+        block, output, patch, heavy, output_crc, kept_crc, last, _ = _MARK.unpack(line)
+        return cls(Checkpoint(block, output, patch, heavy, last >> 1), output_crc, kept_crc, bool(last & 1))
 
 
 class PatchJournal:
@@ -66,6 +66,11 @@ class PatchJournal:
     def marks(self) -> Sequence[Mark]:
         """Those found when it was opened, from the last synced one on."""
         return self._marks
+
+    def reserve(self, count: int) -> None:
+        """Make sure that `count` marks in all find room; raises `OSError`. A head that a power cut tore would cost that room."""
+        self._file.sync()
+        self._file.reserve(_HEAD.size + count * _MARK.size)
 
     def add(self, mark: Mark) -> None:
         """Append."""

@@ -3,7 +3,8 @@
     output       the new file, as far as it is made
     journal      a mark per block
     head         the patch's header and instructions, which every start needs
-    kept.<n>     the patch's bytes from n on, while the heavy instruction whose records start there is under way
+    kept.<n>     the patch's bytes from n on that are read again, while the heavy instruction whose records start there is
+                 under way: its parameters, or its stream so far
 
 Of the patch, nothing else touches the disk. Everything is synced once 8 MiB are written or a second has passed, never for
 each block: that would halve the speed and wear out flash.
@@ -18,12 +19,12 @@ from device_client.adapters.patching import journal
 from device_client.adapters.patching.files import File, Folder
 from device_client.adapters.patching.journal import Mark, PatchJournal
 from device_client.adapters.patching.stream import CHUNK_BYTES, Kept, StreamedPatch
+from device_client.core.room import SYNC_BYTES
 from device_client.wire.errors import WireError
 from device_client.wire.tensor1 import Checkpoint, Header, RandomAccess, check_base, decode, read_header
 from device_client.wire.tensor1.errors import PatchHeaderError
 from device_client.wire.tensor1.format import HEADER_BYTES
 
-SYNC_BYTES: Final = 8 << 20
 SYNC_S: Final = 1.0
 OUTPUT: Final = "output"
 HEAD: Final = "head"
@@ -73,7 +74,7 @@ class StagedApply:
         self._kept: Kept | None = None
         if self._last is not None and self._last.point.heavy_offset:
             point = self._last.point
-            self._kept = Kept(folder.open(_kept_name(point)), point.heavy_offset, point.patch_offset)
+            self._kept = Kept(folder.open(_kept_name(point)), point.heavy_offset, _kept_end(point))
         self._unsynced_bytes = 0
         self._dirty_since: float | None = None
         self._crc = 0
@@ -172,9 +173,10 @@ class StagedApply:
             file = self._folder.open(_kept_name(point))
             file.truncate(0)
             self._kept, crc = Kept(file, point.heavy_offset, point.heavy_offset), 0
-        content = patch.read_at(self._kept.end, point.patch_offset - self._kept.end)
+        content = patch.read_at(self._kept.end, _kept_end(point) - self._kept.end)
         self._kept.file.write_at(self._kept.end - self._kept.start, content)
-        self._kept = replace(self._kept, end=point.patch_offset)
+        self._kept = replace(self._kept, end=_kept_end(point))
+        self._unsynced_bytes += len(content)
         return zlib.crc32(content, crc)
 
     def _sync(self) -> None:
@@ -211,14 +213,19 @@ class _KeptProof:
             self._file = self._folder.open(_kept_name(point))
             self._start = self._end = point.heavy_offset
             self._crc = 0
-        while self._end < point.patch_offset:
-            content = self._file.read_at(self._end - self._start, min(CHUNK_BYTES, point.patch_offset - self._end))
+        end = _kept_end(point)
+        while self._end < end:
+            content = self._file.read_at(self._end - self._start, min(CHUNK_BYTES, end - self._end))
             if not content:
                 return False
             self._crc = zlib.crc32(content, self._crc)
             self._end += len(content)
-        return self._end == point.patch_offset and self._crc == mark.kept_crc
+        return self._start < self._end == end and self._crc == mark.kept_crc
 
 
 def _kept_name(point: Checkpoint) -> str:
     return f"{KEPT}{point.heavy_offset}"
+
+
+def _kept_end(point: Checkpoint) -> int:
+    return point.heavy_offset + point.heavy_bytes

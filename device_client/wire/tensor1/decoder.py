@@ -54,13 +54,14 @@ class Checkpoint:
 
     `block` is the next block, `output_offset` how much output there is, `patch_offset` where that block's record starts, and
     `heavy_offset` where the records of a heavy instruction that is under way start: its parameters or its stream are read
-    again from there. 0 when none is.
+    again from there, `heavy_bytes` of them. Both are 0 when nothing is.
     """
 
     block: int
     output_offset: int
     patch_offset: int
     heavy_offset: int = 0
+    heavy_bytes: int = 0
 
 
 def read_header(patch: RandomAccess) -> Header:
@@ -118,6 +119,10 @@ def check_base(header: Header, old: RandomAccess) -> None:
         )
 
 
+def _is_stored(item: Instruction) -> bool:
+    return item.kind is Kind.STREAM and item.scalars[0] == STORED
+
+
 def _exactly(source: RandomAccess, offset: int, length: int) -> bytes:
     content = source.read_at(offset, length)
     if len(content) != length:
@@ -146,7 +151,7 @@ class _Decoding:
         self._prologue = read_prologue(patch, header)
         self._position = HEADER_BYTES + header.prologue_bytes
         self._start = start
-        self._heavy_offset = 0
+        self._heavy_offset = self._heavy_end = 0
         self._parameters = b""
         self._stream: StreamReader | None = None
 
@@ -162,9 +167,12 @@ class _Decoding:
             elif item.is_heavy and not block.pieces[0].start:
                 self._enter(item)
             write(block.offset, self._read_block(block, item))
-            ends = block.pieces[-1].start + block.pieces[-1].length == item.length
-            self._heavy_offset = 0 if ends else self._heavy_offset
-            yield Checkpoint(block.index + 1, block.offset + block.length, self._position, self._heavy_offset)
+            if block.pieces[-1].start + block.pieces[-1].length == item.length:
+                self._heavy_offset = self._heavy_end = 0
+            heavy_bytes = self._heavy_end - self._heavy_offset
+            yield Checkpoint(
+                block.index + 1, block.offset + block.length, self._position, self._heavy_offset, heavy_bytes
+            )
         if self._start is not None and self._start.output_offset == self._header.new_bytes:
             # Nothing was left to do.
             self._position = self._start.patch_offset
@@ -173,7 +181,7 @@ class _Decoding:
 
     def _enter(self, item: Instruction) -> None:
         """Read what a heavy instruction needs before its first block."""
-        self._heavy_offset = self._position
+        self._heavy_offset = 0 if _is_stored(item) else self._position
         self._stream = StreamReader(item.scalars[0]) if item.kind is Kind.STREAM else None
         self._parameters = b""
         if item.parameter_bytes:
@@ -182,11 +190,12 @@ class _Decoding:
             if item.derivation is not None:
                 derived = derive(item.derivation, item.scalars[1], item.parameter_bytes, self._read_old)
                 self._parameters = corrected(derived, self._parameters)
+        self._heavy_end = self._position if self._heavy_offset else 0
 
     def _resume(self, start: Checkpoint, block: Block, item: Instruction) -> None:
         if block.offset != start.output_offset or not HEADER_BYTES <= start.patch_offset <= self._patch.size:
             raise PatchTableError(f"expected a checkpoint of this patch, got {start}")
-        if not item.is_heavy or not block.pieces[0].start:
+        if not item.is_heavy or not block.pieces[0].start or _is_stored(item):
             self._position = start.patch_offset
             if item.is_heavy:
                 self._enter(item)
@@ -195,17 +204,21 @@ class _Decoding:
             raise PatchTableError(f"expected a checkpoint of this patch, got {start}")
         self._position = start.heavy_offset
         self._enter(item)
-        stream = self._stream
-        while stream is not None and item.scalars[0] != STORED and self._position < start.patch_offset:
+        while self._stream is not None and self._position < start.patch_offset:
             # A stream has one state through all its blocks: those before the checkpoint are read again, not written.
             _, payload = self._record(self._header.block_bytes)
-            stream.read(payload, self._header.block_bytes)
+            self._stream.read(payload, self._header.block_bytes)
+            self._heavy_end = self._position
         self._position = start.patch_offset
 
     def _read_block(self, block: Block, item: Instruction) -> bytes | bytearray:
         checksum, payload = self._record(block.length)
         if item.kind is Kind.STREAM and self._stream is not None:
             output: bytes | bytearray = self._stream.read(payload, block.length)
+            if self._heavy_offset:
+                self._heavy_end = self._position
+                if self._heavy_end - self._heavy_offset > item.length + item.length // 16 + PAYLOAD_SLACK:
+                    raise PatchLimitError(f"expected a stream for {item.length} bytes of output, got more payload")
         else:
             olds = [self._read_old(*span) for span in old_range(block, self._prologue.instructions)]
             parameters = self._parameters if item.is_heavy else b""

@@ -38,6 +38,8 @@ MAX_BLOCK_BYTES: Final = 512 << 10
 MIN_BLOCK_BYTES: Final = 4 << 10
 MAX_PROLOGUE_BYTES: Final = 4 << 20
 MAX_INSTRUCTIONS: Final = 1 << 16
+# Output of one LZMA stream: a device keeps all that came of it until it ends, and decodes it again after an interruption.
+MAX_STREAM_BYTES: Final = 16 << 20
 MAX_PARAMETER_BYTES: Final = 4 << 20
 MAX_FIELDS: Final = 8
 MAX_RECORD_BYTES: Final = 4096

@@ -23,6 +23,7 @@ from device_client.wire.tensor1.format import (
     MAX_PROLOGUE_BYTES,
     MAX_RECORD_BYTES,
     MAX_SCALARS,
+    MAX_STREAM_BYTES,
     Cursor,
     Derivation,
     Field,
@@ -168,6 +169,8 @@ def _check(header: Header, item: Instruction) -> None:
             raise PatchTableError(f"expected records that fit a block, got {item.record_bytes} bytes")
     elif item.kind is Kind.STREAM and item.scalars[0] != STORED:
         lzma_filters(item.scalars[0])
+        if item.length > MAX_STREAM_BYTES:
+            raise PatchLimitError(f"expected streams of at most {MAX_STREAM_BYTES} bytes, got {item.length}")
     reads = [(item.old_offset, item.old_length)] if item.old_record_bytes else []
     if item.derivation is not None:
         reads.append((item.derivation.old_offset, item.derived_bytes))

@@ -26,7 +26,6 @@ from device_client.wire.tensor1.format import (
     Block,
     Flag,
     Header,
-    Instruction,
     Kind,
     Piece,
     Prologue,
@@ -39,7 +38,7 @@ from device_client.wire.tensor1.prologue import compress_prologue, pack_prologue
 from device_client.wire.tensor1.residuals import Mode
 from device_client.wire.tensor1.streams import lzma_method
 from fleet.adapters.delta_tensor import residual_coding
-from fleet.adapters.delta_tensor.planning import Plan, Planner
+from fleet.adapters.delta_tensor.planning import Plan, Planner, streams
 from fleet.adapters.delta_tensor.residual_coding import Coding
 from fleet.adapters.delta_tensor.stats import EncodeStats, TensorStats
 from fleet.adapters.delta_tensor.streams import lzma_ratio, payloads
@@ -48,8 +47,7 @@ from fleet.domain.layouts import Layout
 THREADS: Final = 2
 _AHEAD: Final = 2 * THREADS + 1
 _HASHED: Final = 1 << 20
-# Up to this size the whole new file is tried as one LZMA stream when that looks smaller than the patch.
-_MAX_WHOLE: Final = 64 << 20
+# The whole new file is tried as LZMA streams when that looks smaller than the patch, by this much at most.
 _WHOLE_MARGIN: Final = 1.15
 # Files that slow links and small devices take: less than 1 % larger, and a quarter of the work lost to a kill.
 _SMALL_FILE_BYTES: Final = 8 << 20
@@ -81,7 +79,7 @@ def encode(
     if not _fits(plan):
         plan = _whole(new)
     size = writing.write(plan)
-    if size > _probable(new):
+    if size > _probable(new) and plan.instructions != _whole(new).instructions:
         size = _smaller_of(writing, plan, size, new)
     if size > HEADER_BYTES + new.size:
         size = writing.write_verbatim()
@@ -102,13 +100,11 @@ def _digest(file: RandomAccess) -> bytes:
 
 def _probable(new: RandomAccess) -> float:
     """The size of patch above which the new file alone, compressed, might be smaller."""
-    if not 0 < new.size <= _MAX_WHOLE:
-        return new.size
     return lzma_ratio(new, 0, new.size, probes=8) * new.size / _WHOLE_MARGIN
 
 
 def _smaller_of(writing: "_Writing", plan: Plan, size: int, new: RandomAccess) -> int:
-    """Write the new file as one stream, and go back to the first patch if that was smaller."""
+    """Write the new file as streams, and go back to the first patch if that was smaller."""
     spent = writing.spent
     streamed = writing.write(_whole(new))
     if streamed < size:
@@ -131,8 +127,8 @@ def _prologue(plan: Plan) -> bytes:
 
 
 def _whole(new: RandomAccess) -> Plan:
-    """The new file as one stream."""
-    return Plan((Instruction(Kind.STREAM, new.size, scalars=(lzma_method(3, 0, 0),)),))
+    """The new file as streams."""
+    return Plan(tuple(streams(new.size, lzma_method(3, 0, 0))))
 
 
 def _tensors(plan: Plan, spent: dict[int, int], layout: Layout) -> tuple[TensorStats, ...]:

@@ -9,7 +9,15 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from device_client.wire.tensor1.elements import Element
-from device_client.wire.tensor1.format import MAX_INSTRUCTIONS, MAX_PARAMETER_SHARE, Field, Instruction, Kind, Predictor
+from device_client.wire.tensor1.format import (
+    MAX_INSTRUCTIONS,
+    MAX_PARAMETER_SHARE,
+    MAX_STREAM_BYTES,
+    Field,
+    Instruction,
+    Kind,
+    Predictor,
+)
 from device_client.wire.tensor1.io import RandomAccess
 from device_client.wire.tensor1.reach import reach_back
 from device_client.wire.tensor1.streams import STORED, lzma_method
@@ -303,9 +311,7 @@ class Planner:
         literals = bytearray()
         steps: list[Step] = []
         for step in _joined(self._steps):
-            if step.item.kind is Kind.LITERAL:
-                step = self._placed(step, literals)  # noqa: PLW2901 - the step as it will be written
-            steps.append(step)
+            steps += self._placed(step, literals) if step.item.kind is Kind.LITERAL else [step]
         instructions = tuple(step.item for step in steps)
         return Plan(
             instructions,
@@ -325,14 +331,20 @@ class Planner:
         tensor = tensor_of(self.new_layout.segments[step.tensor])
         return tensor.inner if tensor.fields == step.item.fields and tensor.element is not None else 0
 
-    def _placed(self, step: Step, literals: bytearray) -> Step:
-        """A run of plain bytes: a literal, or a stream if it is long."""
+    def _placed(self, step: Step, literals: bytearray) -> list[Step]:
+        """A run of plain bytes: a literal, or streams if it is long."""
         offset, length = step.item.old_offset, step.item.length
         if length < _STREAM_FROM and len(literals) + length <= _MAX_LITERALS:
             literals += self.new.read_at(offset, length)
-            return Step(Instruction(Kind.LITERAL, length), tensor=step.tensor)
+            return [Step(Instruction(Kind.LITERAL, length), tensor=step.tensor)]
         method = STORED if lzma_ratio(self.new, offset, length, probes=16) > _INCOMPRESSIBLE else lzma_method(3, 0, 0)
-        return Step(Instruction(Kind.STREAM, length, scalars=(method,)), tensor=step.tensor)
+        return [Step(item, tensor=step.tensor) for item in streams(length, method)]
+
+
+def streams(length: int, method: int) -> list[Instruction]:
+    """A run of bytes as streams: as few as a device takes."""
+    step = length if method == STORED else MAX_STREAM_BYTES
+    return [Instruction(Kind.STREAM, min(step, length - start), scalars=(method,)) for start in range(0, length, step)]
 
 
 def _with(item: Instruction, fit: Fit, old_element: Element | None) -> Instruction:
