@@ -16,7 +16,7 @@ import bsdiff4
 
 from device_client.wire.errors import MalformedPatchError
 from device_client.wire.tensor1.io import RandomAccess
-from fleet.domain.delta_plan import BSDIFF4_MAX_BYTES
+from fleet.domain.delta_sizes import BSDIFF4_MAX_BYTES
 from fleet.ports.delta_encoder import DeltaTooExpensiveError
 
 # Where a second codec is tried for its size alone, all of making a patch stays below 256 MiB: libraries take 60 of them.

@@ -18,13 +18,9 @@ from typing import Final
 from device_client.wire.bundles import Contract
 from device_client.wire.delta import Codec
 from device_client.wire.messages import Capabilities
+from fleet.domain.delta_sizes import BSDIFF4_MAX_BYTES, MIB, SMALL_BYTES
 from fleet.domain.facts import Build
 from fleet.domain.matching import match
-
-MIB: Final = 1 << 20
-SMALL_BYTES: Final = 16 * MIB
-# 17 times as much memory is what bsdiff's suffix sort takes.
-BSDIFF4_MAX_BYTES: Final = 32 * MIB
 
 # CPU seconds of making and proving a patch, for each MiB of the larger file, rounded up from `python -m tests.bench.delta`.
 FIXED_CPU_S: Final = 0.5

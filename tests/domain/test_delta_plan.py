@@ -9,8 +9,6 @@ from hypothesis import strategies as st
 from device_client.wire.bundles import Contract, Tensor
 from device_client.wire.delta import Codec
 from fleet.domain.delta_plan import (
-    BSDIFF4_MAX_BYTES,
-    SMALL_BYTES,
     Budget,
     DeltaPlan,
     Demand,
@@ -19,6 +17,7 @@ from fleet.domain.delta_plan import (
     estimated_cpu_s,
     plan,
 )
+from fleet.domain.delta_sizes import BSDIFF4_MAX_BYTES, SMALL_BYTES
 from tests.domain.releases import CAPABLE, build
 
 FULL = frozenset(Codec)

@@ -46,6 +46,7 @@ _WHOLE: Final = {
 _STEP: Final = 2.0**-24
 _MAX_DECAY: Final = 1 << 16
 _PART: Final = 1 << 15
+_AT_ONCE: Final = 1 << 14
 
 
 def check(item: Instruction) -> None:
@@ -205,9 +206,13 @@ def _product(item: Instruction, parameters: bytes, first: int, count: int) -> ND
         row, start = divmod(first, columns)
         rows = 1 if start or count < columns else count // columns
         end = min(columns, start + count)
+        # So few at a time that sums and products stay in the processor's cache.
+        rows = min(rows, max(1, _AT_ONCE // (end - start)))
         total = u[row : row + rows, :1] * v[:1, start:end]
+        product = np.empty_like(total)
         for index in range(1, rank):
-            total += u[row : row + rows, index : index + 1] * v[index : index + 1, start:end]
+            np.multiply(u[row : row + rows, index : index + 1], v[index : index + 1, start:end], out=product)
+            total += product
         parts.append(total.reshape(-1))
         first, count = first + len(parts[-1]), count - len(parts[-1])
     return np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)

@@ -34,10 +34,14 @@ _STEP: Final = 2.0**-24
 _RANKS: Final = (4, 8, 16, 32)
 _PATCH_EDGE: Final = 72
 _PATCH_RUN: Final = 8
-_DROPPED_BITS: Final = (0, 8, 11, 14)
+# Of a normal distribution, and what keeps a component of zeros from being divided by.
+_MEDIAN_TO_SPREAD: Final = 1.4826
+_TINY: Final = 1e-30
 _SEED: Final = 20
 # What one run of training can have decayed a weight by, in steps of 2**-24.
 _DECAYS: Final = (1.5, 1e5)
+# Looking for a decay takes longer than the bytes that it could save of fewer elements are worth.
+_MIN_DECAYED: Final = 4096
 _MIN_ROW: Final = 8
 # Longer rows would not fit the memory that an encoder is given; nobody's matrices have them.
 _MAX_ROW: Final = 1 << 20
@@ -132,7 +136,7 @@ def float_fits(pair: Pair, sample: Sample) -> Iterator[Fit]:
     with np.errstate(all="ignore"):
         found = (
             prune(pair, old, new),
-            decay(old, new) if pair.new_element is Element.F32 else None,
+            decay(old, new) if pair.new_element is Element.F32 and pair.count >= _MIN_DECAYED else None,
             row_scale(pair, sample, old, new),
         )
         yield from (fit for fit in found if fit is not None)
@@ -216,7 +220,7 @@ def row_scale(pair: Pair, sample: Sample, old: NDArray[np.float32], new: NDArray
 
 
 def low_rank(pair: Pair, old: NDArray[np.float32], new: NDArray[np.float32]) -> Iterator[Fit]:
-    """A difference that is a product of two thin matrices, as a merged LoRA adapter leaves; in several precisions."""
+    """A difference that is a product of two thin matrices, as a merged LoRA adapter leaves."""
     inner, rows = pair.inner, pair.rows
     if (
         min(inner, rows) < 2 * _PATCH_EDGE // 3
@@ -241,12 +245,35 @@ def low_rank(pair: Pair, old: NDArray[np.float32], new: NDArray[np.float32]) -> 
     weight = np.sqrt(values[:rank])
     u = (basis @ left[:, :rank]) * weight
     v = right[:rank] * weight[:, None]
-    exact = np.concatenate([v.reshape(-1), u.reshape(-1)]).astype("<f4").view(np.uint32)
-    for dropped in _DROPPED_BITS:
-        # Last places that cost more than they save: rounded away, they deflate to nothing.
-        half = np.uint32(1 << dropped >> 1)
-        short = (exact + half) & np.uint32(0xFFFFFFFF << dropped & 0xFFFFFFFF)
-        yield Fit(Predictor.LOW_RANK, (rank, inner), short.tobytes())
+    u, v = _rounded(u, v, _spread_left(pair, u, v))
+    yield Fit(Predictor.LOW_RANK, (rank, inner), np.concatenate([v.reshape(-1), u.reshape(-1)]).astype("<f4").tobytes())
+
+
+def _spread_left(pair: Pair, u: NDArray[np.float64], v: NDArray[np.float64]) -> float:
+    """The square of what a typical element lacks after the product, judged by rows from the middle."""
+    count = max(1, min(pair.rows, _WINDOW_ELEMENTS // pair.inner))
+    top = (pair.rows - count) // 2
+    first, length = top * pair.inner, count * pair.inner
+    left = _differences(pair.old_run(first, length), pair.new_run(first, length), pair.inner) - u[top : top + count] @ v
+    return (_MEDIAN_TO_SPREAD * middle(np.abs(left).reshape(-1))) ** 2
+
+
+def _rounded(u: NDArray[np.float64], v: NDArray[np.float64], variance: float) -> tuple[Any, Any]:
+    """Both factors as multiples of powers of two, each component's as coarse as pays.
+
+    One more bit for all P parameters makes the error that their rounding brings to N elements a quarter as large. That pays
+    down to a share of P / N of the variance that is left anyway, evenly divided among the rank's 2 r factors.
+    """
+    rank = len(v)
+    error = variance * min(0.5, (u.size + v.size) / (len(u) * v.shape[1])) / (2 * rank)
+    if not error > 0:
+        return u, v
+    rms_u = np.sqrt((u * u).mean(axis=0)) + _TINY
+    rms_v = np.sqrt((v * v).mean(axis=1)) + _TINY
+    # Rounding to a step leaves a twelfth of its square, times the other factor's.
+    step_u = 2.0 ** np.rint(0.5 * np.log2(12 * error) - np.log2(rms_v))
+    step_v = 2.0 ** np.rint(0.5 * np.log2(12 * error) - np.log2(rms_u))
+    return np.rint(u / step_u) * step_u, np.rint(v / step_v[:, None]) * step_v[:, None]
 
 
 def _differences(before: NDArray[np.float32], after: NDArray[np.float32], inner: int) -> NDArray[np.float32]:
@@ -328,7 +355,9 @@ def zeros_of(quantisation: Quantisation) -> NDArray[np.int32]:
     if len(points) != quantisation.scale_count:
         points = points[:1] * quantisation.scale_count
     # A file may state anything.
-    return np.array([max(_INT32[0], min(point, _INT32[1])) for point in points], dtype="<i4")
+    if not _INT32[0] <= min(points) <= max(points) <= _INT32[1]:
+        points = tuple(max(_INT32[0], min(point, _INT32[1])) for point in points)
+    return np.array(points, dtype="<i4")
 
 
 def derived(fit: Fit, derivation: Derivation, old: RandomAccess) -> Fit:

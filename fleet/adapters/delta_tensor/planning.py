@@ -42,6 +42,8 @@ _MAX_MATCHES: Final = MAX_INSTRUCTIONS // 4
 # With this much more unmatched than the old file has outside tensors, all of it is worth an index.
 _WIDE_SEARCH: Final = 64 << 10
 _MIN_REGION: Final = 1024
+# Classes of rows and columns, which samples do not show, take a part of what a product of thin matrices would save.
+_WORTH: Final = {Predictor.LOW_RANK: 0.9}
 _MIN_FITTED: Final = 4096
 _INCOMPRESSIBLE: Final = 0.995
 _BYTES: Final = (Field(Element.U8, 1),)
@@ -222,7 +224,7 @@ class Planner:
                 continue
             item = _with(step.item, fit, sample.old_element)
             price = sample.cost(item, fit.parameters, self.coding) + 8.0 * fit.price_bytes / count
-            if price < 0.99 * cost:
+            if price < _WORTH.get(fit.predictor, 0.99) * cost:
                 step, cost = Step(item, fit), price
         return step, cost
 

@@ -27,6 +27,7 @@ from fleet.apps.trust.records import DirectorTarget
 from fleet.domain import assign as domain
 from fleet.domain import delta_plan
 from fleet.domain.calendar import ZONE_ATTRIBUTE, known_zone
+from fleet.domain.delta_sizes import SMALL_BYTES
 from fleet.domain.errors import ForbiddenError, NotFoundError
 from fleet.domain.facts import DeviceFacts
 from fleet.domain.facts import Rule as RuleFacts
@@ -163,7 +164,7 @@ def _patches(
     deadline = plan.patch_deadline(rule)
     if decided.arm is not Arm.TREATED or deadline is None or now >= deadline:
         return ready, None
-    is_small = build.manifest.weights.length <= delta_plan.SMALL_BYTES
+    is_small = build.manifest.weights.length <= SMALL_BYTES
     usable = delta_plan.worthwhile(delta_plan.applicable(check.capabilities.codecs), is_small=is_small)
     if not registry.awaited_codecs(old, new, version_id=rule.version_id) & {codec.value for codec in usable}:
         return ready, None
