@@ -61,7 +61,8 @@ def detectable(policy: RolloutPolicy, phases: Sequence[PhaseCounts], *, has_base
 
 
 def _sentence(item: Detectable) -> str:
-    where = f"phase {item.phase + 1}, {item.gate}, {item.stratum} ({item.treated:,} and {item.control:,} devices)"
+    gate = item.gate.replace("_", " ")
+    where = f"phase {item.phase + 1}, {gate}, {item.stratum} ({item.treated:,} and {item.control:,} devices)"
     if item.devices is not None:
         return f"{where}: fails at {item.devices:,} of the treated"
     if item.drop_points is None or item.proves_points is None:

@@ -103,7 +103,8 @@ def unreachable(
             sentence = f"phase {index + 1} ({phase.words}) reaches nobody that phase {index} did not"
             found.append(Finding(Level.ERROR, "phase_adds_nobody", sentence))
         elif policy.gates.install_max_share * counts.treated < 1:
-            sentence = f"phase {index + 1} treats {counts.treated} devices: a single failed install stops it"
+            treated = "one device" if counts.treated == 1 else f"{counts.treated} devices"
+            sentence = f"phase {index + 1} treats {treated}: a single failed install stops it"
             found.append(Finding(Level.NOTE, "one_failure_stops", sentence))
         before = counts.treated
     if before < population and policy.holdback_share:

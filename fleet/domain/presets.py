@@ -9,6 +9,17 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
+PRESET_WORDS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "safe-ramp": "1, 5, 25, 50, then 100 %",
+        "canary-then-all": "5 %, then all",
+        "by-hardware-class": "half of one class after the other, then all",
+        "all-at-once": "everybody, watched until they have it",
+        "trial": "everybody, with seconds of probation, for a bench",
+        "manual": "as safe-ramp, and a person advances it",
+    }
+)
+
 _HOUR_S: Final = 3_600
 _DAY_S: Final = 24 * _HOUR_S
 

@@ -62,7 +62,7 @@ def plan(
         refused=people.refused,
         outside=outside(model, parsed, now),
         phases=planned.phases,
-        findings=(*planned.findings, *_neighbours(model, parsed)),
+        findings=(*planned.findings, *_neighbours(model, parsed, waits=bool(_approvals(model, parsed)))),
         detectable=planned.detectable,
         words=tuple(phase.words for phase in planned.policy.phases),
     )
@@ -79,12 +79,13 @@ def start(
     seed: str | None = None,
     against: str | None = None,
 ) -> RolloutRecord:
-    """Start a rollout of a published version (or of the one that an alias names now): now, by its schedule, or once it is approved. Its findings are part of the
-    answer.
+    """Start a rollout of a published version, or of the one that an alias names now: at once, by its schedule, or once
+    it is approved. Its findings are part of the answer.
 
     `identity` is of the person behind `actor`, who cannot approve it. A fleet of more than `COUNTED_AT_ONCE` devices is
-    counted by a job: the rollout is scheduled and begins, or is cancelled with the reason, when that is done. Raises `InvalidInputError` for a policy that cannot work,
-    `ConflictError` while another rollout of the model offers with the same priority or the version is not published.
+    counted by a job: the rollout is scheduled and begins, or is cancelled with the reason, when that is done.
+
+    Raises `InvalidInputError` for a policy that cannot work, `ConflictError` while another rollout of the model offers with the same priority or the version is not published.
     """
     starter = Actor(actor, identity)
     found = registry.resolve(model, version)
@@ -97,7 +98,7 @@ def start(
     tried = seeds.drawn(_shared_seed(parsed, model) if seed is None else seed)
     opens_at = parsed.schedule.opens_at(now)
     silent_until = registry.quiet_hours(model).until(now)
-    needed = approvals.required(parsed.approvals, registry.namespace(model.partition(".")[0]).approvals)
+    needed = _approvals(model, parsed)
     if is_large(model):
         _refuse(domain_plan.contradictions(parsed, has_baseline=baseline is not None))
         if needed:
@@ -124,6 +125,10 @@ def start(
             by = "its schedule" if opens_at is not None else "itself"
             moves.schedule(row, Reason(actor, f"starts by {by}{_not_before(opens_at, silent_until)}"), now)
     return rollout_record(row, (*planned.findings, *_neighbours(model, parsed, row.pk)))
+
+
+def _approvals(model: str, policy: RolloutPolicy) -> int:
+    return approvals.required(policy.approvals, registry.namespace(model.partition(".")[0]).approvals)
 
 
 def _not_before(opens_at: datetime | None, silent_until: datetime | None) -> str:
@@ -254,11 +259,11 @@ def _may_overlap(one: RolloutPolicy, other: RolloutPolicy) -> bool:
     return not (all(classes) and classes[0].isdisjoint(classes[1]))
 
 
-def _neighbours(model: str, policy: RolloutPolicy, own: str = "") -> tuple[Finding, ...]:
-    """What other rollouts of the model mean for this one."""
+def _neighbours(model: str, policy: RolloutPolicy, own: str = "", *, waits: bool = False) -> tuple[Finding, ...]:
+    """What other rollouts of the model mean for this one, which may wait for approval until they are over."""
     found: list[Finding] = []
     for other in Rollout.objects.filter(model_id=model, state__in=OFFERING).exclude(pk=own).select_related("version"):
-        theirs = RolloutPolicy.parse(other.policy)
+        theirs, level = RolloutPolicy.parse(other.policy), Level.NOTE
         named = f"{other.pk} (version {other.version.label}, priority {theirs.priority})"
         if not _may_overlap(theirs, policy):
             continue
@@ -268,7 +273,8 @@ def _neighbours(model: str, policy: RolloutPolicy, own: str = "") -> tuple[Findi
             sentence = f"{named} loses the devices that this one treats or compares"
         else:
             sentence = f"{named} has the same priority: this cannot start beside it"
-        found.append(Finding(Level.NOTE, "other_rollout", sentence))
+            level = Level.WARNING if waits else Level.ERROR
+        found.append(Finding(level, "other_rollout", sentence))
     return tuple(found)
 
 

@@ -1,12 +1,15 @@
 """The pages' forms. They check shapes, so that a slip is told beside its field; what is allowed is for services to say."""
 
-from typing import Final
+import json
+from collections.abc import Sequence
+from typing import Any, Final
 
 from django import forms
 
 from fleet.domain.approvals import MAX_APPROVALS
 from fleet.domain.errors import InvalidInputError
-from fleet.domain.presets import PRESETS
+from fleet.domain.filters.syntax import MAX_CHARS as MAX_FILTER_CHARS
+from fleet.domain.presets import PRESET_WORDS, PRESETS
 from fleet.domain.quiet import window_of
 
 ATTRIBUTE_LINES: Final = 64
@@ -117,6 +120,72 @@ class StopForm(forms.Form):
         widget=forms.TextInput(attrs={"autocomplete": "off", "placeholder": "shown to everybody who asks why"}),
     )
     lift = forms.BooleanField(required=False, widget=forms.HiddenInput())
+
+
+class StartForm(forms.Form):
+    """A rollout: of what, by which preset, to whom. `is_seen` comes with the start, from beside the dry run."""
+
+    model = forms.ChoiceField(label="Model")
+    version = forms.CharField(
+        label="Version or alias",
+        max_length=64,
+        widget=forms.TextInput(attrs={"autocomplete": "off", "spellcheck": "false", "list": "latest-versions"}),
+    )
+    preset = forms.ChoiceField(
+        label="Policy",
+        choices=[(name, f"{name}: {words}") for name, words in PRESET_WORDS.items()],
+        initial="safe-ramp",
+    )
+    hardware_classes = forms.CharField(
+        label="Hardware classes",
+        required=False,
+        max_length=4_096,
+        widget=forms.TextInput(attrs={"autocomplete": "off", "spellcheck": "false"}),
+        help_text="Separated by blanks; empty: all.",
+    )
+    filter = forms.CharField(
+        label="Filter",
+        required=False,
+        max_length=MAX_FILTER_CHARS,
+        widget=forms.Textarea(attrs={"rows": 2, "spellcheck": "false", "placeholder": 'attributes.site == "oslo"'}),
+        help_text="The language of the page of devices; empty: all.",
+    )
+    changes = forms.CharField(
+        label="Further fields of the policy",
+        required=False,
+        max_length=65_536,
+        widget=forms.Textarea(
+            attrs={"rows": 3, "spellcheck": "false", "placeholder": '{"gates": {"accuracy": {"margin_points": 2}}}'}
+        ),
+        help_text="JSON, laid over the preset: gates, windows, pacing, approvals, ...",
+    )
+    is_seen = forms.BooleanField(required=False, widget=forms.HiddenInput())
+
+    def __init__(self, *positional: Any, models: Sequence[str], **named: Any) -> None:
+        super().__init__(*positional, **named)
+        self.fields["model"].choices = [(name, name) for name in models]  # type: ignore[attr-defined]
+
+    def clean_changes(self) -> dict[str, Any]:
+        """A JSON object; nothing means no changes."""
+        try:
+            changes = json.loads(self.cleaned_data["changes"] or "{}")
+        except (ValueError, RecursionError) as error:
+            raise forms.ValidationError(f"Expected JSON, got {error}.") from error
+        if not isinstance(changes, dict):
+            raise forms.ValidationError(f"Expected an object, got {type(changes).__name__}.")
+        if not isinstance(changes.get("population") or {}, dict):
+            raise forms.ValidationError(f"Expected an object for population, got {changes['population']!r:.60}.")
+        return changes
+
+    def policy(self) -> dict[str, Any]:
+        """As the rollout takes it. What the fields say comes before the changes."""
+        said = {
+            "hardware_classes": self.cleaned_data["hardware_classes"].split(),
+            "filter": self.cleaned_data["filter"],
+        }
+        changes = self.cleaned_data["changes"]
+        population = {**(changes.get("population") or {}), **{name: value for name, value in said.items() if value}}
+        return {"preset": self.cleaned_data["preset"], **changes, "population": population}
 
 
 class ActionForm(forms.Form):

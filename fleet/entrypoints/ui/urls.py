@@ -14,6 +14,7 @@ from fleet.entrypoints.ui.views import (
     namespaces,
     overview,
     rollouts,
+    starts,
     stops,
     webhooks,
 )
@@ -26,6 +27,7 @@ urlpatterns = [
     path("models/<str:name>", models.model, name="model"),
     path("models/<str:name>/versions/<str:label>", models.version, name="version"),
     path("rollouts", rollouts.rollouts, name="rollouts"),
+    path("rollouts/new", starts.start, name="start-rollout"),
     path("rollouts/<str:rollout_id>", rollouts.cockpit, name="rollout"),
     path("rollouts/<str:rollout_id>/decisions/<int:decision_id>", rollouts.decision, name="decision"),
     path("rollouts/<str:rollout_id>/<str:action>", rollouts.act, name="act"),

@@ -48,6 +48,10 @@ BADGES: Final[Mapping[str, Badge]] = {
     "revert": Badge("bad", "revert", "revert"),
     "cancel": Badge("", "none", "cancel"),
     "override_quiet": Badge("accent", "run", "go on in quiet hours"),
+    # findings about a plan
+    "error": Badge("bad", "bad", "refused"),
+    "warning": Badge("warn", "warn", "warning"),
+    "note": Badge("", "none", "note"),
     # experiments
     "decided": Badge("good", "good", "decided"),
     "promoted": Badge("good", "advance", "promoted"),
