@@ -19,7 +19,7 @@ from tests.ui.story import MODEL, Story, policy
 pytestmark = pytest.mark.django_db
 
 OPEN_TO_EVERYBODY = {"login", "logout", "favicon"}
-OPERATORS_ONLY = {"enrol", "act", "experiment-act", "stops", "webhooks", "webhook-act"}
+OPERATORS_ONLY = {"enrol", "act", "experiment-act", "namespace", "start-rollout", "stops", "webhooks", "webhook-act"}
 ARGUMENTS = {
     "name": MODEL,
     "label": "1",
