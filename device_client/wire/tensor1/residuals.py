@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import lzma
 from enum import IntEnum
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from device_client.wire.tensor1 import pco
@@ -59,9 +60,15 @@ def buckets_of(contexts: NDArray[np.int16], cuts: NDArray[np.int16]) -> NDArray[
     """Which bucket each context falls into."""
     import numpy as np
 
-    # Negative contexts count from the table's end, where they stand.
-    places = np.concatenate([np.arange(CONTEXTS), np.arange(-NEGATIVE_CONTEXTS, 0)])
-    return np.searchsorted(cuts, places, side="right").astype(np.uint8)[contexts]
+    return np.searchsorted(cuts, _places(), side="right").astype(np.uint8).take(contexts)
+
+
+@cache
+def _places() -> NDArray[np.int16]:
+    """Every context there is. Negative ones count from the end, where they stand."""
+    import numpy as np
+
+    return np.concatenate([np.arange(CONTEXTS), np.arange(-NEGATIVE_CONTEXTS, 0)]).astype(np.int16)
 
 
 def contexts_of(scale: NDArray[np.int16] | None, classes: Classes | None, count: int) -> NDArray[np.int16]:
