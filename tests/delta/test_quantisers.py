@@ -12,13 +12,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from device_client.wire.tensor1 import derivations
+from device_client.wire.tensor1 import apply, derivations, read_header
 from device_client.wire.tensor1.elements import Element, bits_of
 from device_client.wire.tensor1.format import Derivation, Formula
 from fleet.adapters.delta_tensor.scales import bits
 from fleet.domain.layouts import describe
 from tests.delta.pairs import files
-from tests.delta.patches import Held, applied, make, weights
+from tests.delta.patches import Held, Written, applied, make, weights
 
 F32 = np.float32
 Quantiser = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -237,3 +237,49 @@ def test_quantised__signalling_nans_and_scales_unknown__exact_and_quiet() -> Non
     whole = np.clip(np.rint(np.where(np.isnan(array), 0, array) * 40), -127, 127).astype(np.int8)
     patch, _ = make(old, new := files.safetensors({"w": whole}))
     assert applied(old, patch) == new
+
+
+@pytest.mark.parametrize("quantiser", ["full_range", "asymmetric", "whole_tensor"])
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("shape", [(300, 256), (256, 256)], ids=["oblong", "square"])
+def test_quantised__stored_by_columns__still_follows_from_the_floats(
+    quantiser: str, axis: int, shape: tuple[int, int]
+) -> None:
+    array = weights(3, *shape)
+    turned = np.ascontiguousarray(array.T)
+    old, new = files.onnx_file({"w": array})[0], _quantised(turned, QUANTISERS[quantiser], axis)
+    patch, stats = make(old, new, block_bytes=16_384)
+    assert applied(old, patch) == new
+    assert {item.predictor for item in stats.tensors if item.elements >= 256} <= {"scales", "quantise"}
+    assert len(patch) < 750
+
+
+@pytest.mark.parametrize("block_bytes", [4096, 16_384, 512 << 10])
+def test_transposed__floats_of_any_type__next_to_nothing_and_few_reads(block_bytes: int) -> None:
+    array = weights(3, 250, 300)
+    old = Held(files.safetensors({"a": weights(1, 7), "w": array}))
+    for made in (array.T, array.T.astype("f2"), files.bfloat16(np.ascontiguousarray(array.T))):
+        new = files.safetensors({"a": weights(1, 7), "w": np.ascontiguousarray(made)})
+        patch, stats = make(old.content, new, block_bytes=block_bytes)
+        assert [item.predictor for item in stats.tensors] == ["copy", "cast"]
+        assert len(patch) < 1_500
+        old.reads.clear()
+        written = Written()
+        apply(Held(patch), old, written)
+        assert bytes(written.content) == new
+        assert len(old.reads) <= 250 * (len(new) // block_bytes + 2)
+        assert sum(length for _, length in old.reads) <= 2 * len(old.content)
+
+
+def test_transposed__too_many_rows_for_a_block__left_to_other_ways() -> None:
+    array = weights(3, 2000, 8)
+    old, new = (files.safetensors({"w": part}) for part in (array, np.ascontiguousarray(array.T)))
+    patch, stats = make(old, new, block_bytes=4096)
+    assert applied(old, patch) == new
+    assert stats.tensors[0].predictor != "cast"
+
+
+def test_transposed__applied_in_place__its_reach_is_that_of_the_whole_matrix() -> None:
+    array = weights(3, 250, 300)
+    patch, _ = make(files.safetensors({"w": array}), new := files.safetensors({"w": np.ascontiguousarray(array.T)}))
+    assert read_header(Held(patch)).reach_back >= array.nbytes - len(new) // 50

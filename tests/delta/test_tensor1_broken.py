@@ -33,10 +33,12 @@ from device_client.wire.tensor1.format import (
     Instruction,
     Kind,
     Predictor,
+    Prologue,
     deflate,
     pack_header,
     pack_varint,
 )
+from device_client.wire.tensor1.prologue import pack_prologue
 from device_client.wire.tensor1.residuals import Mode, Plane
 from device_client.wire.tensor1.streams import lzma_method
 from fleet.adapters.delta_tensor import Coding
@@ -88,6 +90,19 @@ def _fat_stream(length: int) -> bytes:
     return _record(content + padding, bytes(4096)) + b"".join(
         _record(padding, bytes(4096)) for _ in range(length // 4096 - 1)
     )
+
+
+def _with_rows(rows: int, **changes: Any) -> bytes:
+    return forged(_header(), [_delta(predictor=Predictor.CAST, old_element=Element.F32, old_rows=rows, **changes)])
+
+
+def _by_columns(flag: int) -> bytes:
+    """Columns of a matrix without rows: a cast whose old element bears the flag, with a 0 behind its offset."""
+    raw = bytearray(pack_prologue(Prologue((_delta(predictor=Predictor.CAST, old_element=Element.F32),), b"")))
+    at = raw.index(bytes((Predictor.CAST, Element.F32))) + 1
+    raw[at] |= flag
+    packed = deflate(bytes(raw[:-1]) + bytes(2))
+    return forged(_header(), [], packed=packed, prologue_raw_bytes=len(raw) + 1)
 
 
 def _payload(body: bytes) -> bytes:
@@ -180,6 +195,14 @@ BROKEN: dict[str, tuple[bytes, type[MalformedPatchError]]] = {
     "literals_missing": (forged(_header(), [Instruction(Kind.LITERAL, 4096)], literals=b"few"), errors.PatchTableError),
     "literals_left": (forged(_header(), [_COPY], literals=b"more"), errors.PatchTableError),
     "partial_record": (forged(_header(4095), [_delta(length=4095)]), errors.PatchTableError),
+    "columns_of_nothing": (_by_columns(0x80), errors.PatchTableError),
+    "columns_of_too_many_rows": (_with_rows(512), errors.PatchLimitError),
+    "columns_that_are_not_whole": (_with_rows(3), errors.PatchTableError),
+    "columns_of_a_predictor_without_order": (
+        forged(_header(), [_delta(predictor=Predictor.SAME, old_rows=32)]),
+        errors.PatchTableError,
+    ),
+    "columns_behind_the_end": (_with_rows(32, old_offset=len(OLD) - 60), errors.PatchTableError),
     "record_too_large": (forged(_header(), [_delta(fields=(Field(Element.F64, 4096),))]), errors.PatchLimitError),
     "too_many_multiplies": (_with_predictor(Predictor.DECAY, (1, 1 << 40)), errors.PatchLimitError),
     "too_many_multiplies_in_pairs": (

@@ -49,6 +49,11 @@ def _cases() -> dict[str, tuple[bytes, bytes]]:
         "cast": (st({"w": square}), st({"w": square.astype("f2")})),
         "quantise": (files.onnx_file({"w": square})[0], files.onnx_int8({"w": square})),
         "quantise_margin": (files.onnx_file({"w": square})[0], files.onnx_int8({"w": square}, margin=1.07)),
+        "quantise_columns": (
+            files.onnx_file({"w": broad})[0],
+            files.onnx_int8({"w": np.ascontiguousarray(broad.T)}),
+        ),
+        "cast_columns": (st({"w": broad}), st({"w": np.ascontiguousarray(broad.T.astype("f2"))})),
         "requantise": (files.onnx_int8({"w": square}), files.onnx_int8({"w": square}, margin=1.1)),
         "blocks_q8_0": (files.gguf({"w": square}, "q8_0"), files.gguf({"w": square + product}, "q8_0")),
         "pack_q8_0": (st({"w": square}), files.gguf({"w": square}, "q8_0")),

@@ -62,7 +62,14 @@ def rescaled() -> Case:
     return Case(files.safetensors({"w": old}), files.safetensors({"w": new}))
 
 
+def by_columns() -> Case:
+    """One matrix, transposed: every block reads from the first row to the last."""
+    old = weights(1, 96, 512)
+    return Case(files.safetensors({"w": old}), files.safetensors({"w": np.ascontiguousarray(old.T)}))
+
+
 CASES = {
+    "by columns": by_columns(),
     "rescaled": rescaled(),
     "retrained": Case(OLD, NEW),
     "turned round": Case(OLD, TURNED, turning()),

@@ -11,6 +11,7 @@ from device_client.wire.tensor1.elements import Element, Integers, ordered
 from device_client.wire.tensor1.errors import PatchPayloadError
 from device_client.wire.tensor1.format import Block, Cursor, Instruction, Kind, Piece, Predictor
 from device_client.wire.tensor1.predictors import predict
+from device_client.wire.tensor1.transposed import Read, read_by_columns
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,16 +41,19 @@ class Run:
         return (self.element, self.guess is not None, own)
 
 
-def old_range(block: Block, instructions: Sequence[Instruction]) -> list[tuple[int, int]]:
-    """(offset, length) of the old bytes that each piece needs; a length of 0 for what needs none."""
-    ranges = []
+def old_bytes(block: Block, instructions: Sequence[Instruction], read: Read) -> list[bytes]:
+    """The old bytes that each piece needs, in the order of its numbers; none for what needs none. `read` takes offset and length."""
+    found = []
     for piece in block.pieces:
         item = instructions[piece.instruction]
-        first = piece.start // item.record_bytes
-        ranges.append(
-            (item.old_offset + first * item.old_record_bytes, piece.length // item.record_bytes * item.old_record_bytes)
-        )
-    return ranges
+        first, count = piece.start // item.record_bytes, piece.length // item.record_bytes
+        if item.old_rows:
+            found.append(read_by_columns(item, first, count, read))
+        elif item.old_record_bytes:
+            found.append(read(item.old_offset + first * item.old_record_bytes, count * item.old_record_bytes))
+        else:
+            found.append(b"")
+    return found
 
 
 def runs_of(

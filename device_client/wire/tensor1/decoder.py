@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from device_client.wire.tensor1.blocks import decode_block, old_range
+from device_client.wire.tensor1.blocks import decode_block, old_bytes
 from device_client.wire.tensor1.derivations import corrected, derive
 from device_client.wire.tensor1.errors import (
     BlockMismatchError,
@@ -220,7 +220,7 @@ class _Decoding:
                 if self._heavy_end - self._heavy_offset > item.length + item.length // 16 + PAYLOAD_SLACK:
                     raise PatchLimitError(f"expected a stream for {item.length} bytes of output, got more payload")
         else:
-            olds = [self._read_old(*span) for span in old_range(block, self._prologue.instructions)]
+            olds = old_bytes(block, self._prologue.instructions, self._read_old)
             parameters = self._parameters if item.is_heavy else b""
             output = decode_block(
                 block,
@@ -242,7 +242,7 @@ class _Decoding:
         return checksum, self._take(length)
 
     def _read_old(self, offset: int, length: int) -> bytes:
-        content = self._old.read_at(offset, length) if length else b""
+        content = self._old.read_at(offset, length)
         if len(content) != length:
             raise WrongBaseError(f"expected {length} old bytes at {offset}, got {len(content)}")
         return content

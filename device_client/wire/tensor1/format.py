@@ -40,6 +40,9 @@ MAX_PROLOGUE_BYTES: Final = 4 << 20
 MAX_INSTRUCTIONS: Final = 1 << 16
 # Output of one LZMA stream: a device keeps all that came of it until it ends, and decodes it again after an interruption.
 MAX_STREAM_BYTES: Final = 16 << 20
+# Of an old matrix that is read by columns: its rows, and how many of its columns a block has at least.
+MAX_OLD_ROWS: Final = 1 << 16
+MIN_COLUMNS: Final = 4
 MAX_PARAMETER_BYTES: Final = 4 << 20
 MAX_FIELDS: Final = 8
 MAX_RECORD_BYTES: Final = 4096
@@ -166,7 +169,8 @@ class Instruction:
     """Makes the next `length` bytes of output.
 
     STREAM: one scalar, how its bytes are coded (see `streams`). DELTA: records of `fields` (a plain tensor has one field of one element), predicted from records at `old_offset`, of
-    the same fields or of one `old_element`. `scalars` and the parameter record mean what the predictor says.
+    the same fields or of one `old_element`. `scalars` and the parameter record mean what the predictor says. With `old_rows`, the
+    old numbers are a matrix of so many rows, and the new ones follow from them in the order of its columns.
     """
 
     kind: Kind
@@ -178,6 +182,7 @@ class Instruction:
     scalars: tuple[int, ...] = ()
     parameter_bytes: int = 0
     derivation: Derivation | None = None
+    old_rows: int = 0
 
     @property
     def is_heavy(self) -> bool:

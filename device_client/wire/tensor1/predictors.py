@@ -36,6 +36,8 @@ _PLAIN: Final = frozenset({Predictor.NOTHING, Predictor.SAME})
 _FLOAT_TO_FLOAT: Final = frozenset(
     {Predictor.CAST, Predictor.DECAY, Predictor.PRUNE, Predictor.ROW_SCALE, Predictor.LOW_RANK}
 )
+# What may read its old numbers in another order than they lie in.
+ELEMENTWISE: Final = _FLOAT_TO_FLOAT | {Predictor.QUANTISE, Predictor.REQUANTISE}
 _WHOLE: Final = {
     Element.I8: (-128, 127),
     Element.U8: (0, 255),

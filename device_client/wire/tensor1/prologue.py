@@ -18,12 +18,14 @@ from device_client.wire.tensor1.format import (
     MAX_FIELDS,
     MAX_INSTRUCTIONS,
     MAX_NUMBERS,
+    MAX_OLD_ROWS,
     MAX_PARAMETER_BYTES,
     MAX_PARAMETER_SHARE,
     MAX_PROLOGUE_BYTES,
     MAX_RECORD_BYTES,
     MAX_SCALARS,
     MAX_STREAM_BYTES,
+    MIN_COLUMNS,
     Cursor,
     Derivation,
     Field,
@@ -39,11 +41,13 @@ from device_client.wire.tensor1.format import (
     pack_signed,
     pack_varint,
 )
-from device_client.wire.tensor1.predictors import check
+from device_client.wire.tensor1.predictors import ELEMENTWISE, check
 from device_client.wire.tensor1.streams import STORED, lzma_filters
 
 _WORDS: Final = struct.Struct("<II")
 _LZMA: Final = [{"id": lzma.FILTER_LZMA1, "dict_size": MAX_PROLOGUE_BYTES, "lc": 3, "lp": 0, "pb": 0}]
+# In the byte of the old element: a matrix that is read by columns.
+_BY_COLUMNS: Final = 0x80
 _DERIVED: Final = frozenset({Predictor.QUANTISE, Predictor.SCALES})
 
 
@@ -59,12 +63,15 @@ def pack_prologue(prologue: Prologue) -> bytes:
         if item.kind is Kind.STREAM:
             out.append(item.scalars[0])
         if item.kind is Kind.DELTA:
-            out += bytes((item.predictor, item.old_element or 0, len(item.fields), len(item.scalars)))
+            old = (item.old_element or 0) | (_BY_COLUMNS if item.old_rows else 0)
+            out += bytes((item.predictor, old, len(item.fields), len(item.scalars)))
             for field in item.fields:
                 out.append(field.element)
                 out += pack_varint(field.count)
             if item.old_record_bytes:
                 out += pack_signed(item.old_offset - expected)
+            if item.old_rows:
+                out += pack_varint(item.old_rows)
             for scalar in item.scalars:
                 out += pack_varint(scalar)
             out += pack_varint(item.parameter_bytes)
@@ -167,6 +174,7 @@ def _check(header: Header, item: Instruction) -> None:
         check(item)
         if item.record_bytes > header.block_bytes:
             raise PatchTableError(f"expected records that fit a block, got {item.record_bytes} bytes")
+        _check_columns(header, item)
     elif item.kind is Kind.STREAM and item.scalars[0] != STORED:
         lzma_filters(item.scalars[0])
         if item.length > MAX_STREAM_BYTES:
@@ -177,6 +185,16 @@ def _check(header: Header, item: Instruction) -> None:
     for offset, length in reads:
         if not 0 <= offset <= header.old_bytes - length:
             raise PatchTableError(f"expected old bytes inside {header.old_bytes}, got {length} at {offset}")
+
+
+def _check_columns(header: Header, item: Instruction) -> None:
+    """That a matrix that is read by columns has whole ones, and so short ones that no block costs many more reads than numbers."""
+    if not item.old_rows:
+        return
+    if item.predictor not in ELEMENTWISE or item.length // item.record_bytes % item.old_rows:
+        raise PatchTableError(f"expected whole columns of {item.old_rows} numbers, got {item}")
+    if item.old_rows * item.record_bytes * MIN_COLUMNS > header.block_bytes:
+        raise PatchLimitError(f"expected blocks of {MIN_COLUMNS} columns at least, got columns of {item.old_rows}")
 
 
 def _parse_instruction(cursor: Cursor, expected: int) -> Instruction:
@@ -192,7 +210,8 @@ def _parse_instruction(cursor: Cursor, expected: int) -> Instruction:
         return Instruction(kind, length, scalars=(cursor.take(1)[0],))
     if kind is Kind.LITERAL:
         return Instruction(kind, length)
-    predictor, old, field_count, scalar_count = cursor.take(4)
+    predictor, source, field_count, scalar_count = cursor.take(4)
+    old = source & ~_BY_COLUMNS
     if predictor > max(Predictor) or old > max(Element):
         raise PatchTableError(f"expected a known predictor and element, got {predictor} and {old}")
     if not 1 <= field_count <= MAX_FIELDS or scalar_count > MAX_SCALARS:
@@ -204,6 +223,7 @@ def _parse_instruction(cursor: Cursor, expected: int) -> Instruction:
     if length % draft.record_bytes:
         raise PatchTableError(f"expected whole records of {draft.record_bytes} bytes, got {length} bytes")
     old_offset = expected + cursor.signed() if draft.old_record_bytes else 0
+    old_rows = _parse_rows(cursor) if source & _BY_COLUMNS else 0
     scalars = tuple(cursor.varint((1 << 63) - 1) for _ in range(scalar_count))
     parameter_bytes = cursor.varint()
     if parameter_bytes > MAX_PARAMETER_BYTES or parameter_bytes % 4:
@@ -214,7 +234,16 @@ def _parse_instruction(cursor: Cursor, expected: int) -> Instruction:
     if derivation is not None and (draft.predictor not in _DERIVED or len(scalars) != 2):  # noqa: PLR2004 - inner, count
         raise PatchTableError(f"expected parameters that can be derived, got {draft.predictor.name} with {scalars}")
     return Instruction(
-        kind, length, old_offset, draft.predictor, fields, draft.old_element, scalars, parameter_bytes, derivation
+        kind,
+        length,
+        old_offset,
+        draft.predictor,
+        fields,
+        draft.old_element,
+        scalars,
+        parameter_bytes,
+        derivation,
+        old_rows,
     )
 
 
@@ -234,6 +263,13 @@ def _parse_derivation(cursor: Cursor, expected: int) -> Derivation | None:
     if not -MAX_BASE <= base <= MAX_BASE:
         raise PatchLimitError(f"expected a zero point of at most {MAX_BASE}, got {base}")
     return Derivation(Formula(formula), old_offset, Element(element), outer, inner, divisor, factor, base)
+
+
+def _parse_rows(cursor: Cursor) -> int:
+    rows = cursor.varint(MAX_OLD_ROWS)
+    if not rows:
+        raise PatchTableError("expected a matrix with rows, got none")
+    return rows
 
 
 def _parse_field(cursor: Cursor) -> Field:

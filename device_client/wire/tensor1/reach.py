@@ -9,7 +9,10 @@ def reach_back(instructions: Sequence[Instruction]) -> int:
     """Bytes of the old file before the place of writing that are still wanted, at most, at any place; 0 if none are."""
     offset = reach = 0
     for item in instructions:
-        if item.old_record_bytes:
+        if item.old_rows:
+            # Every column begins in the first row.
+            reach = max(reach, offset + item.length - item.old_offset)
+        elif item.old_record_bytes:
             # Reads move evenly from the first record to the last, so one of both is the furthest behind.
             last = offset + item.length - item.record_bytes
             last_read = item.old_offset + item.old_length - item.old_record_bytes

@@ -14,7 +14,7 @@ from typing import BinaryIO, Final
 
 import numpy as np
 
-from device_client.wire.tensor1.blocks import cells, joined, old_range, runs_of
+from device_client.wire.tensor1.blocks import cells, joined, old_bytes, runs_of
 from device_client.wire.tensor1.elements import Element, integers, ordered
 from device_client.wire.tensor1.format import (
     HEADER_BYTES,
@@ -75,7 +75,7 @@ def encode(
         block_bytes = MAX_BLOCK_BYTES if new.size >= _SMALL_FILE_BYTES else _SMALL_BLOCK_BYTES
     block_bytes = max(MIN_BLOCK_BYTES, min(block_bytes, MAX_BLOCK_BYTES))
     writing = _Writing(old, new, out, coding=coding, block_bytes=block_bytes)
-    plan = Planner(old, new, old_layout, new_layout, coding).plan()
+    plan = Planner(old, new, old_layout, new_layout, coding, block_bytes).plan()
     if not _fits(plan):
         plan = _whole(new)
     size = writing.write(plan)
@@ -270,7 +270,7 @@ class _Writing:
         if instructions[number].kind is Kind.STREAM:
             return _Made(b"", checksum, (), used_pcodec=False)
         parameters = self.plan.parameters.get(number, b"") if instructions[number].is_heavy else b""
-        olds = [self._old.read_at(*span) if span[1] else b"" for span in old_range(block, instructions)]
+        olds = old_bytes(block, instructions, self._old.read_at)
         payload = bytearray()
         spent: list[tuple[int, int]] = []
         used = False

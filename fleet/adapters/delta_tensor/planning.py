@@ -11,8 +11,10 @@ from typing import Final
 from device_client.wire.tensor1.elements import Element
 from device_client.wire.tensor1.format import (
     MAX_INSTRUCTIONS,
+    MAX_OLD_ROWS,
     MAX_PARAMETER_SHARE,
     MAX_STREAM_BYTES,
+    MIN_COLUMNS,
     Field,
     Instruction,
     Kind,
@@ -28,7 +30,7 @@ from fleet.adapters.delta_tensor.residual_coding import Coding
 from fleet.adapters.delta_tensor.samples import Sample
 from fleet.adapters.delta_tensor.scales import Derived, Scales
 from fleet.adapters.delta_tensor.streams import lzma_ratio
-from fleet.adapters.delta_tensor.tensors import Pairing, Tensor, tensor_of
+from fleet.adapters.delta_tensor.tensors import Pairing, Tensor, is_transposed, tensor_of
 from fleet.domain.layouts import Layout, Segment
 
 _COMPARED: Final = 1 << 19
@@ -83,6 +85,7 @@ class Planner:
     old_layout: Layout
     new_layout: Layout
     coding: Coding
+    block_bytes: int
     _steps: list[Step] = field(default_factory=list)
     _unmatched: int = 0
     _unchanged: set[int] = field(default_factory=set)
@@ -120,14 +123,16 @@ class Planner:
         if source is None:
             return None if segment.length < _MIN_FITTED else self._alone(tensor, segment.offset, segment.length)
         before = tensor_of(source)
-        if before.fields == tensor.fields:
+        turned = is_transposed(source, segment)
+        if before.fields == tensor.fields and not (turned and source.shape != segment.shape):
             shared = min(source.length, segment.length)
             if shared == segment.length and self._equal(source.offset, segment.offset, shared):
                 return [Step(Instruction(Kind.COPY, shared, source.offset))]
             steps = self._predicted(tensor, before, shared)
             rest = segment.length - shared
             return steps + (self._alone(tensor, segment.offset + shared, rest) if rest else [])
-        if source.shape == segment.shape and tensor.element is not None and before.element is not None:
+        same = source.shape == segment.shape or turned
+        if same and tensor.element is not None and before.element is not None:
             return self._converted(tensor, before)
         packed = fitting.packed(self.old, self.new, before, tensor)
         if packed is not None:
@@ -197,25 +202,38 @@ class Planner:
         segment = tensor.segment
         if element is None or old_element is None or not old_element.is_float or segment.length < _SMALL // 4:
             return None
-        offsets = (before.segment.offset, segment.offset)
-        sample = samples.take(
-            self.old, self.new, offsets, (old_element, element), count=tensor.count, inner=tensor.inner
-        )
+        for rows in self._orders(tensor, before.segment):
+            item = Instruction(Kind.DELTA, segment.length, before.segment.offset, fields=tensor.fields, old_rows=rows)
+            offsets = (before.segment.offset, segment.offset)
+            sample = samples.take(
+                self.old, self.new, offsets, (old_element, element), count=tensor.count, inner=tensor.inner, rows=rows
+            )
+            alone = Step(item)
+            fits = self._conversions(segment, element, sample)
+            step, _ = self._best(alone, sample.coded(None, self.coding), fits, sample, tensor.count)
+            if step is not alone:
+                return [step]
+        return None if segment.length < _SMALL else self._alone(tensor, segment.offset, segment.length)
+
+    def _orders(self, tensor: Tensor, source: Segment) -> Iterator[int]:
+        """How the old numbers may have to be read: as they lie (0), or by the columns of so many rows."""
+        if source.shape == tensor.segment.shape:
+            yield 0
+        if is_transposed(source, tensor.segment):
+            rows = source.shape[0]
+            if rows <= MAX_OLD_ROWS and rows * tensor.record_bytes * MIN_COLUMNS <= self.block_bytes:
+                yield rows
+
+    def _conversions(self, segment: Segment, element: Element, sample: Sample) -> Iterator[Fit]:
+        """What may have been done to floats that are of another type, or in another order, now."""
         if element.is_float:
-            fits = iter([Fit(Predictor.CAST)])
-        elif element in {Element.I8, Element.U8, Element.I16, Element.U16, Element.I32}:
+            return iter([Fit(Predictor.CAST)])
+        if element in {Element.I8, Element.U8, Element.I16, Element.U16, Element.I32}:
             described = segment.quantisation
             known = self._scales.at(described.scale_offset) if described is not None else None
             derivation = known.derivation if known is not None else None
-            fits = fitting.quantise(self.old, self.new, segment, sample, derivation)
-        else:
-            return None
-        alone = Step(Instruction(Kind.DELTA, segment.length, before.segment.offset, fields=tensor.fields))
-        cost = sample.coded(None, self.coding)
-        step, _ = self._best(alone, cost, fits, sample, tensor.count)
-        if step is alone:
-            return None if segment.length < _SMALL else self._alone(tensor, segment.offset, segment.length)
-        return [step]
+            return fitting.quantise(self.old, self.new, segment, sample, derivation)
+        return iter(())
 
     def _best(self, step: Step, cost: float, fits: Iterator[Fit], sample: Sample, count: int) -> tuple[Step, float]:
         """The cheapest of the instruction as it is and with each fit. Bits an element, parameters counted."""

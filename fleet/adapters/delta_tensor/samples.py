@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from device_client.wire.tensor1.elements import Element, Integers, integers, ordered, reals
-from device_client.wire.tensor1.format import Instruction
+from device_client.wire.tensor1.format import Field, Instruction, Kind, Predictor
 from device_client.wire.tensor1.io import RandomAccess
 from device_client.wire.tensor1.predictors import predict
+from device_client.wire.tensor1.transposed import read_by_columns
 from fleet.adapters.delta_tensor import residual_coding
 from fleet.adapters.delta_tensor.residual_coding import Coding
 from fleet.adapters.delta_tensor.tensors import sample_ranges
@@ -75,11 +76,21 @@ def take(
     *,
     count: int,
     inner: int,
+    rows: int = 0,
 ) -> Sample:
-    """A sample of `count` elements at these (old, new) offsets, of these (old, new) types."""
+    """A sample of `count` elements at these (old, new) offsets, of these (old, new) types.
+
+    With `rows`, the old ones are read by the columns of a matrix of so many rows.
+    """
     ranges = tuple(sample_ranges(count, inner, SAMPLE_ELEMENTS))
     contents = [
         tuple(file.read_at(place + first * element.width, length * element.width) for first, length in ranges)
         for file, place, element in zip((old, new), places, elements, strict=True)
     ]
+    if rows:
+        fields = (Field(elements[1], 1),)
+        item = Instruction(
+            Kind.DELTA, count * elements[1].width, places[0], Predictor.CAST, fields, elements[0], old_rows=rows
+        )
+        contents[0] = tuple(read_by_columns(item, first, length, old.read_at) for first, length in ranges)
     return Sample(ranges, contents[0], contents[1], *elements)

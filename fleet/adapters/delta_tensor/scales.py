@@ -22,7 +22,7 @@ from device_client.wire.tensor1.format import (
 )
 from device_client.wire.tensor1.io import RandomAccess
 from fleet.adapters.delta_tensor.fitting import middle, planes_bytes, scales_of, spreads_of, zeros_of
-from fleet.adapters.delta_tensor.tensors import tensor_of
+from fleet.adapters.delta_tensor.tensors import is_transposed, tensor_of
 from fleet.domain.layouts import Dtype, Quantisation, Segment
 
 # Steps of the common quantisers: int8 with and without its lowest value, reduced to seven bits, and of four and sixteen bits.
@@ -63,7 +63,11 @@ class Scales:
             and element.is_float
         ]
         for segment, source in floats:
-            if segment.dtype in _WHOLE and segment.quantisation is not None and segment.shape == source.shape:
+            if (
+                segment.dtype in _WHOLE
+                and segment.quantisation is not None
+                and (segment.shape == source.shape or is_transposed(source, segment))
+            ):
                 self._add_weights(segment, source, segment.quantisation)
         for segment, _ in floats:
             if segment.dtype is Dtype.INT32 and segment.quantisation is not None:
@@ -85,13 +89,13 @@ class Scales:
         if element is None or not np.all(np.isfinite(scales) & (scales > 0)):
             return
         for inner, count in spreads_of(segment, described):
-            outer = segment.elements // (inner * count)
-            draft = Derivation(Formula.SYMMETRIC, source.offset, element, outer, inner, 0, bits(1.0), 0)
-            lowest, highest = ranges(draft, count, self._old.read_at)
-            found = _best(draft, lowest, highest, scales, zeros_of(described))
-            if found is not None:
-                self._keep(described.scale_offset, Derived(found, scales))
-                return
+            for outer, before in _places(segment, source, inner, count):
+                draft = Derivation(Formula.SYMMETRIC, source.offset, element, outer, before, 0, bits(1.0), 0)
+                lowest, highest = ranges(draft, count, self._old.read_at)
+                found = _best(draft, lowest, highest, scales, zeros_of(described))
+                if found is not None:
+                    self._keep(described.scale_offset, Derived(found, scales))
+                    return
 
     def _add_multiple(self, described: Quantisation) -> None:
         """A bias's scales: a multiple of those of its layer's weights."""
@@ -110,6 +114,15 @@ class Scales:
     def _keep(self, offset: int, derived: Derived) -> None:
         self._by_offset[offset] = derived
         self._by_count.setdefault(derived.count, []).append(derived)
+
+
+def _places(segment: Segment, source: Segment, inner: int, count: int) -> Iterator[tuple[int, int]]:
+    """(outer, inner) of the channels in the old tensor, of which `segment` has `count` of `inner` numbers each."""
+    outer = segment.elements // (inner * count)
+    if segment.shape == source.shape or count == 1:
+        yield outer, inner
+    if count > 1 and is_transposed(source, segment):
+        yield inner, outer
 
 
 def bits(value: float | np.floating) -> int:

@@ -40,6 +40,7 @@ _ROUNDED: Final = 0.01
 # Below this a tensor with the right name is taken for the right one.
 _MIN_DOUBTED: Final = 4096
 _FEW: Final = 64
+_MATRIX: Final = 2
 _FLOATS: Final = frozenset({Dtype.FLOAT32, Dtype.FLOAT16, Dtype.BFLOAT16})
 
 
@@ -167,13 +168,21 @@ class Pairing:
 
 
 def fits(old: Segment, new: Segment) -> bool:
-    """Whether numbers of `old` can predict those of `new` in order: same shape, or rows were added or taken away."""
+    """Whether numbers of `old` can predict those of `new`: same shape, transposed, or rows were added or taken away."""
     if old.blocks != new.blocks:
         # Floats may have been packed into blocks.
         return old.blocks is None and old.shape == new.shape
-    return old.shape == new.shape or (
-        old.dtype == new.dtype and len(old.shape) == len(new.shape) > 0 and old.shape[1:] == new.shape[1:]
+    return (
+        old.shape == new.shape
+        or is_transposed(old, new)
+        or (old.dtype == new.dtype and len(old.shape) == len(new.shape) > 0 and old.shape[1:] == new.shape[1:])
     )
+
+
+def is_transposed(old: Segment, new: Segment) -> bool:
+    """Whether `new` may be the matrix `old` by columns. A square one may be both."""
+    plain = old.blocks is None and new.blocks is None
+    return plain and len(new.shape) == _MATRIX and min(new.shape) > 1 and old.shape == new.shape[::-1]
 
 
 def _probes(file: RandomAccess, segment: Segment, tensor: Tensor) -> NDArray[np.float64]:
