@@ -17,7 +17,7 @@ from fleet.adapters.delta_tensor import residual_coding
 from fleet.adapters.delta_tensor.residual_coding import Coding
 from fleet.adapters.delta_tensor.tensors import sample_ranges
 
-SAMPLE_ELEMENTS: Final = 32768
+SAMPLE_ELEMENTS: Final = 16384
 # Candidates are compared at a faster level than what is written.
 _LEVEL: Final = 5
 
