@@ -39,8 +39,9 @@ class Stage:
         self.directory = directory
         self.terminal = io.StringIO()
         self.changes = 0
+        self.console = Console(self.terminal)
         self.supervisor = Supervisor(
-            console=Console(self.terminal), logs=directory / "logs", policy=policy, on_change=self._count
+            console=self.console, logs=directory / "logs", policy=policy, on_change=self._count
         )
 
     def _count(self) -> None:

@@ -16,6 +16,7 @@ from fleet.entrypoints.up.errors import PortTakenError, UpError
 from fleet.entrypoints.up.installation import BROKER, WEB, WORKERS, Installation
 from fleet.entrypoints.up.invitation import invite
 from fleet.entrypoints.up.listeners import Listening, listening
+from fleet.entrypoints.up.lock_watch import watch_lock
 from fleet.entrypoints.up.mosquitto import Mosquitto
 from fleet.entrypoints.up.supervisor import RestartPolicy, Supervisor
 
@@ -29,8 +30,16 @@ _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 class Session:
     """Runs an installation until a signal, or until one of its processes cannot be kept running."""
 
-    def __init__(self, installation: Installation, console: Console, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        installation: Installation,
+        console: Console,
+        now: Callable[[], datetime],
+        *,
+        sqlite: Path | None = None,
+    ) -> None:
         self._installation = installation
+        self._sqlite = sqlite
         self._console = console
         self._now = now
         self._started_at: datetime | None = None
@@ -58,10 +67,12 @@ class Session:
                 self._installation.write_note(supervisor.pids(), self._started_at)
                 on_ready()
                 watcher = asyncio.create_task(self._restart_broker_on_change(supervisor))
+                lock_watcher = asyncio.create_task(self._watch_lock(supervisor))
                 inviter = asyncio.create_task(self._invite(environment))
                 ends: list[asyncio.Future[Any]] = [stopped, supervisor.failed]
                 await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
                 watcher.cancel()
+                lock_watcher.cancel()
                 inviter.cancel()
         finally:
             self._started_at = None
@@ -73,6 +84,10 @@ class Session:
         if supervisor.failed.done():
             raise supervisor.failed.result()
         self._console.say("stopped")
+
+    async def _watch_lock(self, supervisor: Supervisor) -> None:
+        if self._sqlite is not None:
+            await watch_lock(self._sqlite, supervisor, self._console)
 
     async def _invite(self, environment: Mapping[str, str]) -> None:
         if self._installation.addresses.device_web_port is not None:

@@ -114,6 +114,12 @@ class Supervisor:
             self._running[name].is_wanted_again = True
             self.signal(name, signal.SIGTERM)
 
+    def kill(self, name: str) -> None:
+        """End a process and its family at once; it is started again like one that crashed."""
+        pid = self.pids().get(name)
+        if pid is not None:
+            _kill_family(pid)
+
     async def stop(self, *, last: str | None = None, within_s: float = 9.0) -> None:
         """End every process, `last` after all others; those that take too long are killed. No process is left."""
         self._stopping = True

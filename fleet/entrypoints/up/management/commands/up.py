@@ -100,7 +100,9 @@ class Command(BaseCommand):
                 console.say(line)
 
         console.say("starting ...")
-        session = Session(installation, console, system_clock().now)
+        database = connections["default"]
+        sqlite = Path(database.settings_dict["NAME"]) if database.vendor == "sqlite" else None
+        session = Session(installation, console, system_clock().now, sqlite=sqlite)
         asyncio.run(session.run(mosquitto, environment, on_ready))
 
 
