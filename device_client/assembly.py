@@ -28,7 +28,7 @@ from device_client.agent.loop import Agent
 from device_client.config import Config, StatePaths
 from device_client.core.errors import ConfigError, DeviceError, EnrolmentError, LoadError
 from device_client.core.profile import Profile
-from device_client.ports import Clock, Host, LoadedModel, Meter, Runtime
+from device_client.ports import Clock, Host, LoadedModel, Meter, Runtime, ShadowRuns
 from device_client.wire.bundles import BundleFile, Contract, FileRole, Manifest
 from device_client.wire.delta import applicable_codecs
 from device_client.wire.errors import WireError
@@ -66,6 +66,13 @@ def installed_runtimes(threads: int = 1) -> Mapping[str, Runtime]:
     return runtimes.installed(threads)
 
 
+def shadow_runs(paths: StatePaths) -> ShadowRuns:
+    """Where candidates run beside what is served."""
+    from device_client.adapters.shadow import ChildShadows
+
+    return ChildShadows(lambda: present(paths.root).free_ram_bytes)
+
+
 def probe(config: Config, paths: StatePaths, found: Mapping[str, Runtime]) -> Capabilities:
     """What this device can do, as it is told to the director."""
     probes = {name: runtime.probe() for name, runtime in found.items()}
@@ -81,6 +88,7 @@ def probe(config: Config, paths: StatePaths, found: Mapping[str, Runtime]) -> Ca
         max_ir_version=max((item.max_ir_version for item in probes.values()), default=0),
         client_version=__version__,
         in_place=config.in_place,
+        shadow=True,
     )
 
 

@@ -7,6 +7,7 @@ the disk when they return: a power cut afterwards does not take them back.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import Enum
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +19,7 @@ from device_client.core.vitals import Window
 from device_client.wire.bundles import Manifest
 from device_client.wire.delta import Codec
 from device_client.wire.messages import BundleMessage, Denied, Label, MessageKey
+from device_client.wire.shadow import ShadowBudget
 from device_client.wire.topics import Up
 
 Draft = Callable[[MessageKey], bytes]  # a message that lacks only its number
@@ -351,6 +353,52 @@ class Host(Protocol):
 
     def serving(self, model: str) -> Serving | None:
         """What new leases get, or None if there is nothing to lease."""
+
+    def shadow(self, model: str, slot: OpenSlot | None, budget: ShadowBudget) -> None:
+        """Run this slot beside what is served, within the budget; None ends what runs. The same one goes on."""
+
+    def shadowing(self, model: str) -> tuple[str, ShadowBudget] | None:
+        """The digest of what runs beside what is served, and its budget."""
+
+
+@dataclass(frozen=True)
+class ShadowAnswer:
+    """What became of one inference that a shadow was offered. `top` is the place of its highest score.
+
+    `failed`: the candidate raised, crashed or hung. `skipped`: there was no memory or no time left for it.
+    """
+
+    nonce: str
+    top: int | None = None
+    latency_ms: float = 0.0
+    is_nan: bool = False
+    failed: bool = False
+    skipped: bool = False
+
+
+class Offered(Enum):
+    """What a shadow does with an inference that it is offered."""
+
+    PASSED = "passed"  # it is not among those that are chosen
+    CHOSEN = "chosen"  # its answer will come
+    SKIPPED = "skipped"  # it was chosen, but there is no budget for it
+
+
+class ShadowRun(Protocol):
+    """One candidate at work. Nothing that it does can make the caller wait."""
+
+    def offer(self, inputs: Mapping[str, Any], nonce: str) -> Offered:
+        """Offer one inference's inputs, which are copied."""
+
+    def stop(self) -> None:
+        """End it, and free what it holds."""
+
+
+class ShadowRuns(Protocol):
+    """Where candidates run: never in the process that serves."""
+
+    def start(self, slot: OpenSlot, budget: ShadowBudget, answered: Callable[[ShadowAnswer], None]) -> ShadowRun:
+        """Start one; `answered` is called from another thread, once for each inference that was chosen."""
 
 
 class Meter(Protocol):

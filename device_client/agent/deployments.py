@@ -76,11 +76,14 @@ UPDATING: Final = frozenset(
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What the deployments need of the agent: its inbox, its question to the director, its mail."""
+    """What the deployments need of the agent: its inbox, its question to the director, its mail, and which slots of a
+    model are kept beside those that are linked.
+    """
 
     post: Callable[[Continuation], None]
     ask_after: Callable[[float], None]
     deliver: Callable[[], None]
+    kept: Callable[[str], frozenset[str]]
 
 
 class Deployments:
@@ -127,7 +130,7 @@ class Deployments:
             Watch: lambda deployment, _: self._watch(deployment),
             StopWork: self._stop_work,
             Collect: lambda deployment, _: self._background(
-                deployment.model, lambda: slots.collect(deployment.model, frozenset())
+                deployment.model, lambda: slots.collect(deployment.model, around.kept(deployment.model))
             ),
             AskAgain: lambda _, __: around.ask_after(ASK_AGAIN_S),
         }

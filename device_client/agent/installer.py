@@ -34,7 +34,7 @@ from device_client.core.errors import (
 from device_client.core.keys import serving_key
 from device_client.core.profile import Profile
 from device_client.core.room import Room
-from device_client.ports import Clock, Downloads, Host, Journal, Patcher, Serving, Slots
+from device_client.ports import Clock, Downloads, Host, Journal, OpenSlot, Patcher, Serving, Slots
 from device_client.wire.bundles import Contract, FileRole, Manifest
 
 log = logging.getLogger(__name__)
@@ -60,6 +60,7 @@ class Installer:
         self._slots = slots
         self._host = host
         self._journal = journal
+        self._clock = clock
         self._room = room or Room()
         self._fetcher = Fetcher(
             slots=slots, downloads=downloads, patcher=patcher, journal=journal, clock=clock, dice=dice, room=self._room
@@ -97,6 +98,14 @@ class Installer:
         Raises `TicketError` when the director must be asked again, `CancelledError` when stopped.
         """
         return self._fetcher.fetch(deployment, self._profile, announce, cancelled)
+
+    def bring(self, model: str, target: Target, cancelled: Callable[[], bool]) -> OpenSlot:
+        """A verified slot beside what is served, which nothing points at; raises as the steps of an update do."""
+        aside = Deployment(model, target=target, began_at=max(0.0, self._clock.now().timestamp()))
+        if not self.preflight(aside).in_slot:
+            self._fetcher.fetch(aside, self._profile, lambda _: None, cancelled)
+            self.verify(aside)
+        return self._slots.open(model, target.digest)
 
     # ------------------------------------------------------------ verify, test, swap
 

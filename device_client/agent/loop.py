@@ -19,6 +19,7 @@ from device_client.agent.jobs import Continuation, Jobs, ThreadJobs
 from device_client.agent.postman import Postman
 from device_client.agent.renewal import Renewals
 from device_client.agent.safety import Safely
+from device_client.agent.shadows import Shadows
 from device_client.agent.timers import Timers
 from device_client.core import machine, notices
 from device_client.core.acceptance import DirectorAnswer
@@ -113,7 +114,17 @@ class Agent:
                 post=self.post,
                 ask_after=lambda seconds: self._checks.ask_after(CheckReason.RETRY, seconds),
                 deliver=self._postman.deliver,
+                kept=lambda model: self._shadows.kept(model),  # noqa: PLW0108 - they are made below
             ),
+        )
+        self._shadows = Shadows(
+            installer=installer,
+            trust=trust,
+            host=host,
+            journal=journal,
+            jobs=self._jobs,
+            resting=self._is_resting,
+            ask_after=lambda seconds: self._checks.ask_after(CheckReason.RETRY, seconds),
         )
         self._renewals = Renewals(
             identity=identity,
@@ -315,6 +326,10 @@ class Agent:
                 # The server does not know the model yet, so there is no plan notice to wait for.
                 self._checks.ask_after(CheckReason.PERIODIC, UNKNOWN_MODEL_S)
             self._safely(lambda model=model: self._decide(model, answer, verdicts.get(model)))  # type: ignore[misc]
+            self._safely(lambda model=model: self._shadows.told(model, answer.shadows.get(model)))  # type: ignore[misc]
+
+    def _is_resting(self, model: str) -> bool:
+        return model in self.deployments and self.deployments[model].state in machine.RESTING
 
     def _decide(self, model: str, answer: DirectorAnswer, error: DeviceError | None) -> None:
         """What one model's part of a good answer means for its deployment."""

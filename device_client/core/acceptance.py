@@ -5,7 +5,7 @@ raises; there is no other way to get a `Target`.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from device_client.core.deployment import Patch, Target
 from device_client.core.errors import BindingError, IncompatibleError, NotAuthorisedError
@@ -14,6 +14,7 @@ from device_client.wire.bundles import Contract, Manifest, Tensor
 from device_client.wire.director import Assigned, Binding, DeltaOffer
 from device_client.wire.errors import WireError
 from device_client.wire.names import ANY_HARDWARE, ManifestPath, delta_target, device_target, hardware_part
+from device_client.wire.shadow import ShadowBudget
 
 MODELS_PREFIX = "models/"
 DELTAS_PREFIX = "deltas/"
@@ -30,12 +31,21 @@ class SignedTarget:
 
 
 @dataclass(frozen=True)
+class Shadowing:
+    """A target that is to run beside what is served, and what it may take."""
+
+    target: Target
+    budget: ShadowBudget
+
+
+@dataclass(frozen=True)
 class DirectorAnswer:
     """A verified bundle that is bound to this device: what it says, model by model."""
 
     binding: Binding
     targets: Mapping[str, Target]
     director_version: int
+    shadows: Mapping[str, Shadowing] = field(default_factory=dict)
 
 
 def read_answer(
@@ -63,16 +73,20 @@ def read_answer(
         if binding.nonce != nonce:
             raise BindingError(f"expected nonce {nonce}, got {binding.nonce}")
         patches = tuple(_patch(target) for target in targets if target.path.startswith(DELTAS_PREFIX))
-        assigned = {}
+        assigned: dict[str, Target] = {}
+        shadows: dict[str, Shadowing] = {}
         for target in targets:
             if target.path.startswith(MODELS_PREFIX):
-                model, value = _assigned(target, patches, tickets)
-                if model in assigned:
+                model, value, budget = _assigned(target, patches, tickets)
+                if model in (assigned if budget is None else shadows):
                     raise BindingError(f"expected one version of {model}, got two")
-                assigned[model] = value
+                if budget is None:
+                    assigned[model] = value
+                else:
+                    shadows[model] = Shadowing(value, budget)
     except WireError as error:
         raise BindingError(f"director targets: {error}") from error
-    return DirectorAnswer(binding, assigned, director_version)
+    return DirectorAnswer(binding, assigned, director_version, shadows)
 
 
 def _patch(target: SignedTarget) -> Patch:
@@ -83,11 +97,13 @@ def _patch(target: SignedTarget) -> Patch:
     return Patch(offer.old_sha256, offer.new_sha256, offer.codec, target.sha256, target.length)
 
 
-def _assigned(target: SignedTarget, patches: tuple[Patch, ...], tickets: Mapping[str, str]) -> tuple[str, Target]:
+def _assigned(
+    target: SignedTarget, patches: tuple[Patch, ...], tickets: Mapping[str, str]
+) -> tuple[str, Target, ShadowBudget | None]:
     path, said = ManifestPath.parse(target.path), Assigned.parse(target.custom)
     if (said.model, said.version) != (path.model, path.version):
         raise BindingError(f"expected {path.model} {path.version} as in the path, got {said.model} {said.version}")
-    return said.model, Target(
+    found = Target(
         version=said.version,
         digest=target.sha256,
         path=target.path,
@@ -102,6 +118,7 @@ def _assigned(target: SignedTarget, patches: tuple[Patch, ...], tickets: Mapping
         patches=patches,
         tickets=tickets,
     )
+    return said.model, found, said.shadow
 
 
 def agree(target: Target, signed: SignedTarget | None) -> None:

@@ -31,6 +31,11 @@ def progress_key(model: str) -> str:
     return f"progress:{model}"
 
 
+def shadow_key(model: str) -> str:
+    """The digest that runs, or is to run, beside what is served; empty where none is."""
+    return f"shadow:{model}"
+
+
 def serving_key(model: str) -> str:
     """Under which label the current slot is served."""
     return f"serving:{model}"

@@ -9,6 +9,7 @@ from typing import Final
 
 from device_client.wire.limits import MAX_METRICS_PER_WINDOW
 from device_client.wire.messages import MessageKey, MetricTotals, TelemetryWindow
+from device_client.wire.shadow import ShadowTotals
 from device_client.wire.sketch import LatencySketch
 
 LOCAL_ROUTE: Final = "local"
@@ -23,6 +24,7 @@ class WindowKey:
     digest: str
     revision: int
     route: str
+    shadow: str = ""  # the digest of what ran beside it
 
 
 @dataclass
@@ -43,6 +45,7 @@ class Window:
     crashes: int = 0
     compared: int = 0
     agreed: int = 0
+    shadow: ShadowTotals | None = None
 
     def answered(self, latency_ms: float, confidence: float, *, is_nan: bool) -> None:
         """One inference that returned."""
@@ -76,7 +79,7 @@ class Window:
     @property
     def empty(self) -> bool:
         """Nothing happened in this window."""
-        return self.n == self.crashes == self.compared == 0 and not self.metrics
+        return self.n == self.crashes == self.compared == 0 and not self.metrics and self.shadow is None
 
     def message(self, key: MessageKey, *, ended_at: float, clock_trusted: bool, rss_bytes: int) -> TelemetryWindow:
         """The window as it is sent."""
@@ -103,6 +106,7 @@ class Window:
             crashes=self.crashes,
             compared=self.compared,
             agreed=self.agreed,
+            shadow=self.shadow,
         )
 
 
@@ -136,6 +140,7 @@ def merge(first: TelemetryWindow, second: TelemetryWindow, key: MessageKey) -> T
         crashes=first.crashes + second.crashes,
         compared=first.compared + second.compared,
         agreed=first.agreed + second.agreed,
+        shadow=first.shadow.plus(second.shadow) if first.shadow and second.shadow else first.shadow or second.shadow,
     )
 
 
@@ -155,4 +160,5 @@ def mergeable(window: TelemetryWindow) -> WindowKey | None:
     """The key under which an unsent window may be merged; None for windows that must stand alone."""
     if window.during_update or not window.clock_trusted:
         return None
-    return WindowKey(window.model, window.version, window.digest, window.revision, window.route)
+    shadow = "" if window.shadow is None else window.shadow.digest
+    return WindowKey(window.model, window.version, window.digest, window.revision, window.route, shadow)

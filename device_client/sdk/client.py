@@ -32,7 +32,12 @@ class Client:
         self._config = self._load_config()
         threads = self._config.intra_op_threads if self._config is not None else 1
         self._runtimes = assembly.installed_runtimes(threads)
-        self._host = ModelHost(device_id=self.device_id, runtimes=self._runtimes, clock=assembly.system_clock())
+        self._host = ModelHost(
+            device_id=self.device_id,
+            runtimes=self._runtimes,
+            clock=assembly.system_clock(),
+            shadows=assembly.shadow_runs(self._paths),
+        )
         self._contracts: dict[str, Contract] = {}
         self._models: dict[str, ServedModel] = {}
         self._lock = threading.Lock()

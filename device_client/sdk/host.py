@@ -19,10 +19,12 @@ from device_client.core import golden as golden_test
 from device_client.core.errors import LoadError, NotReadyError
 from device_client.core.probation import Activity
 from device_client.core.vitals import LOCAL_ROUTE, Window, WindowKey
-from device_client.ports import Clock, LoadedModel, OpenSlot, Runtime, Serving
+from device_client.ports import Clock, LoadedModel, OpenSlot, Runtime, Serving, ShadowRuns
+from device_client.sdk.shadow import ShadowDesk
 from device_client.wire.bundles import FileRole
 from device_client.wire.messages import Label
 from device_client.wire.predictions import PredictionId
+from device_client.wire.shadow import ShadowBudget
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +61,7 @@ class Desk:
         self.updating = False
         self.listeners: list[Listener] = []
         self.ready = threading.Event()
+        self.shadow: ShadowDesk | None = None
 
     def window(self, serving: Serving, route: str, now: float) -> Window:
         """The open window of a label and route."""
@@ -70,7 +73,10 @@ class Desk:
         return window
 
     def close_windows(self, now: float) -> None:
-        """End every open window."""
+        """End every open window; what the shadow did belongs to the one of what is served."""
+        done = None if self.shadow is None else self.shadow.take()
+        if done is not None and self.serving is not None:
+            self.window(self.serving, LOCAL_ROUTE, now).shadow = done
         self.finished += [(window, now) for window in self.windows.values() if not window.empty]
         self.windows.clear()
 
@@ -175,8 +181,11 @@ class Lease(AbstractContextManager["Lease"]):
 class ModelHost:
     """All models of one process."""
 
-    def __init__(self, *, device_id: str, runtimes: Mapping[str, Runtime], clock: Clock) -> None:
+    def __init__(
+        self, *, device_id: str, runtimes: Mapping[str, Runtime], clock: Clock, shadows: ShadowRuns | None = None
+    ) -> None:
         self.device_id = device_id
+        self._shadows = shadows
         self._runtimes = runtimes
         self._clock = clock
         self._desks: dict[str, Desk] = {}
@@ -238,6 +247,8 @@ class ModelHost:
             before, old = desk.serving, desk.running
             new = self._next(desk, serving)
             desk.close_windows(self._now())
+            changed = new is not old
+            shadow, desk.shadow = (desk.shadow, None) if changed else (None, desk.shadow)
             if new is None:
                 desk.serving, desk.running = None, None
             else:
@@ -250,6 +261,8 @@ class ModelHost:
             after = desk.serving
         for running in doomed:
             running.loaded.close()
+        if shadow is not None:
+            shadow.stop()  # it was compared with what is not served any more
         if after is None:
             desk.ready.clear()
         else:
@@ -294,6 +307,26 @@ class ModelHost:
         desk = self.desk(model)
         with desk.lock:
             return desk.serving
+
+    def shadow(self, model: str, slot: OpenSlot | None, budget: ShadowBudget) -> None:
+        desk = self.desk(model)
+        with desk.lock:
+            old = desk.shadow
+            if old is not None and slot is not None and (old.digest, old.budget) == (slot.digest, budget):
+                return
+            desk.close_windows(self._now())
+            desk.shadow = None
+        if old is not None:
+            old.stop()
+        if slot is None or self._shadows is None:
+            return
+        made = ShadowDesk(slot, _labels(slot), budget, self._shadows)
+        with desk.lock:
+            desk.shadow = made
+
+    def shadowing(self, model: str) -> tuple[str, ShadowBudget] | None:
+        shadow = self.desk(model).shadow
+        return None if shadow is None else (shadow.digest, shadow.budget)
 
     # ------------------------------------------------------------ for the agent: ports.Meter
 
@@ -376,7 +409,11 @@ class ModelHost:
             running.inferences += 1
             running.nan += is_nan
             desk.window(lease.serving, LOCAL_ROUTE, now).answered(latency_ms, confidence, is_nan=is_nan)
-        return Result(self, lease, outputs, confidence, now, f"{self._nonce_prefix}{next(self._nonces):08x}")
+        nonce = f"{self._nonce_prefix}{next(self._nonces):08x}"
+        shadow = desk.shadow
+        if shadow is not None and desk.running is running and not desk.updating:
+            shadow.offer(inputs, lambda: lease.top_label(outputs), nonce)
+        return Result(self, lease, outputs, confidence, now, nonce)
 
     def rerouted(self, serving: Serving, route: str) -> None:
         """An answer came by another route: counted there, without a latency of its own."""
@@ -397,8 +434,11 @@ class ModelHost:
             if desk.serving is not None:
                 desk.window(desk.serving, LOCAL_ROUTE, self._now()).measured(name, value)
 
-    def label(self, label: Label) -> None:
-        """Keep a label until the agent fetches it."""
+    def label(self, label: Label, prediction: PredictionId) -> None:
+        """Keep a label until the agent fetches it, and let the shadow's answer be judged by it."""
+        shadow = self.desk(prediction.model).shadow
+        if shadow is not None:
+            shadow.labelled(prediction.nonce, label.label)
         with self._lock:
             self._labels.append(label)
 

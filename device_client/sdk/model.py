@@ -54,7 +54,7 @@ class ServedModel:
             if parsed.answer is None:
                 raise ValueError(f"expected `correct` for a prediction that carries no answer, got only {label!r}")
             correct = parsed.answer == label
-        self._host.label(Label(prediction, label, correct, source))
+        self._host.label(Label(prediction, label, correct, source), parsed)
 
     def metric(self, name: str, value: float) -> None:
         """Add a measurement of the application's own to what is reported of the present version."""

@@ -18,6 +18,7 @@ from device_client.wire import limits
 from device_client.wire.errors import MalformedMessageError
 from device_client.wire.fields import Fields
 from device_client.wire.names import HEX_ID, parse_model, parse_sha256
+from device_client.wire.shadow import ShadowBudget
 
 CUSTOM_VERSION: Final = 1
 
@@ -152,7 +153,8 @@ class Assigned:
     """Custom of a `models/...json` target: this manifest is to run on this device, because of `rollout`.
 
     `revision` rises with every change of what the device is told for this model; telemetry and labels echo it.
-    `rollout` is empty for a baseline that no rollout made. `reason` is a sentence for people.
+    `rollout` is empty for a baseline that no rollout made. `reason` is a sentence for people. With `shadow` the manifest
+    is not to be served but to run beside what is, within this budget.
     """
 
     model: str
@@ -164,10 +166,12 @@ class Assigned:
     reason: str
     policy: DevicePolicy = field(default_factory=DevicePolicy)
     parameters: Mapping[str, str] = field(default_factory=dict)
+    shadow: ShadowBudget | None = None
 
     def encode(self) -> dict[str, object]:
         """The JSON form."""
         return {
+            **({} if self.shadow is None else {"shadow": self.shadow.encode_signed()}),
             "v": CUSTOM_VERSION,
             "model": self.model,
             "version": self.version,
@@ -198,6 +202,7 @@ class Assigned:
             reason=fields.text("reason"),
             policy=DevicePolicy.parse_signed(fields.child("policy")),
             parameters=fields.pairs("parameters", max_items=limits.MAX_ATTRIBUTES),
+            shadow=ShadowBudget.parse_signed(fields.child("shadow")) if fields.has("shadow") else None,
         )
 
 

@@ -21,6 +21,7 @@ from device_client.wire.errors import MalformedMessageError
 from device_client.wire.fields import Fields, decode_object
 from device_client.wire.names import HEX_ID, parse_model, parse_sha256, parse_version
 from device_client.wire.predictions import MAX_ID_CHARS
+from device_client.wire.shadow import ShadowTotals
 from device_client.wire.sketch import LatencySketch
 from device_client.wire.states import FailureCode, Transport, UpdateState
 
@@ -58,6 +59,7 @@ class Capabilities:
     """What a device probed of itself. `precisions` empty means any; RAM and disk in bytes, zero means unknown.
 
     `in_place`: its owner lets it turn an installed file into the next one where it lies when there is no room for two.
+    `shadow`: it can run a candidate beside the champion.
     """
 
     runtimes: Mapping[str, str] = field(default_factory=dict)  # runtime name -> version
@@ -71,11 +73,13 @@ class Capabilities:
     max_ir_version: int = 0
     client_version: str = ""
     in_place: bool = False
+    shadow: bool = False
 
     def encode(self) -> dict[str, object]:
         """The JSON form. What is not so is left out where older readers and digests do not know of it."""
         return {
             **({"in_place": True} if self.in_place else {}),
+            **({"shadow": True} if self.shadow else {}),
             "runtimes": dict(self.runtimes),
             "precisions": list(self.precisions),
             "accelerators": list(self.accelerators),
@@ -108,6 +112,7 @@ class Capabilities:
             max_ir_version=fields.integer("max_ir_version", default=0),
             client_version=fields.text("client_version", max_chars=32, default=""),
             in_place=fields.flag("in_place", default=False),
+            shadow=fields.flag("shadow", default=False),
         )
 
 
@@ -476,7 +481,7 @@ class TelemetryWindow:
     `rss_bytes` is the process's peak. `started_at` is the device's clock, seconds since the epoch; `clock_trusted`
     says whether it was set since the last signed time.
     `crashes` counts unclean ends of the process that served this version, found at its next start; of `compared` answers,
-    for which a reference came by another route (a cloud, a shadow), `agreed` were the same.
+    for which a reference came by another route (a cloud), `agreed` were the same. `shadow` is of the candidate beside it.
     """
 
     key: MessageKey
@@ -501,6 +506,7 @@ class TelemetryWindow:
     crashes: int = 0
     compared: int = 0
     agreed: int = 0
+    shadow: ShadowTotals | None = None
 
     def encode(self) -> bytes:
         """The MQTT payload."""
@@ -532,6 +538,7 @@ class TelemetryWindow:
                 },
                 # Left out where there is nothing to say, as in the first release, which did not know them.
                 **{name: count for name in ("crashes", "compared", "agreed") if (count := getattr(self, name))},
+                **({} if self.shadow is None else {"shadow": self.shadow.encode()}),
             }
         )
 
@@ -563,6 +570,7 @@ class TelemetryWindow:
             crashes=fields.integer("crashes", default=0, maximum=limits.MAX_INFERENCES_PER_WINDOW),
             compared=fields.integer("compared", default=0, maximum=limits.MAX_INFERENCES_PER_WINDOW),
             agreed=fields.integer("agreed", default=0),
+            shadow=ShadowTotals.parse(fields.child("shadow")) if fields.has("shadow") else None,
         )
         if window.agreed > window.compared:
             raise MalformedMessageError(f"expected agreed <= compared, got {window.agreed} and {window.compared}")

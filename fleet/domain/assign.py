@@ -9,7 +9,7 @@ has a variant that fits it: otherwise the arms would hold different devices, and
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 
@@ -76,7 +76,7 @@ class Ruleset:
 class Assignment:
     """The answer. `rule` and `build` are what to run; with LATER they are the baseline, if there is one.
 
-    `waits_for` is the rule that said later. `reason` is a sentence for people.
+    `waits_for` is the rule that said later. `reason` is a sentence for people. `shadow` is what is to run beside it.
     """
 
     model: str
@@ -90,6 +90,7 @@ class Assignment:
     bucket: int | None = None
     until: datetime | None = None
     waits_for: Rule | None = None
+    shadow: "Assignment | None" = None
 
     @cached_property
     def trace(self) -> tuple[Step, ...]:
@@ -125,6 +126,8 @@ def assign(
         asked.note(facts.device_id, "refused", "the device is revoked or in quarantine")
         return asked.nothing()
     found = asked.ramping() or asked.baseline()
+    if asked.shadow is not None and found.decision is Decision.NOW:
+        found = replace(found, shadow=asked.shadow)
     reason = stop or asked.rules.stop
     if not reason or (found.build is not None and _runs_build(asked.running, found.build)):
         return found
@@ -153,6 +156,7 @@ class _Asked:
         self.barred = barred
         self.running = facts.models.get(rules.model)
         self.marks: list[tuple[str, str, Sentence]] = []
+        self.shadow: Assignment | None = None
 
     def note(self, subject: str, outcome: str, sentence: Sentence) -> None:
         """One more step."""
@@ -169,6 +173,9 @@ class _Asked:
                     marks.append((rule.source, "refused", (_refusal, rule, objection)))
                     continue
             place = rule.line.bucket(device_id)
+            if rule.shadow is not None:
+                self._in_shadow(rule, place)
+                continue
             if rule.arms:
                 answer = self._in_experiment(rule, place)
                 if answer is not None:
@@ -297,6 +304,40 @@ class _Asked:
             build=build,
             bucket=place,
         )
+
+    def _in_shadow(self, rule: Rule, place: int) -> None:
+        """What this device is to run beside what other rules give it; notes why, or why not."""
+        arm = rule.arm_at(place)
+        if arm is None or arm.version == rule.version:
+            self.note(rule.source, "passed", f"bucket {place} runs no shadow of {rule.source}")
+        elif arm.is_dropped:
+            self.note(rule.source, "passed", f"the shadow {arm.name} of {rule.source} was dropped: it was harmful")
+        elif not self.facts.capabilities.shadow:
+            self.note(rule.source, "refused", f"{rule.source}: this device does not know what a shadow is")
+        elif self.running is None or self.running.version != rule.version:
+            self.note(
+                rule.source, "passed", f"{rule.source} compares with version {rule.version}, which it does not run"
+            )
+        elif rule.state is RuleState.HELD:
+            self.note(rule.source, "passed", f"{rule.source} is decided: shadows have ended")
+        else:
+            own = rule.for_arm(arm)
+            build, objection = _build_for(self.facts, own, self.running)
+            if build is None:
+                self._refuse(own, objection or "")
+                return
+            reason = f"{rule.source} runs version {arm.version} ({arm.name}) in the shadow of version {rule.version}: bucket {place}"
+            self.note(rule.source, "passed", reason)
+            self.shadow = Assignment(
+                rule.model,
+                Decision.NOW,
+                reason,
+                arm=Arm.TREATED,
+                arm_name=arm.name,
+                rule=own,
+                build=build,
+                bucket=place,
+            )
 
     def _wait(self, rule: Rule) -> tuple[str, datetime] | None:
         """Why this device must not take the version now, and when it may ask again."""

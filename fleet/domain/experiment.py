@@ -15,6 +15,7 @@ from device_client.wire.bucketing import BUCKETS, BucketRange
 from device_client.wire.errors import MalformedMessageError, WireError
 from device_client.wire.fields import Fields
 from device_client.wire.limits import MAX_RANGES_PER_RULE
+from device_client.wire.shadow import ShadowBudget
 from fleet.domain.errors import InvalidInputError
 from fleet.domain.gate_policy import (
     CRASHES,
@@ -36,7 +37,7 @@ ARM_NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 _SHARED: Final = ("population", "device", "parameters", "allow_delta", "delta_wait_s", "jitter_s", "priority")
 _OWN: Final = (
     *("arms", "control", "share", "holdback", "success", "guardrails", "alpha", "power"),
-    *("min_duration_s", "duration_s"),
+    *("min_duration_s", "duration_s", "shadow"),
 )
 _ARM_KEYS: Final = frozenset({"name", "version", "weight"})
 
@@ -56,7 +57,8 @@ class ExperimentSpec:
 
     `success` are the metrics of which at least one must be better; none means that passing the guardrails is enough.
     Their `margin` is the smallest effect that is worth finding, for the plan alone. `alpha` is the chance that a
-    version without merit is declared better, over all arms, success metrics and classes and all looks.
+    version without merit is declared better, over all arms, success metrics and classes and all looks. With a `shadow`
+    budget nobody is served anything new: the arms' devices run the candidate beside the champion, which is the control.
     """
 
     arms: tuple[ArmSpec, ...]
@@ -69,15 +71,18 @@ class ExperimentSpec:
     power: float = 0.8
     min_duration_s: float = 0.0
     duration_s: float = 14 * DAY_S
+    shadow: ShadowBudget | None = None
 
     @property
     def guardrails(self) -> tuple[MeasuredGate, ...]:
-        """What may not get worse than the control by more than its margin."""
-        return self.policy.gates.comparative
+        """What may not get worse than the control by more than its margin; of a shadow, limits count as well."""
+        return self.policy.gates.comparative if self.shadow is None else self.policy.gates.measured
 
     @property
     def metrics(self) -> dict[str, str]:
         """What is counted, with shapes: all that every device measures, because who reports matters, and the custom ones."""
+        if self.shadow is not None:
+            return {f"shadow.{item.value}": Shape.SHARE.value for item in Metric}
         built_in = dict.fromkeys((CRASHES, *(item.value for item in Metric)), Shape.SHARE.value)
         return built_in | {item.metric: item.shape.value for item in (*self.guardrails, *self.success)}
 
@@ -118,6 +123,7 @@ class ExperimentSpec:
             "power": self.power,
             "min_duration_s": self.min_duration_s,
             "duration_s": self.duration_s,
+            **({} if self.shadow is None else {"shadow": self.shadow.encode()}),
             **{key: policy[key] for key in _SHARED},
         }
 
@@ -169,6 +175,7 @@ def _spec(fields: Fields, document: object) -> ExperimentSpec:
         power=fields.number("power", minimum=0.5, maximum=0.999, default=ExperimentSpec.power),
         min_duration_s=fields.number("min_duration_s", maximum=YEAR_S, default=0.0),
         duration_s=duration_s,
+        shadow=_budget(fields.raw("shadow")),
     )
     _check(spec)
     return spec
@@ -193,7 +200,7 @@ def _check(spec: ExperimentSpec) -> None:
     problem = ""
     if len(set(names)) != len(names):
         problem = f"experiment.arms: expected different names, got {', '.join(names)}"
-    elif spec.control not in weighty or len(weighty) < 2:  # noqa: PLR2004 - a comparison needs two
+    elif not spec.treatments or spec.control not in (names if spec.shadow is not None else weighty):
         problem = (
             f"experiment.arms: expected a control and another arm with a weight, got control {spec.control!r} "
             f"and {', '.join(weighty) or 'none'}"
@@ -205,9 +212,32 @@ def _check(spec: ExperimentSpec) -> None:
     elif not spec.success and not spec.guardrails:
         problem = "experiment: expected a success metric or a guardrail with a margin, got neither"
     else:
-        problem = _contradicting(spec)
+        problem = _contradicting(spec) if spec.shadow is None else _unfit_for_shadow(spec)
     if problem:
         raise InvalidInputError("experiment_invalid", problem)
+
+
+def _unfit_for_shadow(spec: ExperimentSpec) -> str:
+    """The champion's accuracy is a difference, on the same inputs; all else is the candidate's own, against a limit."""
+    if any(item.metric != Metric.ACCURACY for item in spec.success):
+        return "experiment.success: expected accuracy alone, as a shadow is compared by, got others"
+    for item in spec.guardrails:
+        where = f"experiment.guardrails.{item.name}"
+        if item.is_custom:
+            return f"{where}: expected what a shadow measures: accuracy, agreement, latency, errors or nan"
+        if item.metric == Metric.ACCURACY and (item.margin is None or item.limit is not None):
+            return f"{where}: expected margin_points alone, against the champion on the same inputs"
+        if item.metric != Metric.ACCURACY and (item.limit is None or item.margin is not None):
+            return f"{where}: expected a limit and no margin: it is the candidate's own"
+    return ""
+
+
+def _budget(value: object) -> ShadowBudget | None:
+    if value is None:
+        return None
+    return ShadowBudget.parse(
+        known(value, frozenset({"inference_share", "time_share", "ram_bytes"}), "experiment.shadow")
+    )
 
 
 def _contradicting(spec: ExperimentSpec) -> str:

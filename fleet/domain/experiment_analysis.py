@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from fleet.domain import experiment_shadow
 from fleet.domain.experiment import ExperimentSpec
-from fleet.domain.experiment_findings import Analysis, ArmSum, Comparison, Facts, Finding, Role, Shares
+from fleet.domain.experiment_findings import Analysis, ArmSum, Comparison, Facts, Finding, Judged, Role, Shares
 from fleet.domain.gate_policy import Gates, MeasuredGate, Shape
 from fleet.domain.gates.contrasted import Contrasts, Intervals, combined, contrasts, intervals, proven
 from fleet.domain.gates.words import apart, estimate_evidence, margin, on
@@ -31,7 +32,6 @@ from fleet.domain.strata import Comparison as StrataComparison
 from fleet.domain.verdicts import ClassCount, PhaseCounts, Verdict
 
 MISMATCH_ALPHA: Final = 0.001  # the usual level for a sample-ratio mismatch (Fabijan et al., KDD 2019)
-CONTROL: Final = "the control's"
 HARM_ALPHA: Final = 0.01  # as a rollout's chance of a wrongful revert
 
 
@@ -47,31 +47,46 @@ class _Case:
     harm: float
 
 
-@dataclass(frozen=True)
-class _Judged:
-    """A comparison with what its sentence is made of."""
-
-    comparison: Comparison
-    metric: MeasuredGate
-    bounds: Estimate | None = None
-
-
 def analyse(spec: ExperimentSpec, facts: Facts) -> Analysis:
     """What the experiment shows at this look. Arms that were dropped count in no share and no comparison any more."""
     weights = {arm.name: arm.weight for arm in spec.arms if arm.name not in facts.dropped}
+    if spec.shadow is not None:
+        weights.pop(spec.control)  # the champion is on every device, and no offer of anybody
     planned = sum(count for (arm, _), count in facts.planned.items() if arm in weights)
     offered = {name: sum(item.offered for item in facts.offers if item.arm == name) for name in weights}
     devices = _devices(facts)
     speaking = {name: len(devices.get(name, ())) for name in weights}
+    judged, comparisons, notes = (_in_shadow if spec.shadow is not None else _in_arms)(spec, facts, devices)
+    lost = sum(judged.get(name, 0) for name in facts.dropped)
+    adjusted = _with_holm(comparisons, spec.alpha, lost)
+    installs = {} if spec.shadow is not None else _all_installs(spec, facts)
+    return Analysis(
+        assigned=_shares("assigned", offered, weights, planned),
+        reporting=_shares("reporting", speaking, weights, planned),
+        comparisons=tuple(
+            item
+            for arm in spec.treatments
+            if arm.name in weights
+            for item in (
+                *(one for one in adjusted if one.arm == arm.name),
+                *([installs[arm.name]] if arm.name in installs else []),
+            )
+        ),
+        notes=tuple(dict.fromkeys(notes)),
+    )
+
+
+# By arm, how many p-values it has or would have had; then what is judged, and notes.
+_Found = tuple[dict[str, int], list[Judged], list[str]]
+
+
+def _in_arms(spec: ExperimentSpec, facts: Facts, devices: Mapping[str, "Totals"]) -> _Found:
+    """Treatments against the control's devices."""
     compared = {arm.name: _compared(spec, facts, arm.name) for arm in spec.treatments}
-    notes = [note for name, (_, found) in compared.items() if name in weights for note in _notes(found)]
-    # The errors are shared out over all that was asked at the start: an arm that goes gives nothing to the others.
-    asked = len(spec.success) + len(spec.guardrails) + 1
-    harm = HARM_ALPHA / (asked * sum(max(1, len(found.strata)) for _, found in compared.values()))
-    judged: list[_Judged] = []
-    installs: dict[str, Comparison] = {}
+    harm = _harm(spec, compared)
+    judged: list[Judged] = []
     for arm in spec.treatments:
-        if arm.name not in weights:
+        if arm.name in facts.dropped:
             continue
         counts, found = compared[arm.name]
         groups = grouped(
@@ -88,19 +103,33 @@ def analyse(spec: ExperimentSpec, facts: Facts) -> Analysis:
                 for metric in metrics
                 for name, strata in _places(found.strata, found.reason)
             ]
-        installs[arm.name] = _installs(spec, facts, arm.name, harm)
-    lost = len(spec.success) * sum(
-        len(_places(compared[name][1].strata, "")) for name in facts.dropped if name in compared
-    )
-    comparisons = _with_holm(judged, spec.alpha, lost)
-    return Analysis(
-        assigned=_shares("assigned", offered, weights, planned),
-        reporting=_shares("reporting", speaking, weights, planned),
-        comparisons=tuple(
-            item for name, last in installs.items() for item in (*(one for one in comparisons if one.arm == name), last)
-        ),
-        notes=tuple(dict.fromkeys(notes)),
-    )
+    notes = [note for name, (_, found) in compared.items() if name not in facts.dropped for note in _notes(found)]
+    asked = {name: len(spec.success) * len(_places(found.strata, "")) for name, (_, found) in compared.items()}
+    return asked, judged, notes
+
+
+def _harm(spec: ExperimentSpec, compared: Mapping[str, tuple[PhaseCounts, StrataComparison]]) -> float:
+    """The errors are shared out over all that was asked at the start: an arm that goes gives nothing to the others."""
+    asked = len(spec.success) + len(spec.guardrails) + 1
+    return HARM_ALPHA / (asked * sum(max(1, len(found.strata)) for _, found in compared.values()))
+
+
+def _in_shadow(spec: ExperimentSpec, facts: Facts, _devices: Mapping[str, "Totals"]) -> _Found:
+    """Candidates against the champion of the same device."""
+    every = {arm.name: experiment_shadow.questions(spec, facts, arm.name) for arm in spec.treatments}
+    harm = HARM_ALPHA / max(1, sum(every.values()))
+    judged = [
+        item
+        for arm in spec.treatments
+        if arm.name not in facts.dropped
+        for item in experiment_shadow.judge(spec, facts, arm.name, harm)
+    ]
+    return every, judged, []
+
+
+def _all_installs(spec: ExperimentSpec, facts: Facts) -> dict[str, Comparison]:
+    harm = _harm(spec, {arm.name: _compared(spec, facts, arm.name) for arm in spec.treatments})
+    return {arm.name: _installs(spec, facts, arm.name, harm) for arm in spec.treatments}
 
 
 Totals = dict[str, tuple[str, dict[str, Total], dict[str, Total]]]
@@ -171,7 +200,7 @@ def _places(strata: Sequence[Stratum], reason: str) -> list[tuple[str, tuple[Str
     return [(ALL_CLASSES, tuple(strata)), *alone]
 
 
-def _compare(case: _Case, metric: MeasuredGate, stratum: str, strata: tuple[Stratum, ...] | str) -> _Judged:
+def _compare(case: _Case, metric: MeasuredGate, stratum: str, strata: tuple[Stratum, ...] | str) -> Judged:
     measured = case.measures.of(metric.name, stratum)
     plain = Comparison(
         arm=case.arm,
@@ -189,7 +218,7 @@ def _compare(case: _Case, metric: MeasuredGate, stratum: str, strata: tuple[Stra
     )
     found = Unjudgeable(strata) if isinstance(strata, str) else _contrast(case, metric, strata)
     if isinstance(found, Unjudgeable):
-        return _Judged(replace(plain, sentence=f"WAIT: {_subject(plain)}: {found.reason}"), metric)
+        return Judged(replace(plain, sentence=f"WAIT: {_subject(plain)}: {found.reason}"), metric)
     judge = _success if case.role is Role.SUCCESS else _guardrail
     return judge(case, metric, found, plain)
 
@@ -209,7 +238,7 @@ def _contrast(case: _Case, metric: MeasuredGate, strata: tuple[Stratum, ...]) ->
     return found
 
 
-def _success(case: _Case, metric: MeasuredGate, found: Contrasts, plain: Comparison) -> _Judged:
+def _success(case: _Case, metric: MeasuredGate, found: Contrasts, plain: Comparison) -> Judged:
     """Its p-value is adjusted later. Worse for sure: no margin, with an error from the harm budget."""
     zero, alpha = replace(metric, margin=0.0, max_ratio=None), case.spec.alpha
     bounds = intervals(zero, found, alpha / 2)
@@ -224,10 +253,10 @@ def _success(case: _Case, metric: MeasuredGate, found: Contrasts, plain: Compari
         p=min(1.0, 2 * p_better) if sign * found.plain.value > 0 else 1.0,
         is_deteriorated=min(1.0, 2 * p_worse) <= alpha,
     )
-    return _Judged(measured, metric, bounds.trimmed)
+    return Judged(measured, metric, bounds.trimmed)
 
 
-def _guardrail(case: _Case, metric: MeasuredGate, found: Contrasts, plain: Comparison) -> _Judged:
+def _guardrail(case: _Case, metric: MeasuredGate, found: Contrasts, plain: Comparison) -> Judged:
     bounds = intervals(metric, found, case.spec.alpha)
     finding = Finding.WAIT
     if proven(metric, intervals(metric, found, case.harm)) is Verdict.FAIL:
@@ -235,7 +264,8 @@ def _guardrail(case: _Case, metric: MeasuredGate, found: Contrasts, plain: Compa
     elif proven(metric, bounds) is Verdict.PASS:
         finding = Finding.PASS
     measured = replace(_with_bounds(plain, bounds), finding=finding)
-    return _Judged(replace(measured, sentence=_sentence(measured, metric, bounds.trimmed)), metric, bounds.trimmed)
+    judged = Judged(measured, metric, bounds.trimmed)
+    return replace(judged, comparison=replace(measured, sentence=_sentence(measured, judged, bounds.trimmed)))
 
 
 def _with_bounds(plain: Comparison, bounds: Intervals) -> Comparison:
@@ -270,7 +300,7 @@ def _installs(spec: ExperimentSpec, facts: Facts, arm: str, alpha: float) -> Com
     return Comparison(arm, "install_failures", Role.INSTALLS, ALL_CLASSES, finding, sentence, margin=limit)
 
 
-def _with_holm(judged: Sequence[_Judged], alpha: float, lost: int) -> list[Comparison]:
+def _with_holm(judged: Sequence[Judged], alpha: float, lost: int) -> list[Comparison]:
     """Success: better only if it still is after all the questions that were asked, the `lost` ones of dropped arms too."""
     every = [item.comparison for item in judged]
     family = {(item.arm, item.metric, item.stratum): item.p for item in every if item.role is Role.SUCCESS}
@@ -283,7 +313,7 @@ def _with_holm(judged: Sequence[_Judged], alpha: float, lost: int) -> list[Compa
         p = adjusted[item.arm, item.metric, item.stratum]
         better = item.finding is Finding.WAIT and p is not None and p <= alpha
         changed = replace(item, p_adjusted=p, finding=Finding.BETTER if better else item.finding)
-        found.append(replace(changed, sentence=_sentence(changed, one.metric, one.bounds)))
+        found.append(replace(changed, sentence=_sentence(changed, one, one.bounds)))
     return found
 
 
@@ -294,13 +324,13 @@ def _subject(item: Comparison) -> str:
     return f"{item.metric} of {item.arm}{on(item.stratum)}"
 
 
-def _sentence(item: Comparison, metric: MeasuredGate, bounds: Estimate) -> str:
+def _sentence(item: Comparison, one: Judged, bounds: Estimate) -> str:
     """Like "BETTER: accuracy of candidate is 12.1 to 21.9 points higher than the control's (...); 4 and 8 devices"."""
     if item.role is Role.GUARDRAIL:
-        aside = margin(metric)
+        aside = margin(one.metric)
     else:
         p = item.p if item.p_adjusted is None else item.p_adjusted
         aside = "p unknown" if p is None else f"p {p:.2g} at any look, adjusted"
     verdict = "FAIL" if item.finding is Finding.WORSE else item.finding.value.upper()
-    devices = f"{item.treated.devices} and {item.control.devices} devices" if item.treated and item.control else ""
-    return f"{verdict}: {_subject(item)} is {apart(metric, bounds, CONTROL)} ({aside}); {devices}"
+    devices = " and ".join(f"{side.devices}" for side in (item.treated, item.control) if side is not None) + " devices"
+    return f"{verdict}: {_subject(item)} is {apart(one.metric, bounds, one.than)} ({aside}); {devices}"

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
+from fleet.domain.gate_policy import MeasuredGate
 from fleet.domain.measurements import Total
+from fleet.domain.stats.estimates import Estimate
 
 
 class Role(StrEnum):
@@ -124,6 +126,16 @@ class Comparison:
     def encode(self) -> dict[str, object]:
         """The JSON form."""
         return {**asdict(self), "role": self.role.value, "finding": self.finding.value}
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A comparison with what its sentence is made of; without `bounds` there is nothing to tell."""
+
+    comparison: Comparison
+    metric: MeasuredGate
+    bounds: Estimate | None = None
+    than: str = "the control's"
 
 
 @dataclass(frozen=True)

@@ -79,10 +79,14 @@ def plan(spec: ExperimentSpec, devices: Sequence[PlacedDevices]) -> ExperimentPl
     arms = tuple(_counted(arm.name, arm.version, buckets, devices) for arm, buckets in layout(spec))
     by_name = {arm.name: arm for arm in arms}
     control = by_name[spec.control]
-    sizes = tuple(
-        _sized(spec, by_name[arm.name], control, metric)
-        for arm in spec.treatments
-        for metric in (*spec.success, *spec.guardrails)
+    sizes = (
+        ()
+        if spec.shadow is not None
+        else tuple(
+            _sized(spec, by_name[arm.name], control, metric)
+            for arm in spec.treatments
+            for metric in (*spec.success, *spec.guardrails)
+        )
     )
     return ExperimentPlan(arms, sizes, tuple(_findings(spec, by_name, sizes)), spec.duration_s)
 
@@ -133,7 +137,13 @@ def _sized(spec: ExperimentSpec, arm: ArmPlan, control: ArmPlan, metric: Measure
 def _findings(spec: ExperimentSpec, arms: Mapping[str, ArmPlan], sizes: Sequence[Sized]) -> list[Finding]:
     found: list[Finding] = []
     control = arms[spec.control]
-    for arm in spec.treatments:
+    for arm in spec.treatments if spec.shadow is not None else ():
+        if arms[arm.name].devices < MIN_CONTROL:
+            sentence = (
+                f"{arm.name} would have {arms[arm.name].devices} devices; a comparison with itself needs {MIN_CONTROL}"
+            )
+            found.append(Finding(Level.ERROR, "arms_too_small", sentence))
+    for arm in spec.treatments if spec.shadow is None else ():
         devices = arms[arm.name].devices
         if devices < MIN_TREATED or control.devices < MIN_CONTROL:
             sentence = (

@@ -14,6 +14,7 @@ from device_client.wire.bucketing import BUCKETS, BucketRange, Seeded
 from device_client.wire.bundles import Manifest
 from device_client.wire.director import DevicePolicy
 from device_client.wire.messages import Capabilities, Present, RunningModel
+from device_client.wire.shadow import ShadowBudget
 from fleet.domain.delivery import Delivery
 from fleet.domain.filters.filter import Filter
 from fleet.domain.reach import Reach
@@ -98,7 +99,7 @@ class Rule:
 
     Devices in buckets [0, treated_end), or in their class's own range, or named, are treated; those in
     [control_start, BUCKETS) are the control. A rule with `arms` treats the devices of each arm with that arm's version
-    instead. Empty filters match every device. `starts_at` in the future makes the answer "later". `together` names the
+    instead; with a `shadow` budget, that version only runs beside what they are served. Empty filters match every device. `starts_at` in the future makes the answer "later". `together` names the
     models that a device gets all of or none of.
     """
 
@@ -131,6 +132,7 @@ class Rule:
     holdback: Holdback = field(default_factory=Holdback)
     delivery: Delivery = field(default_factory=Delivery)
     together: frozenset[str] = frozenset()
+    shadow: ShadowBudget | None = None
 
     def arm_at(self, place: int) -> RuleArm | None:
         """The arm of the device in this bucket; None for one that takes no part."""

@@ -36,7 +36,7 @@ from device_client.agent.loop import Agent
 from device_client.core.errors import LoadError, PatchError
 from device_client.core.profile import Profile
 from device_client.core.room import Room
-from device_client.ports import PatchJob, Probe
+from device_client.ports import PatchJob, Probe, Runtime, ShadowRuns
 from device_client.sdk.host import ModelHost
 from device_client.sdk.model import ServedModel
 from device_client.wire import delta
@@ -280,6 +280,8 @@ class Rig:
         pace: Pace | None = None,
         floor: datetime | None = None,
         enrolled_at: datetime | None = None,
+        shadows: ShadowRuns | None = None,
+        runtimes: Mapping[str, Runtime] | None = None,
     ) -> None:
         self.server = server
         self.state = state
@@ -287,6 +289,8 @@ class Rig:
         self.device_id = device_id
         self.mains = mains or Mains()
         self.real_patcher = real_patcher
+        self.shadows = shadows
+        self.runtimes = {"fake": FakeRuntime(), **(runtimes or {})}
         self.disk_bytes = disk_bytes
         self.profile = Profile(
             device_id=device_id,
@@ -296,11 +300,12 @@ class Rig:
             bandwidth_bytes_per_s=bandwidth_bytes_per_s,
             contracts=dict(contracts or {}),
             capabilities=Capabilities(
-                runtimes={"fake": "1.0"},
+                runtimes={name: runtime.probe().version for name, runtime in self.runtimes.items()},
                 codecs=tuple(codec.value for codec in codecs),
                 max_opset=17,
                 ram_bytes=2**30,
                 in_place=in_place,
+                shadow=shadows is not None,
             ),
         )
         self.pace = pace
@@ -317,7 +322,7 @@ class Rig:
         self.journal = SqliteJournal(self.database, boot)
         self.outbox = SqliteOutbox(self.database, boot)
         self.slots = SmallDisk(self.state / "models", self.disk_bytes)
-        self.host = ModelHost(device_id=self.device_id, runtimes={"fake": FakeRuntime()}, clock=self.clock)
+        self.host = ModelHost(device_id=self.device_id, runtimes=self.runtimes, clock=self.clock, shadows=self.shadows)
         self.model = ServedModel(self.host, MODEL, lambda: None)
         self.broker = MemoryBroker(self.server, self.device_id)
         pool = connection_pool()

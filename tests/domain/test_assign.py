@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from device_client.wire.bucketing import BUCKETS, BucketRange, bucket
 from device_client.wire.director import Arm, Decision
 from device_client.wire.messages import Denied, Present
+from device_client.wire.shadow import ShadowBudget
 from fleet.domain.assign import Assignment, Ruleset, assign, decide_all
 from fleet.domain.calendar import Calendar, Hours
 from fleet.domain.conditions import Conditions
@@ -416,3 +417,44 @@ def test_together__whatever_the_rules__all_or_nothing(
     ]
     first, second = of_both(decide_all(device(name), together(digits=both[0], faces=both[1]), now=NOW))
     assert (first == "2") == (second == "2")
+
+
+# ---------------------------------------------------------------- shadows
+
+
+SHADOWS = replace(CAPABLE, shadow=True)
+
+
+def in_shadow(*, state: RuleState = RuleState.RUNNING, is_dropped: bool = False) -> Rule:
+    """Everybody runs version 2 in the shadow of version 1."""
+    return replace(
+        rule(9, "1", state=state),
+        arms=(RuleArm("candidate", "2", 2, (build("2"),), BucketRange(0, BUCKETS), is_dropped),),
+        shadow=ShadowBudget(),
+    )
+
+
+def test_shadow__device_that_can__is_served_the_baseline_and_told_of_it() -> None:
+    answer = assign(device(capabilities=SHADOWS, runs=build("1")), [BASE, in_shadow()], model=MODEL, now=NOW)
+    assert (answer.version, answer.arm) == ("1", Arm.BASELINE)
+    assert answer.shadow is not None
+    assert (answer.shadow.version, answer.shadow.arm_name) == ("2", "candidate")
+    assert any("in the shadow of version 1" in step.sentence for step in answer.trace)
+
+
+@pytest.mark.parametrize(
+    ("facts", "asked", "why"),
+    [
+        (device(runs=build("1")), in_shadow(), "does not know what a shadow is"),
+        (device(capabilities=SHADOWS), in_shadow(), "compares with version 1, which it does not run"),
+        (device(capabilities=SHADOWS, runs=build("1")), in_shadow(state=RuleState.HELD), "shadows have ended"),
+        (device(capabilities=SHADOWS, runs=build("1")), in_shadow(is_dropped=True), "was dropped"),
+    ],
+    ids=["an old client", "not the champion", "decided", "dropped"],
+)
+def test_shadow__device_that_is_not_to__is_told_nothing_of_it_and_why_is_kept(
+    facts: DeviceFacts, asked: Rule, why: str
+) -> None:
+    answer = assign(facts, [BASE, asked], model=MODEL, now=NOW)
+    assert (answer.version, answer.shadow) == ("1", None)
+    assert any(why in step.sentence for step in answer.trace)

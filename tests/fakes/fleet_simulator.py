@@ -63,6 +63,7 @@ class SimulatedDevice:
     running: RunningModel = field(init=False)
     assigned: Assigned | None = None
     seq: int = 0
+    shadow: str = ""  # the version that runs beside the champion
 
     def __post_init__(self) -> None:
         self.running = RunningModel(self.model)
@@ -91,9 +92,10 @@ class SimulatedDevice:
         answer = binding.answers.get(self.model)
         if answer is None or answer.decision is not Decision.NOW:
             return False
-        path, (digest, custom) = next(
-            (path, target) for path, target in targets.items() if path.startswith(f"models/{self.model}/")
-        )
+        own = [(path, target) for path, target in targets.items() if path.startswith(f"models/{self.model}/")]
+        said = {path: Assigned.parse(dict(custom)) for path, (_, custom) in own}
+        self.shadow = next((item.version for item in said.values() if item.shadow is not None), "")
+        path, (digest, custom) = next((path, target) for path, target in own if said[path].shadow is None)
         self.assigned = Assigned.parse(dict(custom))
         assert ManifestPath.parse(path).version == self.assigned.version
         self._target = (digest, weights.get(digest, ""))

@@ -26,6 +26,7 @@ from device_client.wire.delta import Codec
 from device_client.wire.director import Answer, Arm, Assigned, Binding, Decision, DeltaOffer, DevicePolicy
 from device_client.wire.messages import Ack, BundleMessage, Check, LabelBatch, StateReport, TelemetryWindow
 from device_client.wire.names import ManifestPath, VariantName, delta_target, device_target
+from device_client.wire.shadow import ShadowBudget
 from device_client.wire.tensor1.format import MIN_BLOCK_BYTES
 from device_client.wire.topics import Down, Up
 from fleet.adapters.delta_tensor import Coding
@@ -100,6 +101,7 @@ class UpdateServerSimulator:
         self.blobs: dict[str, bytes] = {}
         self.requests: list[tuple[str, str | None]] = []
         self.told: dict[tuple[str, str], Told] = {}
+        self.shadows: dict[tuple[str, str], tuple[Manifest, ShadowBudget]] = {}
         self.patches: dict[tuple[str, str, Codec], bytes] = {}
         self.deltas = True
         self.director_version = 1_000
@@ -253,10 +255,18 @@ class UpdateServerSimulator:
                 made, needed = self._assignment(told.manifest, told, running.weights_sha256)
                 targets += made
                 blobs += needed
+            beside = self.shadows.get((device_id, running.model))
+            if beside is not None:
+                shadow = replace(told, manifest=beside[0], rollout="e-000000000001")
+                made, needed = self._assignment(beside[0], shadow, running.weights_sha256, beside[1])
+                targets += made
+                blobs += needed
         binding = Binding(check.nonce, int(self.now().timestamp()), self.poll_interval_s, answers)
         return [NamedTarget(device_target(device_id), 0, sha256(b""), binding.encode()), *targets], blobs
 
-    def _assignment(self, manifest: Manifest, told: Told, held: str) -> tuple[list[NamedTarget], list[str]]:
+    def _assignment(
+        self, manifest: Manifest, told: Told, held: str, shadow: ShadowBudget | None = None
+    ) -> tuple[list[NamedTarget], list[str]]:
         path = str(ManifestPath(manifest.model, manifest.version, manifest.variant))
         assigned = Assigned(
             model=manifest.model,
@@ -268,6 +278,7 @@ class UpdateServerSimulator:
             reason=told.because,
             policy=told.policy,
             parameters=told.parameters,
+            shadow=shadow,
         )
         targets = [NamedTarget(path, len(manifest.encode()), manifest.digest, assigned.encode())]
         blobs = [manifest.digest, *(file.sha256 for file in manifest.files)]

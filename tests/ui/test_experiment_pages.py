@@ -105,3 +105,29 @@ def test_experiment_page__devices_on_the_wrong_arms__says_so_before_any_figure(
     alert = page.get_by_role("alert")
     assert "The arms are not comparable." in alert.inner_text()
     page.context.close()
+
+
+def test_experiment_page__shadow__says_that_nobody_is_served(
+    live_server: LiveServer, browser: Browser, screens: Path, watch: Watch
+) -> None:
+    User.objects.create_superuser("ada", password=PASSWORD)
+    story = Story(timezone.now(), size=12, accuracy={"1": 0.86})
+    story.pipeline.set_up(story.now)
+    story.enrol()
+    story.pipeline.push(1, story.now)
+    story.complete("1")
+    story.pipeline.push(2, story.now)
+    spec = {
+        "arms": [{"name": "champion", "version": "1", "weight": 0}, {"name": "candidate", "version": "2"}],
+        "shadow": {},
+        "success": {"accuracy": {"effect_points": 2}},
+        "guardrails": {"agreement": {"min_share": 0.9}},
+    }
+    drafted = services.create(model=MODEL, spec=spec, actor="ada", now=story.now)
+    services.start(experiment_id=drafted.id, actor="ada", now=story.now, seed="e")
+    page = open_as(browser, live_server.url, "ada", "light", watch)
+    shoot(page, watch, f"{live_server.url}/experiments/{drafted.id}", "experiment-shadow", "light", screens)
+    assert page.get_by_text("Nobody is served the candidate.").is_visible()
+    assert page.get_by_text("The arms are comparable.").count() == 0
+    page.context.close()
+    assert watch.problems == [], "\n".join(watch.problems)

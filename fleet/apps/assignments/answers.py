@@ -77,6 +77,10 @@ def _answer(device_id: str, check: Check, plans: PlanCache, now: datetime) -> Ch
         made, blobs = _targets(decided, revision, patches, plan)
         targets += made
         tickets += blobs
+        if decided.shadow is not None and until is None:
+            made, blobs = _shadow(facts, decided.shadow, running, check, plan, revision, now)
+            targets += made
+            tickets += blobs
         answers[running.model] = Answer(
             decision=decided.decision,
             because=decided.reason[:MAX_BECAUSE_CHARS],
@@ -87,6 +91,21 @@ def _answer(device_id: str, check: Check, plans: PlanCache, now: datetime) -> Ch
         nonce=check.nonce, issued_at=int(now.timestamp()), poll_interval_s=POLL_INTERVAL_S, answers=answers
     )
     return CheckAnswer(binding=binding, targets=tuple(targets), tickets_for=tuple(dict.fromkeys(tickets)))
+
+
+def _shadow(  # noqa: PLR0917 - one call above
+    facts: DeviceFacts,
+    shadow: domain.Assignment,
+    running: RunningModel,
+    check: Check,
+    plan: RulesOfModel,
+    revision: int,
+    now: datetime,
+) -> tuple[list[DirectorTarget], list[str]]:
+    """What is to run beside what is served: an offer like any other, and never what the device is assigned."""
+    _offer(facts, shadow, running, now)
+    patches, until = _patches(shadow, running, check, plan, now)
+    return ([], []) if until is not None else _targets(shadow, revision, patches, plan)
 
 
 def _facts(device_id: str, check: Check) -> DeviceFacts:
@@ -260,6 +279,7 @@ def _targets(
         reason=decided.reason[:MAX_BECAUSE_CHARS],
         policy=rule.device_policy,
         parameters=rule.parameters,
+        shadow=rule.shadow if decided.arm_name else None,
     )
     path = names.ManifestPath(rule.model, rule.version, manifest.variant)
     targets = [DirectorTarget(str(path), len(plan.manifests[build.digest]), build.digest, assigned.encode())]

@@ -15,7 +15,7 @@ class Rule(models.Model):
     For `delta_wait_s` from the start of a phase, a device that could use a patch still being built is asked to wait.
     `metrics` are what is counted for it, by name with their shapes; null means every metric that is built in.
     `class_ends` are ranges of single hardware classes, `listed` the devices that a phase names, `expected` how many
-    devices the present phase treats, as they were counted. `denied`, `delivery` and `together` are as in the domain.
+    devices the present phase treats, as they were counted. `denied`, `delivery`, `together` and `shadow` are as in the domain.
     """
 
     class State(models.TextChoices):
@@ -52,6 +52,7 @@ class Rule(models.Model):
     holdback_s = models.FloatField(default=0.0)
     delivery = models.JSONField(default=dict)
     together = models.JSONField(default=list)
+    shadow = models.JSONField(null=True, default=None)
     expected = models.PositiveIntegerField(default=0)
     created_at = models.DateTimeField()
     ended_at = models.DateTimeField(null=True)

@@ -153,6 +153,7 @@ def _rule(record: RuleRecord, versions: Mapping[int, VersionRecord]) -> Rule:
         holdback=record.holdback,
         delivery=record.delivery,
         together=frozenset(record.together),
+        shadow=record.shadow,
         arms=tuple(
             RuleArm(
                 name=arm.name,

@@ -6,6 +6,7 @@ from datetime import datetime
 
 from device_client.wire.bucketing import BucketRange
 from device_client.wire.director import Binding
+from device_client.wire.shadow import ShadowBudget
 from fleet.apps.trust.records import DirectorTarget
 from fleet.domain.assign import Step
 from fleet.domain.delivery import Delivery
@@ -67,6 +68,7 @@ class RuleRecord:
     holdback: Holdback = field(default_factory=Holdback)
     delivery: Delivery = field(default_factory=Delivery)
     together: tuple[str, ...] = ()
+    shadow: ShadowBudget | None = None
     expected: int = 0
 
     @property
@@ -115,6 +117,7 @@ class RuleView:
     priority: int = 0
     reach: Reach = field(default_factory=lambda: Reach(0))
     denied: Denied = field(default_factory=Denied)
+    is_shadow: bool = False
 
     def arm_at(self, place: int) -> ArmView | None:
         """The arm of the device in this bucket."""

@@ -10,6 +10,7 @@ from device_client.wire.bucketing import BucketRange
 from device_client.wire.director import DevicePolicy
 from device_client.wire.errors import WireError
 from device_client.wire.fields import Fields
+from device_client.wire.shadow import ShadowBudget
 from fleet.apps.assignments.models import Assignment, Offer, PlanRevision, Rule, Stop
 from fleet.apps.assignments.records import (
     ArmOffers,
@@ -153,6 +154,7 @@ def active_rules_for_ingest() -> tuple[RuleView, ...]:
             priority=row.priority,
             reach=_reach(row),
             denied=_denied(row),
+            is_shadow=row.shadow is not None,
             arms=tuple(ArmView(arm.name, arm.version.label, BucketRange(arm.start, arm.end)) for arm in row.arms.all()),
         )
         for row in rows
@@ -298,6 +300,7 @@ def rule_record(row: Rule) -> RuleRecord:
         holdback=Holdback(row.holdback_start, row.holdback_s),
         delivery=parse_delivery(Fields(row.delivery, "delivery"), "delivery"),
         together=tuple(row.together),
+        shadow=None if row.shadow is None else ShadowBudget.parse(Fields(row.shadow, "shadow")),
         expected=row.expected,
     )
 

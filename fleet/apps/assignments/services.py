@@ -15,6 +15,7 @@ from django.db.models import F
 from device_client.wire import topics
 from device_client.wire.bucketing import BUCKETS, share_range
 from device_client.wire.messages import StateReport
+from device_client.wire.shadow import ShadowBudget
 from device_client.wire.states import FailureCode, UpdateState
 from device_client.wire.topics import Down
 from fleet.apps.assignments.answers import answer_check
@@ -48,12 +49,13 @@ def create_rule(
     now: datetime,
     metrics: Mapping[str, str] | None = None,
     arms: Sequence[ArmRecord] = (),
+    shadow: ShadowBudget | None = None,
 ) -> int:
     """Store a rule that touches nobody yet (held, phase 0, no range); returns its id. `set_rule` sets it going.
 
     Of the policy it keeps whom the rule is for and how devices carry it out; phases and gates stay with `source`.
     `metrics` are what is counted for it; None means every metric that is built in. `arms` are an experiment's; they
-    never change, but may be dropped.
+    never change, but may be dropped; with a `shadow` budget they only run beside what is served.
     """
     denied = policy.denied
     row = Rule.objects.create(
@@ -77,6 +79,7 @@ def create_rule(
         holdback_s=policy.holdback_s,
         delivery=policy.delivery.encode(),
         together=sorted(policy.together),
+        shadow=None if shadow is None else shadow.encode(),
         created_at=now,
     )
     RuleArm.objects.bulk_create(

@@ -165,6 +165,8 @@ def _begin(row: Experiment, ready: _Ready, actor: str, reason: str, now: datetim
         raise ConflictError(
             "rollout_active", f"rollout {active[0].id} of {row.model_id} is {active[0].state.value}; end it first"
         )
+    if spec.shadow is not None:
+        _require_baseline(row, versions[spec.control_arm.version])
     row.state = next_state(ExperimentState(row.state), ExperimentEvent.START).value
     row.rule_id = assignments.create_rule(
         source=row.pk,
@@ -173,6 +175,7 @@ def _begin(row: Experiment, ready: _Ready, actor: str, reason: str, now: datetim
         seed=ready.seed,
         policy=spec.policy,
         metrics=spec.metrics,
+        shadow=spec.shadow,
         arms=[ArmRecord(arm.name, versions[arm.version].id, buckets) for arm, buckets in layout(spec)],
         now=now,
     )
@@ -186,6 +189,17 @@ def _begin(row: Experiment, ready: _Ready, actor: str, reason: str, now: datetim
     counted = ", ".join(f"{arm.devices} in {arm.name} (version {arm.version})" for arm in planned.arms)
     why = f": {reason}" if reason else ""
     moves.conclude(row, "start", Reason(actor, f"started with {counted}{why}"), now)
+
+
+def _require_baseline(row: Experiment, champion: VersionRecord) -> None:
+    """A shadow is compared with what devices run anyway."""
+    runs = rollouts.baseline(row.model_id)
+    if runs != champion.id:
+        shown = "nothing" if runs is None else f"version {registry.version_by_id(runs).label}"
+        raise ConflictError(
+            "not_the_baseline",
+            f"expected the baseline, which is {shown}, as the champion, got version {champion.label}",
+        )
 
 
 def _planned(
@@ -279,7 +293,10 @@ def promote(
     moves.require_revision(row, if_revision)
     spec = ExperimentSpec.parse(row.spec)
     version, share = next(
-        (arm.version, buckets.end / BUCKETS) for arm, buckets in layout(spec) if arm.name == row.winner
+        # Nobody runs the winner of a shadow yet, so that its rollout begins at the beginning.
+        (arm.version, 0.0 if spec.shadow is not None else buckets.end / BUCKETS)
+        for arm, buckets in layout(spec)
+        if arm.name == row.winner
     )
     active = [
         item

@@ -4,6 +4,7 @@ Costs a constant number of queries plus the rows of the experiment's own totals.
 follows from its bucket, as its assignment did, and never from what it says of itself.
 """
 
+from collections import Counter
 from datetime import datetime
 
 from device_client.wire.bucketing import bucket
@@ -48,7 +49,8 @@ def _facts(row: Experiment, spec: ExperimentSpec, rule: RuleRecord, now: datetim
         arms[device_id] = next((arm.name for arm in rule.arms if place in arm.buckets), "")
     earlier = Earlier(rule.id, row.model_id, spec.control_arm.version, spec.policy.device.slow_ms)
     keeping = {device_id for device_id, arm in arms.items() if arm == spec.control}
-    known = pasts(earlier, list(arms), keeping=keeping)
+    # A shadow's devices are compared with themselves, and need no past.
+    known = {} if spec.shadow is not None else pasts(earlier, list(arms), keeping=keeping)
     rows = [
         ArmRow(
             arm=arms[item.device_id],
@@ -62,6 +64,13 @@ def _facts(row: Experiment, spec: ExperimentSpec, rule: RuleRecord, now: datetim
         )
         for item in totals
     ]
+    if spec.shadow is not None:
+        return Facts(
+            planned=_planned(row),
+            offers=_shadow_offers(rule, rows, now),
+            rows=tuple(rows),
+            dropped=frozenset(row.dropped),
+        )
     grace_s = spec.policy.gates.silence_grace_s
     offers = tuple(
         ArmOffer(
@@ -75,6 +84,18 @@ def _facts(row: Experiment, spec: ExperimentSpec, rule: RuleRecord, now: datetim
         for item in assignments.arm_offers(rule_id=rule.id, now=now, grace_s=grace_s)
     )
     return Facts(planned=_planned(row), offers=offers, rows=tuple(rows), dropped=frozenset(row.dropped))
+
+
+def _shadow_offers(rule: RuleRecord, rows: list[ArmRow], now: datetime) -> tuple[ArmOffer, ...]:
+    """A shadow is installed where it has said something: no device attests what it does not serve."""
+    devices = {(item.device_id, item.arm, item.hardware_class) for item in rows}
+    speaking = Counter((arm, name) for _, arm, name in devices)
+    return tuple(
+        ArmOffer(
+            item.arm, item.counts.hardware_class, item.counts.offered, speaking[item.arm, item.counts.hardware_class]
+        )
+        for item in assignments.arm_offers(rule_id=rule.id, now=now, grace_s=0.0)
+    )
 
 
 def _stop(rule: RuleRecord) -> str:

@@ -9,7 +9,7 @@ from django.db.models import Count, Q
 from device_client.wire.bucketing import BUCKETS
 from fleet.apps.rollouts.models import Decision, PhaseRun, Rollout
 from fleet.apps.rollouts.records import ApprovalRecord, DecisionRecord, GatesRecord, PhaseRecord, RolloutRecord
-from fleet.apps.rollouts.snapshots import phase_counts, snapshot
+from fleet.apps.rollouts.snapshots import baseline_version_id, phase_counts, snapshot
 from fleet.apps.telemetry.pasts import PastCache
 from fleet.domain.conductor import Action, decide, evaluate
 from fleet.domain.errors import NotFoundError
@@ -116,6 +116,11 @@ def gates(rollout_id: str, *, now: datetime) -> GatesRecord:
         earliest_at=seen.phase_started_at + timedelta(seconds=phase.min_duration_s),
         deadline_at=seen.clock_from + timedelta(seconds=phase.deadline_s),
     )
+
+
+def baseline(model: str) -> int | None:
+    """The version that a model's untreated devices run; None before the first."""
+    return baseline_version_id(model)
 
 
 def conducted() -> tuple[str, ...]:

@@ -3,7 +3,8 @@
 The side is derived from the bucket and never from what a device says of itself. Treated: in the treated range, on the
 rule's version, measured after its offer. Control: in the control range, on another version. Both: measured since the
 phase began, by a clock that was set. In an experiment, a device of any arm counts as treated, on its own arm's version;
-which arm that is follows from its bucket again when the totals are read. A device in neither position counts for no side, and so does an update under way.
+which arm that is follows from its bucket again when the totals are read. Of a shadow, what its candidate did beside the
+champion counts, and nothing else. A device in neither position counts for no side, and so does an update under way.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from typing import Final
 from device_client.wire.bucketing import bucket
 from device_client.wire.messages import TelemetryWindow
 from fleet.apps.assignments.records import RuleView
+from fleet.domain.experiment_shadow import stored
 from fleet.domain.filters.predicate import Described
 from fleet.domain.gate_policy import CRASHES, CUSTOM_PREFIX, Metric, Shape
 from fleet.domain.measurements import Side, Total
@@ -57,6 +59,8 @@ def side_of(rule: RuleView, subject: Described, moment: Moment, offered_at: date
         return None
     place = bucket(rule.seed, subject.device_id)
     offered = offered_at is not None and moment.measured_at >= offered_at
+    if rule.is_shadow:
+        return Side.TREATED if offered and moment.version == rule.version and _candidate(rule, place) else None
     if rule.arms:
         arm = rule.arm_at(place)
         return Side.TREATED if arm is not None and offered and moment.version == arm.version else None
@@ -79,6 +83,11 @@ class Creditor:
         if not is_timely(started_at, now, trusted=window.clock_trusted):
             return
         for rule, side in self._sides(subject, Moment(window.model, window.version, started_at)):
+            if rule.is_shadow:
+                place = bucket(rule.seed, subject.device_id)
+                for metric, total in _shadow_totals(rule, window, _candidate(rule, place)):
+                    yield _credit(rule, side, subject, metric, total)
+                continue
             for metric, total in _totals(rule, window):
                 yield _credit(rule, side, subject, metric, total)
 
@@ -143,6 +152,31 @@ def _totals(rule: RuleView, window: TelemetryWindow) -> Iterator[tuple[str, Tota
             yield metric, Total(0.0 if measured is None else measured.total, window.n)
         elif shape == Shape.MEAN and measured is not None and measured.n:
             yield metric, Total(measured.total, measured.n, measured.total_squared)
+
+
+def _candidate(rule: RuleView, place: int) -> str:
+    """The version that the device in this bucket runs beside the champion; empty for none."""
+    arm = rule.arm_at(place)
+    return "" if arm is None or arm.version == rule.version else arm.version
+
+
+def _shadow_totals(rule: RuleView, window: TelemetryWindow, version: str) -> Iterator[tuple[str, Total]]:
+    """What a window says of the candidate beside its champion. Accuracy is a difference: the labels that only one of
+    them got right, for and against the candidate; `squares` counts them.
+    """
+    said = window.shadow
+    if said is None or said.version != version or window.during_update:
+        return
+    if said.labelled:
+        apart, discordant = said.only_candidate - said.only_champion, said.only_candidate + said.only_champion
+        yield stored(Metric.ACCURACY), Total(apart, said.labelled, discordant)
+    if said.compared:
+        yield stored(Metric.AGREEMENT), Total(said.agreed, said.compared)
+    if said.n:
+        yield stored(Metric.ERRORS), Total(said.errors, said.n)
+        yield stored(Metric.NAN), Total(said.nan, said.n)
+    if said.latency.total:
+        yield stored(Metric.SLOW), Total(said.latency.above(rule.slow_ms), said.latency.total)
 
 
 def _credit(rule: RuleView, side: Side, subject: Described, metric: str, total: Total) -> Credit:

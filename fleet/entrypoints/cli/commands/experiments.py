@@ -24,6 +24,11 @@ def register(commands: Commands) -> None:
     create = group.add("create", run_create, "draft an experiment; no device is touched")
     create.add_argument("model", type=parse_model_name, metavar="MODEL")
     create.add_argument("--spec", required=True, metavar="FILE", help="arms, success metrics, guardrails: a JSON file")
+    create.add_argument(
+        "--shadow",
+        action="store_true",
+        help="serve the candidates to nobody: run them beside the champion, and compare",
+    )
     plan = group.add("plan", run_plan, "dry run: devices of each arm, and the effects that they could show")
     _add_experiment(plan)
     plan.add_argument("--seed", help="count with this order of the devices")
@@ -69,6 +74,8 @@ def run_create(context: Context, arguments: Namespace) -> int:
         raise CommandError("file_unreadable", f"cannot read {arguments.spec}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise CommandError("spec_malformed", f"{arguments.spec}: expected JSON, {error}") from error
+    if arguments.shadow and isinstance(spec, dict):
+        spec.setdefault("shadow", {})
     drafted = context.api().post("/experiments", {"model": arguments.model, "spec": spec})
     context.console.result(drafted, f"{drafted['id']}: {drafted['because']}")
     return ExitCode.HEALTHY

@@ -1,0 +1,117 @@
+"""The process in which a candidate runs beside the champion. Run as `python -m device_client.runtimes.shadow_child`.
+
+stdin: frames of four bytes of length (big-endian) and so many bytes: the manifest, the weights, then the inputs of one
+inference after the other as an npz file without pickles. stdout: one line of JSON for the load and for each inference.
+It takes what time the machine has left, on one thread, and ends when its stdin does, or its parent.
+"""
+
+import contextlib
+import ctypes
+import io
+import json
+import math
+import os
+import resource
+import signal
+import struct
+import sys
+import time
+from collections.abc import Mapping
+from typing import IO, Any, Final
+
+LENGTH: Final = struct.Struct(">I")
+LOWEST: Final = 19
+PR_SET_PDEATHSIG: Final = 1
+MAX_TEXT: Final = 300
+
+
+def main() -> int:
+    """Load, then answer until there is nothing more to answer."""
+    out = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # whatever a runtime prints must not be taken for an answer
+    source = sys.stdin.buffer
+    _step_back()
+    try:
+        model = _load(source)
+    except Exception as error:  # noqa: BLE001 - whatever a runtime raises, the parent has to hear of it
+        _say(out, {"error": f"{type(error).__name__}: {error}"[:MAX_TEXT]})
+        return 1
+    _say(out, {"loaded": True, "rss_bytes": _rss_bytes()})
+    while (frame := _frame(source)) is not None:
+        _say(out, _answer(model, frame))
+    return 0
+
+
+def _step_back() -> None:
+    """Behind everything else on this machine, and not longer than the parent."""
+    os.nice(LOWEST)
+    with contextlib.suppress(OSError, AttributeError):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _load(source: IO[bytes]) -> Any:
+    from device_client import runtimes
+    from device_client.wire.bundles import Manifest
+
+    described, weights = _frame(source), _frame(source)
+    if described is None or weights is None:
+        raise EOFError("expected a manifest and weights, got the end of the input")
+    manifest = Manifest.parse(described)
+    found = runtimes.installed(1)
+    if manifest.variant.runtime not in found:
+        raise ValueError(f"expected a runtime of {sorted(found)}, got {manifest.variant.runtime}")
+    return found[manifest.variant.runtime].load(weights, manifest)
+
+
+def _answer(model: Any, frame: bytes) -> Mapping[str, object]:
+    import numpy as np
+
+    try:
+        with np.load(io.BytesIO(frame), allow_pickle=False) as stored:
+            names = json.loads(str(stored["names"]))
+            inputs = {name: stored[f"a{place}"] for place, name in enumerate(names)}
+        began, cpu = time.perf_counter(), time.process_time()
+        outputs = model.infer(inputs)
+        latency_ms, cpu_s = (time.perf_counter() - began) * 1_000.0, time.process_time() - cpu
+        first = next(iter(outputs.values()), None)
+        top = int(first.argmax()) if first is not None and hasattr(first, "argmax") and first.size else None
+        return {
+            "top": top,
+            "nan": any(_has_nan(value) for value in outputs.values()),
+            "latency_ms": latency_ms,
+            "cpu_s": cpu_s,
+            "rss_bytes": _rss_bytes(),
+        }
+    except Exception as error:  # noqa: BLE001 - as for the load
+        return {"error": f"{type(error).__name__}: {error}"[:MAX_TEXT]}
+
+
+def _has_nan(value: Any) -> bool:
+    if getattr(getattr(value, "dtype", None), "kind", "") != "f" or not value.size:
+        return False
+    return math.isnan(float(value.max()))
+
+
+def _rss_bytes() -> int:
+    with open("/proc/self/statm") as file:  # noqa: PTH123 - no path is made here
+        return int(file.read().split()[1]) * resource.getpagesize()
+
+
+def _frame(source: IO[bytes]) -> bytes | None:
+    head = source.read(LENGTH.size)
+    if len(head) < LENGTH.size:
+        return None
+    (length,) = LENGTH.unpack(head)
+    body = source.read(length)
+    return body if len(body) == length else None
+
+
+def _say(out: IO[str], answer: Mapping[str, object]) -> None:
+    out.write(json.dumps(answer) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
