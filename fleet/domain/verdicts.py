@@ -79,6 +79,11 @@ class OfferCount:
         """Offers that ended badly, before the swap or after it."""
         return self.failed + self.rolled_back
 
+    @property
+    def pending(self) -> int:
+        """Offers that have not ended yet."""
+        return self.offered - self.committed - self.failures
+
 
 @dataclass(frozen=True)
 class Carried:

@@ -191,6 +191,11 @@ def offers_up_to(*, rule_id: int, phase: int, now: datetime, grace_s: float) -> 
     return _counted(Offer.objects.filter(rule_id=rule_id, phase__lte=phase), now, grace_s)
 
 
+def has_more_offers_than(number: int, *, rule_id: int) -> bool:
+    """Whether a rule was offered to more devices than this. Costs the same however many there are."""
+    return Offer.objects.filter(rule_id=rule_id)[: number + 1].count() > number
+
+
 def arm_offers(*, rule_id: int, now: datetime, grace_s: float) -> tuple[ArmOffers, ...]:
     """What became of the offers of an experiment's rule, per arm and hardware class."""
     rows = _tallied(Offer.objects.filter(rule_id=rule_id), ("arm", "hardware_class"), now, grace_s)

@@ -102,6 +102,25 @@ class PhaseRun(models.Model):
         return f"{self.rollout_id} phase {self.index}"
 
 
+class Look(models.Model):
+    """What the conductor last saw of a rollout and wanted of it: what pages show, so that nobody judges for a page.
+
+    `gist` is a hash of what it said; figures alone are stored now and then. Kept when the rollout has ended.
+    """
+
+    rollout = models.OneToOneField(Rollout, on_delete=models.CASCADE, primary_key=True, related_name="+")
+    phase = models.PositiveIntegerField()
+    at = models.DateTimeField()
+    action = models.CharField(max_length=16)
+    sentence = models.TextField()
+    judgement = models.JSONField()
+    offers = models.JSONField()
+    gist = models.CharField(max_length=64)
+
+    def __str__(self) -> str:
+        return f"{self.rollout_id} phase {self.phase} at {self.at}"
+
+
 class Watched(models.Model):
     """A device that was there before a phase began, on either side: whose silence is compared. Kept while it runs."""
 

@@ -9,7 +9,7 @@ from fleet.domain.detectable import Detectable
 from fleet.domain.failures import Failure
 from fleet.domain.findings import Finding
 from fleet.domain.rollout_states import RolloutState
-from fleet.domain.verdicts import PhaseCounts, Verdict
+from fleet.domain.verdicts import OfferCount, PhaseCounts, Verdict
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class DecisionRecord:
 
 @dataclass(frozen=True)
 class GatesRecord:
-    """The gates of the present phase as they stand, or as they stood when the rollout ended (`frozen`).
+    """The gates of the present phase as they were seen `at` last, or as they stood when the rollout ended (`frozen`).
 
     `action` is what the conductor would do now and `sentence` says why. `gates` are the encoded results with their
     evidence: estimate, interval, margin, and the devices of each side.
@@ -105,7 +105,7 @@ class GatesRecord:
     gates: tuple[Mapping[str, object], ...]
     notes: tuple[str, ...]
     counts: PhaseCounts
-    offers: tuple[Mapping[str, object], ...]
+    offers: tuple[OfferCount, ...]
     earliest_at: datetime | None
     deadline_at: datetime | None
 

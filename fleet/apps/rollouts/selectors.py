@@ -1,23 +1,26 @@
 """Reads rollouts, their phases, decisions and gates."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from datetime import datetime, timedelta
+from typing import Final
 
 from django.db.models import Count, Q
 
 from device_client.wire.bucketing import BUCKETS
+from fleet.apps.assignments import selectors as assignments
+from fleet.apps.rollouts import looks
 from fleet.apps.rollouts.models import Decision, PhaseRun, Rollout
 from fleet.apps.rollouts.records import ApprovalRecord, DecisionRecord, GatesRecord, PhaseRecord, RolloutRecord
-from fleet.apps.rollouts.snapshots import baseline_version_id, phase_counts, snapshot
-from fleet.apps.telemetry.pasts import PastCache
-from fleet.domain.conductor import Action, decide, evaluate
+from fleet.apps.rollouts.snapshots import baseline_version_id, offers_so_far, phase_counts
+from fleet.domain.conductor import Action
 from fleet.domain.errors import NotFoundError
 from fleet.domain.findings import Finding
 from fleet.domain.phases import parse_phases
 from fleet.domain.policy import RolloutPolicy
-from fleet.domain.rollout_states import CONDUCTED, RolloutState
-from fleet.domain.verdicts import PhaseCounts, Verdict
+from fleet.domain.rollout_states import CONDUCTED, OFFERING, RolloutState
+from fleet.domain.verdicts import OfferCount, PhaseCounts, Verdict
+
+OFFERS_COUNTED: Final = 20_000  # for a page
 
 
 def rollout(rollout_id: str) -> RolloutRecord:
@@ -91,30 +94,29 @@ def count_by_state() -> Mapping[str, int]:
 
 
 def gates(rollout_id: str, *, now: datetime) -> GatesRecord:
-    """The gates as they stand; of a rollout that has ended, as they stood when its last phase did."""
+    """The gates as the conductor last saw them; of a rollout that has ended, as they stood when its last phase did."""
     row = _row(rollout_id)
     policy = RolloutPolicy.parse(row.policy)
     run = PhaseRun.objects.filter(rollout=row, index=row.phase).first()
     counts = PhaseCounts() if run is None else phase_counts(run)
-    if run is None or RolloutState(row.state) not in (RolloutState.RUNNING, RolloutState.HELD):
-        return _frozen(row, {} if run is None else run.judgement, counts, now)
-    seen = snapshot(row, policy, now, pasts=PastCache())
-    judged, intent = evaluate(seen, now), decide(seen, now)
-    phase = policy.phases[row.phase]
+    if run is None or RolloutState(row.state) not in OFFERING:
+        return _frozen(row, policy, {} if run is None else run.judgement, counts, now)
+    seen = looks.last(row, policy, now)
+    phase, began_at = policy.phases[row.phase], row.phase_started_at or row.created_at
     return GatesRecord(
         rollout=row.pk,
         phase=row.phase,
-        at=now,
+        at=seen.at,
         frozen=False,
-        verdict=judged.verdict,
-        action=intent.action,
-        sentence=intent.sentence,
-        gates=tuple(result.encode() for result in judged.results),
-        notes=judged.notes,
+        verdict=Verdict(seen.judgement["verdict"]),
+        action=seen.action,
+        sentence=seen.sentence,
+        gates=tuple(seen.judgement["gates"]),
+        notes=tuple(seen.judgement["notes"]),
         counts=counts,
-        offers=tuple(asdict(item) for item in seen.facts.offers),
-        earliest_at=seen.phase_started_at + timedelta(seconds=phase.min_duration_s),
-        deadline_at=seen.clock_from + timedelta(seconds=phase.deadline_s),
+        offers=seen.offers,
+        earliest_at=began_at + timedelta(seconds=phase.min_duration_s),
+        deadline_at=(row.clock_from_at or began_at) + timedelta(seconds=phase.deadline_s),
     )
 
 
@@ -191,7 +193,9 @@ def _row(rollout_id: str) -> Rollout:
     return row
 
 
-def _frozen(row: Rollout, judgement: Mapping[str, object], counts: PhaseCounts, now: datetime) -> GatesRecord:
+def _frozen(
+    row: Rollout, policy: RolloutPolicy, judgement: Mapping[str, object], counts: PhaseCounts, now: datetime
+) -> GatesRecord:
     verdict, found, notes = judgement.get("verdict"), judgement.get("gates"), judgement.get("notes")
     return GatesRecord(
         rollout=row.pk,
@@ -204,7 +208,14 @@ def _frozen(row: Rollout, judgement: Mapping[str, object], counts: PhaseCounts, 
         gates=tuple(found) if isinstance(found, list) else (),
         notes=tuple(notes) if isinstance(notes, list) else (),
         counts=counts,
-        offers=(),
+        offers=_offers(row, policy, now),
         earliest_at=None,
         deadline_at=None,
     )
+
+
+def _offers(row: Rollout, policy: RolloutPolicy, now: datetime) -> tuple[OfferCount, ...]:
+    """Of a rollout that has ended: as they are; of more than are counted for a page, as the conductor last saw them."""
+    is_large = row.rule_id is not None and assignments.has_more_offers_than(OFFERS_COUNTED, rule_id=row.rule_id)
+    last = looks.stored(row) if is_large else None
+    return offers_so_far(row, policy, now) if last is None else last.offers

@@ -10,7 +10,7 @@ from functools import partial
 from django.db import transaction
 from django.db.models import F
 
-from fleet.apps.rollouts import leadership, moves
+from fleet.apps.rollouts import leadership, looks, moves
 from fleet.apps.rollouts.approvals import approve, begin_scheduled, override_quiet
 from fleet.apps.rollouts.decisions import CONDUCTOR, Reason
 from fleet.apps.rollouts.models import Decision, Rollout
@@ -27,7 +27,7 @@ from fleet.apps.rollouts.starting import (
     start,
 )
 from fleet.apps.telemetry.pasts import PastCache
-from fleet.domain.conductor import Action, Intent, decide, evaluate
+from fleet.domain.conductor import Action, Intent, decide
 from fleet.domain.errors import ConflictError
 from fleet.domain.failures import Failure
 from fleet.domain.policy import RolloutPolicy
@@ -78,6 +78,7 @@ def advance(
     policy = RolloutPolicy.parse(row.policy)
     is_last = to_phase >= len(policy.phases)
     counts = None if is_last else count_at_once(row, policy, to_phase, now)
+    judged = looks.last(row, policy, now).judgement if RolloutState(row.state) in OFFERING else {}
     with transaction.atomic():
         row = locked(rollout_id, if_revision)
         if row.phase + 1 != to_phase:
@@ -85,9 +86,8 @@ def advance(
         spoken = Reason(actor, reason or f"advanced by {actor}")
         if row.state == RolloutState.HELD:
             moves.resume(row, spoken, now)
-        if row.state == RolloutState.RUNNING:
-            judged = evaluate(snapshot(row, policy, now, pasts=PastCache()), now)
-            spoken = Reason(actor, spoken.sentence, judged.verdict.value, judged.encode())
+        if row.state == RolloutState.RUNNING and judged:
+            spoken = Reason(actor, spoken.sentence, str(judged["verdict"]), judged)
         if is_last:
             moves.complete(row, spoken, now)
         else:
@@ -173,6 +173,8 @@ def _conduct(
     intent = decide(seen, now)
     if not seen.is_counted and row.state in OFFERING:
         ask_for_count(row, row.phase, now)
+    if row.state in OFFERING:
+        looks.store(row, looks.look(seen, intent, now))
     if intent.action is Action.WAIT:
         return None
     if intent.action is Action.START:

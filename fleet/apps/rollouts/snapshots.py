@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 from fleet.apps.assignments import selectors as assignments
-from fleet.apps.assignments.records import OfferCounts
 from fleet.apps.devices import selectors as devices
 from fleet.apps.devices.records import DeviceChoice
 from fleet.apps.registry import selectors as registry
@@ -70,6 +69,25 @@ def phase_counts(row: PhaseRun) -> PhaseCounts:
     )
 
 
+def offers_so_far(row: Rollout, policy: RolloutPolicy, now: datetime) -> tuple[OfferCount, ...]:
+    """What became of the offers of all phases so far, by hardware class. Reads every offer of the rollout."""
+    if row.rule_id is None:
+        return ()
+    grace_s = policy.gates.silence_grace_s
+    found = assignments.offers_up_to(rule_id=row.rule_id, phase=row.phase, now=now, grace_s=grace_s)
+    return tuple(
+        OfferCount(
+            hardware_class=item.hardware_class,
+            offered=item.offered,
+            committed=item.committed,
+            failed=item.failed,
+            rolled_back=item.rolled_back,
+            silent=item.silent,
+        )
+        for item in found
+    )
+
+
 def baseline_version_id(model: str) -> int | None:
     """The version of the newest completed rule of a model: what an untreated device runs."""
     completed = [rule for rule in assignments.rules(model) if rule.state is RuleState.COMPLETED]
@@ -83,24 +101,10 @@ def _facts(
     current = runs.get(row.phase)
     earlier = [run for run in runs.values() if run.index < row.phase]
     counts = PhaseCounts() if current is None else phase_counts(current)
-    offers: tuple[OfferCounts, ...] = ()
-    if row.rule_id is not None:
-        grace_s = policy.gates.silence_grace_s
-        offers = assignments.offers_up_to(rule_id=row.rule_id, phase=row.phase, now=now, grace_s=grace_s)
     return PhaseFacts(
         phase=row.phase,
         counts=counts,
-        offers=tuple(
-            OfferCount(
-                hardware_class=item.hardware_class,
-                offered=item.offered,
-                committed=item.committed,
-                failed=item.failed,
-                rolled_back=item.rolled_back,
-                silent=item.silent,
-            )
-            for item in offers
-        ),
+        offers=offers_so_far(row, policy, now),
         measures=measure(
             policy.gates,
             counts,

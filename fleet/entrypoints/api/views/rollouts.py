@@ -177,7 +177,7 @@ class Gates(_OneRollout):
 
     scopes = {"GET": Scope.READ}
 
-    @documented(forms.GatesSerializer, summary="The gates as they stand")
+    @documented(forms.GatesSerializer, summary="The gates as the conductor last saw them")
     def get(self, _request: Request, rollout: str) -> Response:
         """Each gate with its estimate, interval, margin, verdict and the devices of both sides."""
         self._found(rollout, Scope.READ)

@@ -9,13 +9,11 @@ from django.urls import reverse
 from django.views.decorators.http import require_http_methods, require_safe
 
 from fleet.apps.assignments import selectors as assignments
-from fleet.apps.assignments.records import OfferCounts
 from fleet.apps.devices import selectors as devices
 from fleet.apps.registry import selectors as registry
 from fleet.apps.rollouts import selectors, services
 from fleet.apps.rollouts.records import RolloutRecord
 from fleet.domain.errors import NotFoundError
-from fleet.domain.policy import RolloutPolicy
 from fleet.domain.rollout_states import TRANSITIONS, RolloutEvent, RolloutState
 from fleet.entrypoints.ui.access import operator, reader
 from fleet.entrypoints.ui.downloads import downloads
@@ -86,7 +84,7 @@ def cockpit(request: HttpRequest, rollout_id: str) -> HttpResponse:
         "reach": rule and reach(treated_end=rule.treated_end, control_start=rule.control_start),
         "judged": judged,
         "cards": gate_cards(judged.gates),
-        "offers": () if rule is None else _offers(rollout, rule.id, now),
+        "offers": judged.offers,
         "downloads": downloads(event for _, event in reports),
         "downloads_are_cut": len(reports) == REPORT_ROWS,
         "decisions": selectors.decisions(rollout_id, limit=DECISION_ROWS),
@@ -128,18 +126,17 @@ def act(request: HttpRequest, rollout_id: str, action: str) -> HttpResponse:
     if isinstance(form, HttpResponseRedirect):
         return form
     judged = selectors.gates(rollout_id, now=now)
-    offers = () if rollout.rule_id is None else _offers(rollout, rollout.rule_id, now)
     context = {
         "rollout": rollout,
         "action": chosen,
         "form": form,
         "judged": judged,
-        "offers": offers,
+        "offers": judged.offers,
         "consequences": consequences(
             chosen.name,
             rollout,
-            installed=sum(item.committed for item in offers),
-            under_way=sum(item.pending for item in offers),
+            installed=sum(item.committed for item in judged.offers),
+            under_way=sum(item.pending for item in judged.offers),
             planned=judged.counts.treated,
         ),
     }
@@ -175,9 +172,3 @@ def _possible(rollout: RolloutRecord, now: datetime) -> list[Action]:
         and (action.event is not RolloutEvent.ADVANCE or rollout.phase + 1 < rollout.phases)
         and (action.event is not RolloutEvent.OVERRIDE_QUIET or _quiet_until(rollout, now) is not None)
     ]
-
-
-def _offers(rollout: RolloutRecord, rule_id: int, now: datetime) -> tuple[OfferCounts, ...]:
-    """What became of the rollout's offers in all phases so far, per hardware class."""
-    grace_s = RolloutPolicy.parse(rollout.policy).gates.silence_grace_s
-    return assignments.offers_up_to(rule_id=rule_id, phase=rollout.phase, now=now, grace_s=grace_s)
