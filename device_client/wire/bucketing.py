@@ -11,7 +11,6 @@ from typing import Final
 from device_client.wire.errors import MalformedMessageError
 
 BUCKETS: Final = 1_000_000
-BUCKET_VERSION: Final = 1
 
 
 def bucket(seed: str, device_id: str) -> int:

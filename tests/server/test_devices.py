@@ -66,7 +66,7 @@ def test_record_check__says_what_runs__is_attested() -> None:
     assert found.online
     assert found.last_check_at == found.last_seen_at == later(5)
     assert (found.models[0].active_digest, found.models[0].active_since_at) == (DIGEST_1, later(5))
-    assert selectors.weights_counts(MODEL) == {"3" * 64: 1}
+    assert selectors.weights_in_use() == {"3" * 64}
     assert [(row.version, row.count, row.online) for row in selectors.running_counts(MODEL)] == [("1", 1, 1)]
 
 
@@ -143,7 +143,7 @@ def test_touch__older_than_known__does_not_turn_time_back() -> None:
     (device,) = enrolled()
     services.touch(device_ids=[device.device_id], now=later(9))
     services.touch(device_ids=[device.device_id], now=later(3))
-    assert selectors.last_seen([device.device_id]) == {device.device_id: later(9)}
+    assert selectors.device(device.device_id).last_seen_at == later(9)
 
 
 def test_devices__filters__choose_and_page() -> None:
@@ -168,7 +168,7 @@ def test_set_group__unknown_device__changes_nothing() -> None:
     services.set_group(name="g", device_ids=[fleet[0].device_id], now=NOW)
     with pytest.raises(NotFoundError):
         services.set_group(name="g", device_ids=["nobody-here"], now=NOW)
-    assert selectors.group_members("g") == (fleet[0].device_id,)
+    assert [row.id for row in selectors.devices(choice=DeviceChoice(group="g"))] == [fleet[0].device_id]
 
 
 def test_weights_groups__alike_devices__are_one_group_whatever_their_memory() -> None:

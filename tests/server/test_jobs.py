@@ -112,6 +112,33 @@ def test_give_back__stopped_worker__costs_no_attempt() -> None:
     assert again.fence == job.fence + 1
 
 
+def test_purge__ended_long_ago__goes_a_few_at_a_time_and_open_work_stays() -> None:
+    def ended(key: str, days: float, *, failed: bool = False) -> None:
+        job = queued(key, days)
+        if failed:
+            assert services.fail(job=job, error="no", now=later(86_400 * days), permanent=True)
+        else:
+            assert services.finish(job=job, now=later(86_400 * days))
+
+    def queued(key: str, days: float) -> JobRecord:
+        at = later(86_400 * days)
+        assert services.enqueue(kind="delta", key=key, payload={}, now=at) is not None
+        job = services.claim(kinds=["delta"], owner="w", lease_s=10**9, now=at)
+        assert job is not None
+        return job
+
+    for number in range(3):
+        ended(f"old-{number}", 0)
+    ended("recent", 5)
+    ended("failed", 0, failed=True)
+    queued("running", 0)
+    services.enqueue(kind="delta", key="waiting", payload={}, now=NOW)
+    assert [services.purge(now=later(86_400 * 8), most=2) for _ in range(3)] == [2, 1, 0]
+    assert {job.key for job in selectors.jobs()} == {"recent", "failed", "running", "waiting"}
+    assert services.purge(now=later(86_400 * 91)) == 2
+    assert {job.key for job in selectors.jobs()} == {"running", "waiting"}
+
+
 @pytest.mark.django_db(transaction=True)
 def test_claim__many_workers_at_once__gives_each_job_to_one() -> None:
     for number in range(40):

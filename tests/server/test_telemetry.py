@@ -90,7 +90,7 @@ def test_store__replayed__changes_nothing() -> None:
     (row,) = selectors.version_overall(MODEL)
     assert (row.n, row.errors, row.labels, row.correct, row.devices) == (10, 1, 5, 5, 1)
     assert selectors.failed_inferences() == 1
-    assert selectors.device_labels(device_id=device.device_id, model=MODEL) == (5, 5)
+    assert LabelCredit.objects.filter(device_id=device.device_id, correct=True).count() == 5
 
 
 def test_store__same_window_twice_in_one_batch__counts_once() -> None:
@@ -231,7 +231,7 @@ def test_credit__measurement_that_cannot_be_compared__is_kept_and_not_credited(s
     take(device, window, at=later(20))
     assert gates(rule_id) == Counter()
     assert selectors.version_summary(MODEL)[0].n == 10
-    assert selectors.device_windows(device_id=device.device_id)[0].during_update is (spoilt == "during_update")
+    assert Window.objects.get(device_id=device.device_id).during_update is (spoilt == "during_update")
 
 
 def test_credit__next_phase__starts_new_totals() -> None:
@@ -307,7 +307,7 @@ def test_take_in__report_of_a_known_digest__names_the_weights() -> None:
     start_rule(new, treated=BUCKETS)
     (device,) = enrolled(1)
     take(device, *update(device, new, later(5)), at=later(6))
-    assert device_selectors.weights_counts(MODEL) == {new.weights["onnx-fp32-any"]: 1}
+    assert device_selectors.weights_in_use() == {new.weights["onnx-fp32-any"]}
     assert device_selectors.device(device.device_id).last_seen_at == later(6)
     assert [(row.version, row.updates, row.bytes_received) for row in savings(MODEL)] == [("2", 1, 1_000)]
 
@@ -368,7 +368,7 @@ def test_store__custom_metrics_and_extremes__are_kept() -> None:
     )
     assert isinstance(window, TelemetryWindow)
     take(device, window, at=later(1))
-    (found,) = selectors.device_windows(device_id=device.device_id)
+    found = Window.objects.get(device_id=device.device_id)
     assert found.metrics == {"rejects": {"n": 3, "total": -2.5, "total_squared": 9.0}}
     assert found.started_at == later(1)
 

@@ -109,13 +109,6 @@ def groups() -> Mapping[str, int]:
     return dict(Group.objects.order_by("name").annotate(n=Count("devices")).values_list("name", "n"))
 
 
-def group_members(name: str) -> tuple[str, ...]:
-    """The ids of a group's devices; raises `NotFoundError`."""
-    if not Group.objects.filter(pk=name).exists():
-        raise NotFoundError("group_unknown", f"no group {name!r:.80}")
-    return tuple(Device.objects.filter(groups=name).order_by("pk").values_list("pk", flat=True))
-
-
 def briefs(device_ids: Collection[str]) -> Mapping[str, DeviceBrief]:
     """What consumers need to know of these devices; unknown ids are absent."""
     rows = list(
@@ -156,17 +149,6 @@ def running_counts(model: str, *, silent_since: datetime | None = None) -> tuple
     )
 
 
-def weights_counts(model: str) -> Mapping[str, int]:
-    """How many active devices run each weights file of `model`, by its sha256: what deltas are worth building from."""
-    rows = (
-        DeviceModel.objects.filter(model=model, device__state=Device.State.ACTIVE)
-        .exclude(weights_sha256="")
-        .values_list("weights_sha256")
-        .annotate(n=Count("id"))
-    )
-    return dict(rows)
-
-
 def weights_in_use() -> frozenset[str]:
     """Every weights file that an active device runs, of whatever model."""
     rows = DeviceModel.objects.filter(device__state=Device.State.ACTIVE).exclude(weights_sha256="")
@@ -197,11 +179,6 @@ def attested(model: str, device_ids: Collection[str]) -> Mapping[str, DeviceMode
     """What these devices last attested for `model`; those that never did are absent."""
     rows = DeviceModel.objects.filter(model=model, device_id__in=device_ids)
     return {row.device_id: _model_record(row) for row in rows}
-
-
-def last_seen(device_ids: Collection[str]) -> Mapping[str, datetime | None]:
-    """When each of these devices last gave a sign of life."""
-    return dict(Device.objects.filter(pk__in=device_ids).values_list("pk", "last_seen_at"))
 
 
 def timeline(device_id: str, limit: int = 100) -> tuple[EventRecord, ...]:

@@ -18,6 +18,9 @@ from fleet.apps.jobs.records import JobRecord
 RETRY_FIRST_S: Final = 2.0
 RETRY_LONGEST_S: Final = 900.0
 MAX_ERROR_CHARS: Final = 4_000
+# What failed is looked at by people, later.
+KEPT: Final = {Job.State.DONE: timedelta(days=7), Job.State.FAILED: timedelta(days=90)}
+ROWS_PER_PURGE: Final = 2_000
 
 
 def enqueue(
@@ -148,6 +151,19 @@ def reap(*, now: datetime) -> int:
             state=Job.State.QUEUED, run_after=now, lease_owner="", lease_until=None
         )
     return failed + again
+
+
+def purge(*, now: datetime, most: int = ROWS_PER_PURGE) -> int:
+    """Delete at most so many rows of each kind of end that ended long ago; returns how many went."""
+    gone = 0
+    for state, kept in KEPT.items():
+        before = now - kept
+        # A row was due before it ended, and by that there is an index.
+        old = Job.objects.filter(state=state, run_after__lt=before, finished_at__lt=before)
+        found = list(old.values_list("pk", flat=True)[:most])
+        if found:
+            gone += Job.objects.filter(pk__in=found, state=state).delete()[0]
+    return gone
 
 
 def _holder(job: JobRecord) -> QuerySet[Job]:

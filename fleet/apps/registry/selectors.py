@@ -107,12 +107,6 @@ def versions(model: str, *, below_number: int | None = None, limit: int | None =
     return [version_record(row) for row in rows[:limit]]
 
 
-def latest_published(model: str) -> VersionRecord | None:
-    """The newest version that can be rolled out."""
-    row = _versions().filter(model_id=model, state=Version.State.PUBLISHED).order_by("-number").first()
-    return None if row is None else version_record(row)
-
-
 def latest_labels() -> dict[str, str]:
     """The label of the newest published version of every model that has one, by model."""
     published = Version.objects.filter(state=Version.State.PUBLISHED).order_by("number")
@@ -127,15 +121,6 @@ def known_labels(models: Iterable[str]) -> dict[str, frozenset[str]]:
     for name, label in Version.objects.filter(model_id__in=found).values_list("model_id", "label"):
         found[name].add(label)
     return {name: frozenset(labels) for name, labels in found.items()}
-
-
-def variant_by_digest(digest: str) -> tuple[VersionRecord, VariantRecord] | None:
-    """The version and variant whose manifest has this digest: what an attestation means."""
-    row = Variant.objects.filter(digest=digest).only("version_id", "slug").first()
-    if row is None:
-        return None
-    version = version_by_id(row.version_id)
-    return next(((version, item) for item in version.variants if item.digest == digest), None)
 
 
 def variants_named(digests: Iterable[str]) -> Mapping[str, NamedVariant]:

@@ -107,22 +107,3 @@ class VersionSummary:
     def accuracy(self) -> float | None:
         """The share of labels that agree, or None without labels."""
         return self.correct / self.labels if self.labels else None
-
-
-@dataclass(frozen=True)
-class WindowRecord:
-    """One stored window of one device."""
-
-    started_at: datetime
-    duration_s: float
-    version: str
-    route: str
-    n: int
-    errors: int
-    nan: int
-    p50_ms: float | None
-    p95_ms: float | None
-    rss_bytes: int
-    during_update: bool
-    clock_trusted: bool
-    metrics: Mapping[str, object]

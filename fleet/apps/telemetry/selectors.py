@@ -7,8 +7,8 @@ from django.db import connection
 from django.db.models import Count, Sum
 
 from device_client.wire.sketch import LatencySketch
-from fleet.apps.telemetry.models import DroppedMessage, GateTotal, LabelCredit, VersionTotal, Window
-from fleet.apps.telemetry.records import DroppedCount, GateRow, TotalsTable, VersionSummary, WindowRecord
+from fleet.apps.telemetry.models import DroppedMessage, GateTotal, VersionTotal, Window
+from fleet.apps.telemetry.records import DroppedCount, GateRow, TotalsTable, VersionSummary
 
 ROWS_AT_ONCE: Final = 5_000
 
@@ -80,20 +80,6 @@ def failed_inferences(model: str = "") -> int:
     return int(rows.aggregate(n=Sum("errors"))["n"] or 0)
 
 
-def device_windows(*, device_id: str, model: str = "", limit: int = 200) -> tuple[WindowRecord, ...]:
-    """The newest windows of a device, newest first."""
-    rows = Window.objects.filter(device_id=device_id).order_by("-started_at")
-    if model:
-        rows = rows.filter(model=model)
-    return tuple(_window(row) for row in rows[:limit])
-
-
-def device_labels(*, device_id: str, model: str) -> tuple[int, int]:
-    """How many labels of a device there are for a model, and how many of them are correct."""
-    rows = LabelCredit.objects.filter(device_id=device_id, model=model)
-    return rows.count(), rows.filter(correct=True).count()
-
-
 def dropped() -> tuple[DroppedCount, ...]:
     """Refused messages by kind and reason."""
     return tuple(
@@ -123,23 +109,4 @@ def _summary(version: str, hardware_class: str, rows: Iterable[VersionTotal], *,
         labels=labels,
         correct=correct,
         devices=devices,
-    )
-
-
-def _window(row: Window) -> WindowRecord:
-    latency = LatencySketch.decode(bytes(row.latency))
-    return WindowRecord(
-        started_at=row.started_at,
-        duration_s=row.duration_s,
-        version=row.version,
-        route=row.route,
-        n=row.n,
-        errors=row.errors,
-        nan=row.nan,
-        p50_ms=latency.quantile(0.5),
-        p95_ms=latency.quantile(0.95),
-        rss_bytes=row.rss_bytes,
-        during_update=row.during_update,
-        clock_trusted=row.clock_trusted,
-        metrics=row.metrics,
     )

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from django.core.management.base import BaseCommand
 
+from fleet.apps.jobs import services as jobs
 from fleet.apps.rollouts import services as rollouts
 from fleet.apps.rollouts import watch
 from fleet.apps.telemetry import retention
@@ -50,6 +51,7 @@ class Command(BaseCommand):
 def _tidy(now: datetime) -> None:
     server.tidy_deltas(now)
     retention.purge(now=now)
+    jobs.purge(now=now)
     webhooks.purge(now=now)
 
 
