@@ -13,6 +13,7 @@ from django.test import Client
 
 from device_client.wire.bucketing import BUCKETS, bucket
 from fleet.apps.assignments.models import Offer
+from fleet.apps.devices import counts
 from fleet.apps.devices import selectors as devices
 from fleet.apps.devices.records import DeviceChoice, DeviceRecord
 from fleet.apps.jobs import services as jobs
@@ -20,6 +21,7 @@ from fleet.apps.rollouts import selectors, services
 from fleet.apps.rollouts.records import RolloutRecord
 from fleet.apps.telemetry import services as telemetry
 from fleet.apps.telemetry.models import DeviceTotal, GateTotal
+from fleet.apps.telemetry.pasts import PastCache
 from fleet.apps.telemetry.records import Incoming
 from fleet.domain.facts import DeviceFacts
 from fleet.domain.filters.filter import Filter
@@ -49,6 +51,7 @@ class Operations:
         self.size = size
         self.now = NOW
         self.dice = random.Random(1)
+        self.pasts = PastCache()  # as a conductor keeps it
         first = make_version("1")
         make_version("2")
         make_fleet(size, first, NOW)
@@ -59,6 +62,7 @@ class Operations:
         yield lambda: self._ramp(meter)
         ramp = self._measured_phase()
         yield lambda: self._tick(meter)
+        yield lambda: self._count_fleet(meter)
         yield from self._pages(meter, ramp)
 
     # ------------------------------------------------------------ what an operator does
@@ -93,7 +97,7 @@ class Operations:
 
     def _tick(self, meter: Meter) -> None:
         with meter.operation("tick"):
-            seen = services.tick(now=self._later(), holder=HOLDER)
+            seen = services.tick(now=self._later(), holder=HOLDER, pasts=self.pasts)
         assert seen.is_leader
         assert not seen.failures, seen.failures
         assert not seen.decisions, seen.decisions[0].sentence
@@ -191,6 +195,15 @@ class Operations:
         return copy
 
     # ------------------------------------------------------------ what people look at
+
+    def _count_fleet(self, meter: Meter) -> None:
+        """What a worker does once a minute for the pages of a large fleet."""
+        with meter.operation("fleet_count"):
+            counts.ask(self._later())
+            while (job := jobs.claim(kinds=[counts.JOB_KIND], owner="w", lease_s=600, now=self._later())) is not None:
+                counts.count(job.payload, self.now)
+                assert jobs.finish(job=job, now=self.now)
+        self.now += counts.EVERY
 
     def _pages(self, meter: Meter, ramp: RolloutRecord) -> Iterator[Callable[[], None]]:
         client = Client()

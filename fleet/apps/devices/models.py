@@ -63,6 +63,17 @@ class DeviceModel(models.Model):
         return f"{self.device_id} {self.model}@{self.active_version}"
 
 
+class FleetCount(models.Model):
+    """How many devices run what, as a job counted them: of one model, or of the fleet if that is empty. For large fleets."""
+
+    model = models.CharField(max_length=63, primary_key=True)
+    counted = models.JSONField()
+    counted_at = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return f"{self.model or 'the fleet'} at {self.counted_at}"
+
+
 class DeviceEvent(models.Model):
     """A device's timeline, append-only; (device, boot, seq) makes replays harmless."""
 

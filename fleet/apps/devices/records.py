@@ -145,6 +145,24 @@ class RunningCount:
 
 
 @dataclass(frozen=True)
+class RunningCounts:
+    """What the devices of a model run, as it was `counted_at` a moment that a large fleet's page has to name."""
+
+    rows: tuple[RunningCount, ...]
+    counted_at: datetime
+
+
+@dataclass(frozen=True)
+class FleetCounts:
+    """Active devices; those of them that are online, and those that have not been heard of for long."""
+
+    total: int
+    online: int
+    away: int
+    counted_at: datetime
+
+
+@dataclass(frozen=True)
 class Tally:
     """So many devices of one class that told the same of themselves and whose buckets lie between the same two edges.
 

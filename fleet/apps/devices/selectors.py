@@ -149,6 +149,13 @@ def running_counts(model: str, *, silent_since: datetime | None = None) -> tuple
     )
 
 
+def attesting(model: str, version: str) -> int:
+    """How many active devices attest a version of `model`. Costs next to nothing where none does."""
+    rows = DeviceModel.objects.filter(model=model, active_version=version)
+    # Asked first without the join, by which databases have chosen to read every device.
+    return rows.filter(device__state=Device.State.ACTIVE).count() if rows.exists() else 0
+
+
 def weights_in_use() -> frozenset[str]:
     """Every weights file that an active device runs, of whatever model."""
     rows = DeviceModel.objects.filter(device__state=Device.State.ACTIVE).exclude(weights_sha256="")

@@ -8,12 +8,10 @@ from datetime import datetime, timedelta
 
 from fleet.apps.assignments import selectors as assignments
 from fleet.apps.devices import selectors as devices
-from fleet.apps.devices.records import DeviceChoice
 from fleet.apps.registry import selectors as registry
 from fleet.apps.registry.records import VersionState
 from fleet.apps.rollouts import watch
 from fleet.apps.rollouts.models import PhaseRun, Rollout
-from fleet.apps.rollouts.population import ACTIVE
 from fleet.apps.telemetry import selectors as telemetry
 from fleet.apps.telemetry.pasts import PAST_METRICS, Earlier, Past, PastCache
 from fleet.domain.budget import Allotment, Spent
@@ -183,4 +181,4 @@ def _still_running(row: Rollout) -> int:
     if baseline_version_id(row.model_id) == row.version_id:
         return 0
     label = registry.version_by_id(row.version_id).label
-    return devices.count_devices(choice=DeviceChoice(model=row.model_id, version=label, state=ACTIVE))
+    return devices.attesting(row.model_id, label)

@@ -10,7 +10,7 @@ from device_client.wire.messages import Label
 from device_client.wire.predictions import PredictionId
 from fleet.apps.audit import selectors as audit
 from fleet.apps.audit.records import EntryRecord
-from fleet.apps.devices import selectors as devices
+from fleet.apps.devices import counts
 from fleet.apps.registry import selectors as registry
 from fleet.apps.telemetry import selectors as telemetry
 from fleet.apps.telemetry import services as telemetry_services
@@ -60,7 +60,7 @@ class Performance(ApiView):
             "failed_inferences": telemetry.failed_inferences(model),
             "overall": telemetry.version_overall(model),
             "by_class": telemetry.version_summary(model),
-            "running": devices.running_counts(model),
+            "running": counts.running(model, self.now).rows,
         }
         return Response(forms.PerformanceSerializer(shown).data)
 

@@ -6,7 +6,7 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 from django.views.decorators.http import require_safe
 
-from fleet.apps.devices import selectors as devices
+from fleet.apps.devices import counts
 from fleet.apps.registry import selectors
 from fleet.apps.registry.records import ModelRecord
 from fleet.apps.rollouts import selectors as rollouts
@@ -42,10 +42,11 @@ def model(request: HttpRequest, name: str) -> HttpResponse:
     found = selectors.versions(name, below_number=below, limit=PAGE_ROWS + 1)
     shown = found[:PAGE_ROWS]
     aliases = selectors.aliases(name)
+    now = moment()
     context = {
         "model": record,
         "lines": version_lines(
-            shown, aliases, telemetry.version_overall(name, with_devices=False), devices.running_counts(name)
+            shown, aliases, telemetry.version_overall(name, with_devices=False), counts.running(name, now).rows
         ),
         "older": query({"below": shown[-1].number}) if len(found) > PAGE_ROWS else "",
         "is_first": below is None,
@@ -55,7 +56,7 @@ def model(request: HttpRequest, name: str) -> HttpResponse:
         "rollouts": rollouts.rollouts(model=name, limit=RECENT_ROLLOUTS),
         "role": trust.model_role_states([name]).get(name),
     }
-    return render_page(request, "models/model.html", context, section="models", now=moment())
+    return render_page(request, "models/model.html", context, section="models", now=now)
 
 
 @reader
@@ -69,17 +70,18 @@ def version(request: HttpRequest, name: str, label: str) -> HttpResponse:
     if record.label != label:  # an alias: the address that one keeps says the version
         return HttpResponseRedirect(reverse("ui:version", args=[name, record.label]))
     known = parents(selectors.versions(name, below_number=record.number, limit=PARENTS))
+    now = moment()
     context = {
         "version": record,
         "aliases": [alias for alias in selectors.aliases(name) if alias.version == label],
         "patches": [Patch.of(delta, known, record) for delta in selectors.deltas(name, to_label=label)],
         "performance": [item for item in telemetry.version_summary(name) if item.version == label],
-        "running": [item for item in devices.running_counts(name) if item.version == label],
+        "running": [item for item in counts.running(name, now).rows if item.version == label],
         "rollouts": rollouts.rollouts(model=name, version=label, limit=RECENT_ROLLOUTS),
         "role": trust.model_role_states([name]).get(name),
         "threshold": trust.delegation_threshold(name),
     }
-    return render_page(request, "models/version.html", context, section="models", now=moment())
+    return render_page(request, "models/version.html", context, section="models", now=now)
 
 
 def _or_404_model(name: str) -> ModelRecord:

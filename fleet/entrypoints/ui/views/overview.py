@@ -1,13 +1,11 @@
 """What runs where?"""
 
-from datetime import timedelta
 from typing import Final
 
 from django.http import HttpRequest, HttpResponse
 from django.views.decorators.http import require_safe
 
-from fleet.apps.devices import selectors as devices
-from fleet.apps.devices.records import DeviceChoice
+from fleet.apps.devices import counts
 from fleet.apps.registry import selectors as registry
 from fleet.apps.rollouts import selectors as rollouts
 from fleet.apps.telemetry import selectors as telemetry
@@ -22,8 +20,6 @@ SHOWN_MODELS: Final = 3
 
 SHOWN_DECISIONS: Final = 8
 SHOWN_ROLLOUTS: Final = 6
-AWAY_AFTER: Final = timedelta(days=7)
-"""Silence after which a device counts as away: the same week after which a plan's population leaves it out."""
 
 
 @reader
@@ -31,7 +27,6 @@ AWAY_AFTER: Final = timedelta(days=7)
 def fleet(request: HttpRequest) -> HttpResponse:
     """The whole fleet on one page: versions by hardware class, what is moving, what was decided."""
     now = moment()
-    away_since = now - AWAY_AFTER
     known = registry.models()
     wanted = text(request, "model")
     chosen = [model for model in known if model.name == wanted] or list(known[:SHOWN_MODELS])
@@ -40,16 +35,14 @@ def fleet(request: HttpRequest) -> HttpResponse:
         "maps": [
             (
                 model,
-                draw_heat(devices.running_counts(model.name, silent_since=away_since)),
+                draw_heat(counts.running(model.name, now).rows),
                 {item.version: item for item in telemetry.version_overall(model.name, with_devices=False)},
             )
             for model in chosen
         ],
         "others": [model for model in known if model not in chosen],
-        "total": devices.count_devices(choice=DeviceChoice(state="active")),
-        "online": devices.count_devices(choice=DeviceChoice(state="active", online=True)),
-        "away": devices.count_devices(choice=DeviceChoice(state="active", silent_since=away_since)),
-        "away_after_days": AWAY_AFTER.days,
+        "counted": counts.fleet(now),
+        "away_after_days": counts.AWAY_AFTER.days,
         "moving": rollouts.rollouts(states=("running", "held", "reverting"), limit=SHOWN_ROLLOUTS),
         "decisions": rollouts.recent_decisions(limit=SHOWN_DECISIONS),
         "savings": delta_sizes([registry.delta_savings(model.name) for model in chosen]),

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from django.core.management.base import BaseCommand
 
+from fleet.apps.devices import counts as fleet_counts
 from fleet.apps.jobs import services as jobs
 from fleet.apps.rollouts import services as rollouts
 from fleet.apps.rollouts import watch
@@ -25,7 +26,7 @@ class Command(BaseCommand):
     """Runs until SIGTERM."""
 
     requires_system_checks = ()
-    help = "Do the work that is queued as rows: deltas, populations, webhooks, abandoned uploads. Run as many as are needed."
+    help = "Do the work that is queued as rows: deltas, populations, counts, webhooks, abandoned uploads. Run as many as are needed."
 
     def handle(self, *_args: Any, **_options: Any) -> None:
         """Work until told to stop."""
@@ -38,6 +39,7 @@ class Command(BaseCommand):
                 "sweep": _sweep,
                 rollouts.JOB_KIND: rollouts.count_population,
                 watch.JOB_KIND: watch.begin,
+                fleet_counts.JOB_KIND: fleet_counts.count,
             }
             # Whoever waits for a webhook must not wait for a patch that is being built, nor for another one's receiver.
             telling = {webhooks.JOB_KIND: server.deliver_webhook}
@@ -52,6 +54,7 @@ def _tidy(now: datetime) -> None:
     server.tidy_deltas(now)
     retention.purge(now=now)
     jobs.purge(now=now)
+    fleet_counts.ask(now)
     webhooks.purge(now=now)
 
 
