@@ -10,11 +10,14 @@ from django.test.utils import CaptureQueriesContext
 
 from device_client.wire.bucketing import BUCKETS, bucket
 from device_client.wire.director import Decision
-from device_client.wire.messages import Check, Present
+from device_client.wire.messages import Check, PlanNotice, Present
+from device_client.wire.messages import RuleState as Ask
 from fleet.apps.assignments import selectors, services
 from fleet.apps.assignments.records import CheckAnswer
 from fleet.apps.devices import services as devices
+from fleet.apps.jobs import services as jobs
 from fleet.apps.outbox import services as outbox
+from fleet.apps.outbox.models import Message
 from fleet.domain.calendar import Calendar, Hours
 from fleet.domain.conditions import Conditions
 from fleet.domain.delivery import Delivery
@@ -204,6 +207,45 @@ def test_rule__denied_and_held_back__are_kept() -> None:
     services.set_rule(rule_id=newer, state=RuleState.COMPLETED, now=later(3))
     assert [target.path.split("/")[2] for target in ask(device).targets] == ["1"]
     assert [target.path.split("/")[2] for target in ask(device, 104).targets] == ["3"]
+
+
+def holdback_notice(after: int) -> PlanNotice | None:
+    """What the fleet was told since the outbox's message `after`."""
+    rows = Message.objects.filter(pk__gt=after, topic__contains="plan").order_by("-pk")
+    return None if not rows else PlanNotice.parse(bytes(rows[0].payload))
+
+
+def end_due(at_s: float) -> bool:
+    """A worker does the work that is due."""
+    job = jobs.claim(kinds=[services.HOLDBACK_JOB_KIND], owner="w", lease_s=60, now=later(at_s))
+    if job is not None:
+        services.end_holdback(job.payload, later(at_s))
+        assert jobs.finish(job=job, now=later(at_s))
+    return job is not None
+
+
+@pytest.mark.parametrize("withdrawn", [False, True], ids=["still the baseline", "withdrawn meanwhile"])
+def test_holdback__its_time_is_over__held_back_devices_are_called_once(*, withdrawn: bool) -> None:
+    complete(run_rule(make_version("1")))
+    rule_id = run_rule(make_version("2"), source="r-000000000002", holdback_share=0.2, holdback_s=100)
+    services.set_rule(rule_id=rule_id, state=RuleState.COMPLETED, treated_end=round(0.8 * BUCKETS), now=later(3))
+    assert not end_due(102)
+    if withdrawn:
+        services.set_rule(rule_id=rule_id, state=RuleState.WITHDRAWN, now=later(50))
+    last = Message.objects.order_by("-pk")[0].pk
+    assert end_due(103)
+    assert not end_due(104)
+    notice = holdback_notice(last)
+    assert (notice is None) is withdrawn
+    if notice is not None:
+        called = [item for item in notice.rules if item.state is Ask.RUN]
+        assert [(item.start, item.end) for rule in called for item in rule.ranges] == [(round(0.8 * BUCKETS), BUCKETS)]
+
+
+def test_holdback__without_an_end__nobody_is_called() -> None:
+    rule_id = run_rule(make_version("1"), holdback_share=0.2)
+    services.set_rule(rule_id=rule_id, state=RuleState.COMPLETED, now=later(3))
+    assert not end_due(10**9)
 
 
 def test_together__second_model_not_there_yet__neither_moves() -> None:

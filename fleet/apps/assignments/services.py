@@ -6,7 +6,7 @@ written only when a device asks (`answer_check`) or reports (`record_reports`). 
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from django.db import transaction
@@ -24,6 +24,7 @@ from fleet.apps.assignments.notices import plan_notice
 from fleet.apps.assignments.plans import PlanCache
 from fleet.apps.assignments.records import ArmRecord
 from fleet.apps.assignments.selectors import announced_rules, rule_record, stop_of
+from fleet.apps.jobs import services as jobs
 from fleet.apps.outbox import services as outbox
 from fleet.apps.registry import selectors as registry
 from fleet.domain.errors import ConflictError, InvalidInputError, NotFoundError
@@ -32,7 +33,18 @@ from fleet.domain.phases import MAX_LISTED
 from fleet.domain.policy import RolloutPolicy
 from fleet.domain.reach import Reach
 
-__all__ = ["PlanCache", "announce", "answer_check", "create_rule", "record_reports", "repeat_notice", "set_rule"]
+__all__ = [
+    "PlanCache",
+    "announce",
+    "answer_check",
+    "create_rule",
+    "end_holdback",
+    "record_reports",
+    "repeat_notice",
+    "set_rule",
+]
+
+HOLDBACK_JOB_KIND: Final = "holdback-end"
 
 # Failures after the swap: the device had served the version before it went back.
 _AFTER_SWAP: Final = frozenset({FailureCode.LOAD, FailureCode.PROBATION, FailureCode.CRASH_LOOP})
@@ -126,6 +138,11 @@ def set_rule(
         row.state = state.value
         if state in (RuleState.COMPLETED, RuleState.WITHDRAWN):
             row.ended_at = now
+        if state is RuleState.COMPLETED and row.holdback_start < BUCKETS and row.holdback_s > 0:
+            ends_at = now + timedelta(seconds=row.holdback_s)
+            jobs.enqueue(
+                kind=HOLDBACK_JOB_KIND, key=str(rule_id), payload={"rule": rule_id}, now=now, not_before_at=ends_at
+            )
     if row.state == RuleState.RUNNING and row.phase_started_at is None:
         row.phase_started_at = now
     row.save()
@@ -246,6 +263,16 @@ def _outcome(report: StateReport) -> Offer.Outcome | None:
 def announce(*, model: str, now: datetime) -> None:
     """Tell the fleet that something about a model's plan has changed."""
     _announce(model, now)
+
+
+def end_holdback(payload: Mapping[str, object], now: datetime) -> None:
+    """The work of a `holdback-end` job: call the devices that a completed rule kept from its version until now.
+
+    The rule lets them in by itself; without a call they would ask at their next poll, hours later.
+    """
+    row = Rule.objects.filter(pk=int(str(payload["rule"])), state=RuleState.COMPLETED.value).first()
+    if row is not None:
+        announce(model=row.model_id, now=now)
 
 
 def _announce(model: str, now: datetime) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from django.core.management.base import BaseCommand
 
+from fleet.apps.assignments import services as assignments
 from fleet.apps.devices import counts as fleet_counts
 from fleet.apps.jobs import services as jobs
 from fleet.apps.rollouts import services as rollouts
@@ -39,6 +40,7 @@ class Command(BaseCommand):
                 "sweep": _sweep,
                 rollouts.JOB_KIND: rollouts.count_population,
                 watch.JOB_KIND: watch.begin,
+                assignments.HOLDBACK_JOB_KIND: assignments.end_holdback,
                 fleet_counts.JOB_KIND: fleet_counts.count,
             }
             # Whoever waits for a webhook must not wait for a patch that is being built, nor for another one's receiver.
