@@ -12,6 +12,8 @@ class ExperimentState(StrEnum):
     """Where an experiment stands."""
 
     DRAFT = "draft"
+    AWAITING_APPROVAL = "awaiting_approval"
+    SCHEDULED = "scheduled"  # it begins by itself once nothing is in its way and its devices are counted
     RUNNING = "running"
     DECIDED = "decided"  # the verdict is in; devices keep their arm until a person says what follows
     PROMOTED = "promoted"  # a rollout of the winner took over
@@ -21,6 +23,9 @@ class ExperimentState(StrEnum):
 class ExperimentEvent(StrEnum):
     """What can happen to an experiment, by a person or by the conductor."""
 
+    SUBMIT = "submit"
+    APPROVE = "approve"
+    SCHEDULE = "schedule"
     START = "start"
     DECIDE = "decide"
     DROP = "drop"  # a harmful arm goes, the others stay
@@ -34,7 +39,13 @@ _S, _E = ExperimentState, ExperimentEvent
 TRANSITIONS: Final[Mapping[tuple[ExperimentState, ExperimentEvent], ExperimentState]] = MappingProxyType(
     {
         (_S.DRAFT, _E.START): _S.RUNNING,
+        (_S.DRAFT, _E.SUBMIT): _S.AWAITING_APPROVAL,
+        (_S.DRAFT, _E.SCHEDULE): _S.SCHEDULED,
         (_S.DRAFT, _E.STOP): _S.STOPPED,
+        (_S.AWAITING_APPROVAL, _E.APPROVE): _S.SCHEDULED,
+        (_S.AWAITING_APPROVAL, _E.STOP): _S.STOPPED,
+        (_S.SCHEDULED, _E.START): _S.RUNNING,
+        (_S.SCHEDULED, _E.STOP): _S.STOPPED,
         (_S.RUNNING, _E.DECIDE): _S.DECIDED,
         (_S.RUNNING, _E.DROP): _S.RUNNING,
         (_S.RUNNING, _E.EXTEND): _S.RUNNING,

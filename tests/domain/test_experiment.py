@@ -17,7 +17,9 @@ from fleet.domain.plan import PlacedDevices
 from tests.domain.experiments import DOCUMENT, spec
 
 EXPECTED = {
-    "draft": {"start": "running", "stop": "stopped"},
+    "draft": {"start": "running", "submit": "awaiting_approval", "schedule": "scheduled", "stop": "stopped"},
+    "awaiting_approval": {"approve": "scheduled", "stop": "stopped"},
+    "scheduled": {"start": "running", "stop": "stopped"},
     "running": {"decide": "decided", "drop": "running", "extend": "running", "stop": "stopped"},
     "decided": {"extend": "running", "promote": "promoted", "stop": "stopped"},
     "promoted": {},

@@ -1,5 +1,6 @@
 """Experiments on the demo's fleet, simulated: assigned, measured, decided, promoted."""
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from fleet.apps.experiments.snapshots import snapshot
 from fleet.apps.registry import services as registry_services
 from fleet.apps.rollouts import selectors as rollouts
 from fleet.apps.rollouts import services as rollout_services
+from fleet.apps.rollouts import starting as rollout_starting
 from fleet.apps.telemetry import services as telemetry
 from fleet.apps.telemetry.records import Incoming
 from fleet.demo import fleet_plan, policies
@@ -142,28 +144,120 @@ def test_start__a_rollout_is_under_way__excludes_it_and_the_other_way_round(stor
     assert refused.value.code == "experiment_active"
 
 
-def test_start__namespace_asks_for_approval__somebody_else_has_to_start_it(story: Story) -> None:
-    drafted = services.create(model=MODEL, spec=SPEC, actor="ann", now=story.now)
-    namespace = MODEL.partition(".")[0]
-    registry_services.set_namespace(name=namespace, approvals=1, actor="root", now=story.now)
-    with pytest.raises(ForbiddenError, match="somebody other than ann"):
-        services.start(experiment_id=drafted.id, actor="ann", identity="user#1", now=story.now)
-    with pytest.raises(ForbiddenError, match="expected a person"):
-        services.start(experiment_id=drafted.id, actor="token:ci/1", now=story.now)
-    registry_services.set_namespace(name=namespace, approvals=2, actor="root", now=story.now)
-    with pytest.raises(ForbiddenError, match="asks for 2 approvals"):
-        services.start(experiment_id=drafted.id, actor="bob", identity="user#2", now=story.now)
-    registry_services.set_namespace(name=namespace, approvals=1, actor="root", now=story.now)
-    started = services.start(
+NAMESPACE = MODEL.partition(".")[0]
+
+
+def asked_for(story: Story, approvals: int) -> ExperimentRecord:
+    """A draft of ann's in a namespace that asks for so many approvals."""
+    registry_services.set_namespace(name=NAMESPACE, approvals=approvals, actor="root", now=story.now)
+    return services.create(model=MODEL, spec=SPEC, actor="ann", identity="user#1", now=story.now)
+
+
+def start_as(story: Story, drafted: ExperimentRecord, name: str, identity: str, reason: str = "") -> ExperimentRecord:
+    return services.start(
         experiment_id=drafted.id,
-        actor="bob",
-        identity="user#2",
-        reason="looked at it",
+        actor=name,
+        identity=identity,
+        reason=reason,
         now=story.now,
         seed=fleet_plan.SEED_BETTER,
     )
-    assert started.state is ExperimentState.RUNNING
-    assert started.because.endswith(": looked at it")
+
+
+def approve(story: Story, drafted: ExperimentRecord, name: str, identity: str, **more: Any) -> ExperimentRecord:
+    return services.approve(
+        experiment_id=drafted.id, actor=name, identity=identity, reason="read it", now=story.now, **more
+    )
+
+
+def test_start__namespace_asks_for_one_approval__somebody_else_s_start_is_it(story: Story) -> None:
+    started = start_as(story, asked_for(story, 1), "bob", "user#2", "looked at it")
+    assert (started.state, started.seed) == (ExperimentState.RUNNING, fleet_plan.SEED_BETTER)
+    assert [(item.actor, item.reason) for item in started.approvals] == [("bob", "looked at it")]
+    assert [item.action for item in reversed(selectors.decisions(started.id))] == [
+        "create",
+        "submit",
+        "approve",
+        "start",
+    ]
+
+
+def test_start__namespace_asks_for_two__waits_for_two_others_and_no_device_hears_of_it(story: Story) -> None:
+    waiting = start_as(story, asked_for(story, 2), "ann", "user#1")
+    assert (waiting.state, waiting.approvals_required) == (ExperimentState.AWAITING_APPROVAL, 2)
+    assert waiting.rule_id is None
+    with pytest.raises(ForbiddenError, match="expected somebody else than"):
+        approve(story, waiting, "ann", "user#1")
+    with pytest.raises(ForbiddenError, match="expected a person"):
+        approve(story, waiting, "token:ci/1", "")
+    assert approve(story, waiting, "bob", "user#2").state is ExperimentState.AWAITING_APPROVAL
+    with pytest.raises(ConflictError, match="has not approved yet"):
+        approve(story, waiting, "bob", "user#2")
+    assert tick(story) == ()
+    started = approve(story, waiting, "cy", "user#3")
+    assert (started.state, started.seed) == (ExperimentState.RUNNING, fleet_plan.SEED_BETTER)
+    with pytest.raises(ConflictError, match="approve"):
+        approve(story, waiting, "dan", "user#4")
+
+
+def test_start__by_a_token_of_nobody__waits_without_an_approval(story: Story) -> None:
+    waiting = start_as(story, asked_for(story, 1), "token:ci/1", "")
+    assert (waiting.state, waiting.approvals) == (ExperimentState.AWAITING_APPROVAL, ())
+    stopped = services.stop(experiment_id=waiting.id, actor="ann", reason="", now=story.now)
+    assert stopped.state is ExperimentState.STOPPED
+
+
+def test_approved__in_quiet_hours_or_behind_a_rollout__begins_by_itself_later(story: Story) -> None:
+    hours = f"{story.now - timedelta(hours=1):%H:%M}-{story.now + timedelta(hours=2):%H:%M}"
+    quiet = [{"hours": [hours], "time_zone": "UTC"}]
+    drafted = asked_for(story, 1)
+    registry_services.set_namespace(name=NAMESPACE, quiet_hours=quiet, actor="root", now=story.now)
+    waiting = start_as(story, drafted, "bob", "user#2")
+    assert (waiting.state, tick(story)) == (ExperimentState.SCHEDULED, ())
+    story.pass_time(3 * 3_600)
+    assert [item.action for item in tick(story)] == ["start"]
+    assert state_of(drafted) is ExperimentState.RUNNING
+
+
+def test_approved__as_an_emergency__waits_for_nothing(story: Story) -> None:
+    hours = f"{story.now - timedelta(hours=1):%H:%M}-{story.now + timedelta(hours=2):%H:%M}"
+    quiet = [{"hours": [hours], "time_zone": "UTC"}]
+    waiting = start_as(story, asked_for(story, 2), "ann", "user#1")
+    registry_services.set_namespace(name=NAMESPACE, quiet_hours=quiet, actor="root", now=story.now)
+    assert approve(story, waiting, "root", "user#9", is_emergency=True).state is ExperimentState.RUNNING
+
+
+def test_approved__its_version_is_revoked_meanwhile__is_stopped_and_says_why(story: Story) -> None:
+    waiting = start_as(story, asked_for(story, 1), "ann", "user#1")
+    revoke(story.releases["2"])
+    stopped = approve(story, waiting, "bob", "user#2")
+    assert stopped.state is ExperimentState.STOPPED
+    assert stopped.because == "not started: expected published versions, got 2 revoked"
+
+
+def test_start__large_fleet__is_counted_by_a_job_and_begins_then(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rollout_starting, "COUNTED_AT_ONCE", 3)
+    drafted = services.create(model=MODEL, spec=SPEC, actor="test", now=story.now)
+    scheduled = start_as(story, drafted, "test", "")
+    assert (scheduled.state, scheduled.rule_id) == (ExperimentState.SCHEDULED, None)
+    assert tick(story) == ()  # the conductor asks again, and counts nothing itself
+    services.count_population({"experiment": drafted.id}, story.now)
+    found = selectors.experiment(drafted.id)
+    assert (found.state, found.seed) == (ExperimentState.RUNNING, fleet_plan.SEED_BETTER)
+    services.count_population({"experiment": drafted.id}, story.now)  # asked for twice, begun once
+    assert selectors.experiment(drafted.id).revision == found.revision
+
+
+def test_start__large_fleet_that_is_too_small_for_the_arms__is_stopped_by_the_job(
+    story: Story, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rollout_starting, "COUNTED_AT_ONCE", 3)
+    drafted = services.create(model=MODEL, spec={**SPEC, "share": 0.1}, actor="test", now=story.now)
+    start_as(story, drafted, "test", "")
+    services.count_population({"experiment": drafted.id}, story.now)
+    found = selectors.experiment(drafted.id)
+    assert found.state is ExperimentState.STOPPED
+    assert found.because.startswith("not started: candidate would have")
 
 
 # ---------------------------------------------------------------- running

@@ -11,6 +11,7 @@ from pytest_django.live_server_helper import LiveServer
 
 from fleet.apps.experiments import conducting, selectors, services
 from fleet.apps.experiments.models import Experiment
+from fleet.apps.registry import services as registry
 from tests.ui.conftest import LOOKS, PASSWORD, open_as
 from tests.ui.story import HOLDER, MODEL, Story
 from tests.ui.test_pages import shoot
@@ -129,5 +130,32 @@ def test_experiment_page__shadow__says_that_nobody_is_served(
     shoot(page, watch, f"{live_server.url}/experiments/{drafted.id}", "experiment-shadow", "light", screens)
     assert page.get_by_text("Nobody is served the candidate.").is_visible()
     assert page.get_by_text("The arms are comparable.").count() == 0
+    page.context.close()
+    assert watch.problems == [], "\n".join(watch.problems)
+
+
+def test_experiment_page__waits_for_approval__another_person_gives_it_there(
+    live_server: LiveServer, browser: Browser, screens: Path, watch: Watch
+) -> None:
+    User.objects.create_superuser("ada", password=PASSWORD)
+    story = Story(timezone.now(), size=48, accuracy={"1": 0.86})
+    story.pipeline.set_up(story.now)
+    story.enrol()
+    story.pipeline.push(1, story.now)
+    story.complete("1")
+    for number in (2, 3):
+        story.pipeline.push(number, story.now)
+    registry.set_namespace(name=MODEL.partition(".")[0], approvals=1, actor="root", now=story.now)
+    drafted = services.create(model=MODEL, spec=SPEC, actor="bea", identity="user#x", now=story.now)
+    services.start(experiment_id=drafted.id, actor="bea", identity="user#x", now=story.now, seed="e")
+    page = open_as(browser, live_server.url, "ada", "light", watch)
+    shoot(page, watch, f"{live_server.url}/experiments/{drafted.id}", "experiment-approval", "light", screens)
+    assert page.get_by_text("Nobody has approved it yet").is_visible()
+    page.get_by_role("link", name="Approve").click()
+    page.get_by_label("Reason").fill("read the specification")
+    page.get_by_role("button", name="Approve").click()
+    page.wait_for_url(f"{live_server.url}/experiments/{drafted.id}")
+    assert page.get_by_text("read the specification").first.is_visible()
+    assert selectors.experiment(drafted.id).state == "running"
     page.context.close()
     assert watch.problems == [], "\n".join(watch.problems)

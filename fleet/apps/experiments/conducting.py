@@ -1,6 +1,7 @@
 """Lets the conductor look at the experiments under way: reads, decides by the domain, applies in one fenced transaction."""
 
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Final
 
 from django.db import transaction
@@ -11,6 +12,7 @@ from fleet.apps.experiments.models import Decision, Experiment, Look
 from fleet.apps.experiments.records import DecisionRecord, TickRecord
 from fleet.apps.experiments.selectors import decision_record, under_way
 from fleet.apps.experiments.snapshots import snapshot
+from fleet.apps.experiments.starting import begin_scheduled
 from fleet.apps.rollouts import leadership
 from fleet.apps.rollouts import selectors as rollouts
 from fleet.apps.rollouts.decisions import CONDUCTOR, Reason
@@ -52,6 +54,10 @@ def _conduct(experiment_id: str, token: int, now: datetime) -> DecisionRecord | 
     row = moves.found(experiment_id)
     if row.state == ExperimentState.PROMOTED:
         return _release(row, token, now)
+    if row.state == ExperimentState.SCHEDULED:
+        require = partial(leadership.require, name=leadership.CONDUCTOR, token=token, now=now)
+        begun = begin_scheduled(experiment_id=experiment_id, now=now, require=require)
+        return None if begun is None else decision_record(begun)
     spec = ExperimentSpec.parse(row.spec)
     seen = snapshot(row, spec, now)
     intent = decide(seen, now)

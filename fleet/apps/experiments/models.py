@@ -16,6 +16,8 @@ class Experiment(models.Model):
         """As in `fleet.domain.experiment_states`."""
 
         DRAFT = "draft"
+        AWAITING_APPROVAL = "awaiting_approval"
+        SCHEDULED = "scheduled"
         RUNNING = "running"
         DECIDED = "decided"
         PROMOTED = "promoted"
@@ -25,7 +27,8 @@ class Experiment(models.Model):
     model = models.ForeignKey("registry.Model", on_delete=models.PROTECT, related_name="+")
     rule = models.OneToOneField("assignments.Rule", on_delete=models.PROTECT, null=True, related_name="+")
     rollout = models.ForeignKey("rollouts.Rollout", on_delete=models.PROTECT, null=True, related_name="+")
-    state = models.CharField(max_length=16, choices=State.choices)
+    state = models.CharField(max_length=24, choices=State.choices)
+    approvals_required = models.PositiveSmallIntegerField(default=0)
     seed = models.CharField(max_length=64, blank=True, default="")
     spec = models.JSONField()
     planned = models.JSONField(default=dict)
@@ -54,6 +57,26 @@ class Experiment(models.Model):
 
     def __str__(self) -> str:
         return self.id
+
+
+class Approval(models.Model):
+    """One person's consent to an experiment, and why. `is_emergency`: it alone let the experiment go on."""
+
+    experiment = models.ForeignKey(Experiment, on_delete=models.CASCADE, related_name="approvals")
+    actor = models.CharField(max_length=128)
+    identity = models.CharField(max_length=128, blank=True, default="")
+    reason = models.CharField(max_length=500)
+    is_emergency = models.BooleanField(default=False)
+    at = models.DateTimeField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(name="experiment_approval_once", fields=["experiment", "actor", "is_emergency"])
+        ]
+        ordering = ["id"]
+
+    def __str__(self) -> str:
+        return f"{self.experiment_id} by {self.actor}"
 
 
 class Decision(models.Model):

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from fleet.apps.rollouts.records import ApprovalRecord
 from fleet.domain.experiment_plan import ArmPlan, Sized
 from fleet.domain.experiment_states import ExperimentState
 from fleet.domain.failures import Failure
@@ -32,6 +33,8 @@ class ExperimentRecord:
     decided_at: datetime | None
     ended_at: datetime | None
     findings: tuple[Finding, ...] = ()
+    approvals_required: int = 0
+    approvals: tuple[ApprovalRecord, ...] = ()
 
 
 @dataclass(frozen=True)

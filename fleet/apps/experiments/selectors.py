@@ -9,6 +9,7 @@ from fleet.apps.experiments.models import Decision, Experiment, Look
 from fleet.apps.experiments.moves import found
 from fleet.apps.experiments.records import ArmRecord, DecisionRecord, ExperimentRecord, LookRecord, ResultsRecord
 from fleet.apps.experiments.snapshots import snapshot
+from fleet.apps.rollouts.records import ApprovalRecord
 from fleet.domain.experiment import ExperimentSpec, layout
 from fleet.domain.experiment_analysis import analyse
 from fleet.domain.experiment_decision import decide
@@ -28,7 +29,7 @@ def experiments(
     *, model: str = "", states: Sequence[str] = (), limit: int = 100, after: str = ""
 ) -> tuple[ExperimentRecord, ...]:
     """The newest first. `after` is the id of the last experiment of the page before."""
-    rows = Experiment.objects.all()
+    rows = Experiment.objects.prefetch_related("approvals")
     if model:
         rows = rows.filter(model_id=model)
     if states:
@@ -66,9 +67,12 @@ def decisions(experiment_id: str, *, limit: int = 100, after: int | None = None)
 
 
 def under_way() -> tuple[str, ...]:
-    """The ids of the experiments that the conductor looks at, the oldest first: running, or promoted and not released."""
+    """The ids of the experiments that the conductor looks at, the oldest first: scheduled, running, or promoted and not
+    released.
+    """
     rows = Experiment.objects.filter(
-        Q(state=ExperimentState.RUNNING.value) | Q(state=ExperimentState.PROMOTED.value, released_at=None)
+        Q(state__in=[ExperimentState.RUNNING.value, ExperimentState.SCHEDULED.value])
+        | Q(state=ExperimentState.PROMOTED.value, released_at=None)
     )
     return tuple(rows.order_by("created_at", "pk").values_list("pk", flat=True))
 
@@ -94,6 +98,13 @@ def experiment_record(row: Experiment, findings: tuple[Finding, ...] = ()) -> Ex
         decided_at=row.decided_at,
         ended_at=row.ended_at,
         findings=findings,
+        approvals_required=row.approvals_required,
+        # Most experiments need none, and then nobody asks the database for them.
+        approvals=tuple(
+            ApprovalRecord(item.actor, item.reason, item.is_emergency, item.at) for item in row.approvals.all()
+        )
+        if row.approvals_required
+        else (),
     )
 
 

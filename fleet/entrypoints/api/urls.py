@@ -54,6 +54,11 @@ urlpatterns = [
     path("experiments", experiments.Experiments.as_view(), name="experiments"),
     path("experiments/<experiment:experiment>", experiments.Experiment.as_view(), name="experiment"),
     path(
+        "experiments/<experiment:experiment>:approve",
+        experiments.ExperimentApproval.as_view(),
+        name="approve-experiment",
+    ),
+    path(
         "experiments/<experiment:experiment>:<experiment_action:action>",
         experiments.ExperimentAction.as_view(),
         name="experiment-action",

@@ -100,3 +100,15 @@ def test_experiment__token_of_another_namespace__does_not_see_it(story: Story, a
     assert stranger.send("GET", f"/experiments/{drafted['id']}").status_code in (403, 404)
     assert stranger.send("POST", f"/experiments/{drafted['id']}:stop", {}).status_code in (403, 404)
     assert stranger.send("POST", "/experiments", {"model": MODEL, "spec": SPEC}).status_code in (403, 404)
+
+
+def test_experiment__namespace_asks_for_approvals__given_over_rest(story: Story, admin: Caller) -> None:
+    admin.send("PATCH", f"/namespaces/{MODEL.partition('.')[0]}", {"approvals": 1})
+    drafted = draft(admin)
+    waiting = admin.post(f"/experiments/{drafted['id']}:start", {"seed": fleet_plan.SEED_BETTER})
+    assert (waiting["state"], waiting["approvals_required"], waiting["approvals"]) == ("awaiting_approval", 1, [])
+    refused = admin.send("POST", f"/experiments/{drafted['id']}:approve", {"reason": "my own"})
+    assert refused.status_code == 403
+    urgent = admin.post(f"/experiments/{drafted['id']}:approve", {"reason": "fire", "emergency": True})
+    assert urgent["state"] == "running"
+    assert [(item["reason"], item["emergency"]) for item in urgent["approvals"]] == [("fire", True)]

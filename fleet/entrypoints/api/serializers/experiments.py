@@ -9,7 +9,7 @@ from fleet.domain.experiment_states import ExperimentState
 from fleet.domain.gate_policy import YEAR_S
 from fleet.entrypoints.api.pagination import PageQuery
 from fleet.entrypoints.api.serializers.fields import PlainField
-from fleet.entrypoints.api.serializers.rollouts import FindingSerializer
+from fleet.entrypoints.api.serializers.rollouts import ApprovalSerializer, FindingSerializer
 
 
 class ExperimentBody(Serializer[Any]):
@@ -69,6 +69,8 @@ class ExperimentSerializer(Serializer[Any]):
     decided_at = serializers.DateTimeField(allow_null=True)
     ended_at = serializers.DateTimeField(allow_null=True)
     findings = FindingSerializer(many=True)
+    approvals_required = serializers.IntegerField()
+    approvals = ApprovalSerializer(many=True)
 
 
 class ExperimentPlanSerializer(Serializer[Any]):

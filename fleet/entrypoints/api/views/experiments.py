@@ -9,6 +9,7 @@ from rest_framework.response import Response
 
 from fleet.apps.experiments import selectors, services
 from fleet.apps.experiments.records import DecisionRecord, ExperimentRecord
+from fleet.domain.errors import ForbiddenError
 from fleet.domain.scopes import Scope
 from fleet.entrypoints.api.access import require, require_everything
 from fleet.entrypoints.api.base import ApiView
@@ -16,6 +17,7 @@ from fleet.entrypoints.api.documentation import documented, paged
 from fleet.entrypoints.api.idempotency import HEADER, once
 from fleet.entrypoints.api.pagination import PageQuery, page
 from fleet.entrypoints.api.serializers import experiments as forms
+from fleet.entrypoints.api.serializers.rollouts import ApprovalBody
 from fleet.entrypoints.api.views.rollouts import revision_of
 
 
@@ -110,6 +112,35 @@ class ExperimentAction(_OneExperiment):
             record = services.promote(**said, identity=identity, policy=body["policy"], reason=body["reason"])
         else:
             record = services.stop(**said, reason=body["reason"])
+        return _answer(record, HTTPStatus.OK)
+
+
+class ExperimentApproval(_OneExperiment):
+    """Consent to an experiment that waits for it."""
+
+    scopes = {"POST": Scope.ROLLOUT_APPROVE}
+
+    @documented(
+        forms.ExperimentSerializer,
+        request=ApprovalBody,
+        summary="Approve an experiment",
+        headers={"If-Match": "The revision that you saw; 409 if it has moved on."},
+    )
+    def post(self, request: Request, experiment: str) -> Response:
+        """Anybody's but the drafter's. In an emergency one word of an administrator is enough, and is recorded as that."""
+        self._found(experiment, Scope.ROLLOUT_APPROVE)
+        body = self.body(ApprovalBody)
+        if body["emergency"] and not self.principal.may(Scope.ADMIN, None):
+            raise ForbiddenError("scope_missing", "expected scope admin for an emergency approval, got none")
+        record = services.approve(
+            experiment_id=experiment,
+            actor=self.principal.actor,
+            identity=self.principal.identity,
+            reason=body["reason"],
+            is_emergency=body["emergency"],
+            if_revision=revision_of(request),
+            now=self.now,
+        )
         return _answer(record, HTTPStatus.OK)
 
 

@@ -36,6 +36,13 @@ def register(commands: Commands) -> None:
     _add_experiment(start)
     start.add_argument("--seed", help="who is in which arm (default: random)")
     _add_reason(start)
+    approve = group.add(
+        "approve", run_approve, "let an experiment go on that somebody else drafted and that waits for it"
+    )
+    _add_experiment(approve)
+    approve.add_argument("--reason", required=True, metavar="TEXT", help="kept with the approval")
+    approve.add_argument("--emergency", action="store_true", help="alone and at once; administrators only, on record")
+    approve.add_argument("--if-revision", type=int, metavar="N", help="only if nobody changed it meanwhile")
     listing = group.add("list", run_list, "experiments, the newest first")
     listing.add_argument("--model", type=parse_model_name)
     listing.add_argument("--state")
@@ -96,6 +103,11 @@ def run_plan(context: Context, arguments: Namespace) -> int:
 def run_start(context: Context, arguments: Namespace) -> int:
     """From here on devices move."""
     return _act(context, arguments, "start", {"seed": arguments.seed})
+
+
+def run_approve(context: Context, arguments: Namespace) -> int:
+    """Never one's own; the server refuses that."""
+    return _act(context, arguments, "approve", {"emergency": arguments.emergency})
 
 
 def run_list(context: Context, arguments: Namespace) -> int:

@@ -32,6 +32,11 @@ ACTIONS: Final[Mapping[str, Action]] = {
             needs_identity=True,
         ),
         Action(
+            *("approve", ExperimentEvent.APPROVE, "Approve the experiment", "Approve", "good", False, services.approve),
+            consequence="With enough approvals it starts: at once, or as soon as nothing is in its way.",
+            needs_identity=True,
+        ),
+        Action(
             *("promote", ExperimentEvent.PROMOTE, "Promote the winner", "Promote", "advance", False, services.promote),
             form=PromoteForm,
             consequence="A rollout of the winner starts, beginning with the devices that run it.",
@@ -111,6 +116,7 @@ def _possible(found: ExperimentRecord) -> list[Action]:
         action
         for action in ACTIONS.values()
         if (found.state, action.event) in TRANSITIONS
+        and (action.event is not ExperimentEvent.START or found.state is ExperimentState.DRAFT)
         and (action.event is not ExperimentEvent.EXTEND or may_extend(found.state, found.verdict))
         and (action.event is not ExperimentEvent.PROMOTE or found.verdict == Verdict.SHIP.value)
     ]

@@ -8,6 +8,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
 
+from fleet.apps.experiments import services as experiments
 from fleet.apps.rollouts import services as rollouts
 from fleet.entrypoints.gateway.conductor import INTERVAL_S, Conductor
 from fleet.entrypoints.gateway.lifecycle import stop_on_signals
@@ -29,7 +30,15 @@ class Command(BaseCommand):
         holder = f"{socket.gethostname()[:32]}:{os.getpid()}:{secrets.token_hex(4)}"
         with stop_on_signals() as stop:
             # Populations are counted here too, beside the ticks: workers may be building patches for minutes.
-            counter = Worker({rollouts.JOB_KIND: rollouts.count_population}, holder, server.clock(), stop)
+            counter = Worker(
+                {
+                    rollouts.JOB_KIND: rollouts.count_population,
+                    experiments.JOB_KIND: experiments.count_population,
+                },
+                holder,
+                server.clock(),
+                stop,
+            )
             counting = threading.Thread(target=counter.run, name="counter", daemon=True)
             counting.start()
             Conductor(holder, server.clock(), stop, interval_s=max(0.05, options["interval"])).run()

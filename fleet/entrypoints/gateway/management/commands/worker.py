@@ -10,6 +10,7 @@ from django.core.management.base import BaseCommand
 
 from fleet.apps.assignments import services as assignments
 from fleet.apps.devices import counts as fleet_counts
+from fleet.apps.experiments import services as experiments
 from fleet.apps.jobs import services as jobs
 from fleet.apps.rollouts import services as rollouts
 from fleet.apps.rollouts import watch
@@ -39,6 +40,7 @@ class Command(BaseCommand):
                 "delta-review": server.review_deltas,
                 "sweep": _sweep,
                 rollouts.JOB_KIND: rollouts.count_population,
+                experiments.JOB_KIND: experiments.count_population,
                 watch.JOB_KIND: watch.begin,
                 assignments.HOLDBACK_JOB_KIND: assignments.end_holdback,
                 fleet_counts.JOB_KIND: fleet_counts.count,
