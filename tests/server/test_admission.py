@@ -163,7 +163,7 @@ def test_totals__crash_in_a_window_during_the_update__counts_and_nothing_else_of
 
 def past(device: SimulatedDevice, rule_id: int, slow_ms: float = 8.0) -> dict[str, tuple[float, float]]:
     """What is known of the device's past, by metric."""
-    known = pasts.pasts(pasts.Earlier(rule_id, MODEL, "factory", slow_ms), [device.device_id])
+    known = pasts.pasts(pasts.Earlier(rule_id, 0, MODEL, "factory", slow_ms), [device.device_id])
     found = {metric: pasts.past_of(known, device.device_id, metric) for metric in pasts.PAST_METRICS}
     return {metric: (total.numerator, total.denominator) for metric, total in found.items() if total is not None}
 

@@ -14,7 +14,7 @@ from tests.server.catalogue import NOW
 pytestmark = pytest.mark.django_db
 
 METRICS = ("accuracy", "errors", "custom.score")
-EARLIER = pasts.Earlier(rule_id=1, model="vision.digits", version="1", slow_ms=50.0)
+EARLIER = pasts.Earlier(rule_id=1, phase=1, model="vision.digits", version="1", slow_ms=50.0)
 
 
 def gate_totals(dice: random.Random) -> list[GateTotal]:
@@ -105,7 +105,9 @@ def by_rows(keeping: set[str]) -> dict[tuple[str, str], tuple[float, float]]:
                 for place, column in enumerate(columns):
                     sums[row.device_id, metric, place] += getattr(row, column)
     known = {device_id for device_id, _, _ in sums}
-    for total in GateTotal.objects.filter(rule_id=EARLIER.rule_id, metric__in=pasts.PAST_METRICS):
+    for total in GateTotal.objects.filter(
+        rule_id=EARLIER.rule_id, phase__lte=EARLIER.phase, metric__in=pasts.PAST_METRICS
+    ):
         if total.device_id in known and (total.side == "control" or total.device_id in keeping):
             sums[total.device_id, total.metric, 0] -= total.numerator
             sums[total.device_id, total.metric, 1] -= total.denominator
@@ -150,4 +152,4 @@ def test_kept_pasts__looked_at_again__those_read_longest_ago_are_read_anew(
     assert emptied[0] >= set(ids[:10])
     assert set(ids[:20]) <= emptied[1]
     assert emptied[2] == set(ids)
-    assert cache.of(pasts.Earlier(2, "vision.digits", "1", 50.0), ids)["dev-0"] == pasts.NO_PAST
+    assert cache.of(pasts.Earlier(2, 1, "vision.digits", "1", 50.0), ids)["dev-0"] == pasts.NO_PAST

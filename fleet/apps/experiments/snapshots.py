@@ -47,7 +47,7 @@ def _facts(row: Experiment, spec: ExperimentSpec, rule: RuleRecord, now: datetim
     for device_id in arms:
         place = bucket(rule.seed, device_id)
         arms[device_id] = next((arm.name for arm in rule.arms if place in arm.buckets), "")
-    earlier = Earlier(rule.id, row.model_id, spec.control_arm.version, spec.policy.device.slow_ms)
+    earlier = Earlier(rule.id, PHASE, row.model_id, spec.control_arm.version, spec.policy.device.slow_ms)
     keeping = {device_id for device_id, arm in arms.items() if arm == spec.control}
     # A shadow's devices are compared with themselves, and need no past.
     known = {} if spec.shadow is not None else pasts(earlier, list(arms), keeping=keeping)

@@ -142,7 +142,7 @@ def _groups(row: Rollout, policy: RolloutPolicy, pasts: PastCache) -> Groups:
     found = telemetry.phase_totals(rule_id=row.rule_id, phase=row.phase, metrics=metrics)
     known: Mapping[str, Past] = {}
     if row.against is not None and policy.gates.comparative:
-        earlier = Earlier(row.rule_id, row.model_id, row.against.label, policy.device.slow_ms)
+        earlier = Earlier(row.rule_id, row.phase, row.model_id, row.against.label, policy.device.slow_ms)
         known = pasts.of(earlier, [device_id for table in found.values() for device_id in table.ids])
     return {
         (name, Side(side)): DeviceGroup(

@@ -33,9 +33,10 @@ NO_PAST: Final[Past] = (0.0,) * (2 * len(PAST_METRICS))
 
 @dataclass(frozen=True)
 class Earlier:
-    """Which past: of `version` of `model`, before the rule began."""
+    """Which past: of `version` of `model`, before the rule began, which is in `phase` by now."""
 
     rule_id: int
+    phase: int
     model: str
     version: str
     slow_ms: float
@@ -51,7 +52,7 @@ def pasts(earlier: Earlier, device_ids: Sequence[str], *, keeping: Collection[st
     for start in range(0, len(device_ids), IDS_AT_ONCE):
         ids = device_ids[start : start + IDS_AT_ONCE]
         own = dict(_totals_of(ids, earlier))
-        for device_id, since in _since(ids, earlier.rule_id, keeping):
+        for device_id, since in _since(ids, earlier, keeping):
             if device_id in own:
                 own[device_id] = tuple(a - b for a, b in zip(own[device_id], since, strict=True))
         found.update(own)
@@ -106,14 +107,16 @@ def _totals_of(ids: Sequence[str], earlier: Earlier) -> Iterator[tuple[str, Past
     )
 
 
-def _since(ids: Sequence[str], rule_id: int, keeping: Collection[str]) -> Iterator[tuple[str, Past]]:
-    """What they measured of it for the rule, in all its phases."""
+def _since(ids: Sequence[str], earlier: Earlier, keeping: Collection[str]) -> Iterator[tuple[str, Past]]:
+    """What they measured of it for the rule, in all its phases so far, each of which is named: the index begins with it."""
     sums, values = "", list[str | float]()
     for metric in PAST_METRICS:
         for column in ("numerator", "denominator"):
             sums += f", COALESCE(SUM({column}) FILTER (WHERE metric = %s), 0.0)"
             values.append(metric)
-    of_rule, values = "rule_id = %s", [*values, rule_id]
+    phases = range(earlier.phase + 1)
+    of_rule = f"rule_id = %s AND phase IN ({', '.join(['%s'] * len(phases))})"
+    values += [earlier.rule_id, *phases]
     both = [device_id for device_id in ids if device_id in keeping]
     if both:
         yield from _by_device(GateTotal, sums, of_rule, values, both)
