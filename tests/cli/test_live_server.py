@@ -201,6 +201,9 @@ def test_live__rollout__planned_started_shown_steered_explained(
     assert [item["device_id"] for item in modelfleet.ok("devices", "list", "--model", "vision.digits")] == ["cam-01"]
     assert modelfleet.ok("devices", "list", "--filter", "id == 'cam-01' and not group('beta')") != []
     assert modelfleet.ok("devices", "list", "--filter", "hw == 'nothing like it'") == []
+    unreadable = ("devices", "list", "--filter", "hw = 'a'")
+    assert modelfleet(*unreadable).err.splitlines()[1:] == ["  hw = 'a'", "     ^"]
+    assert _error(modelfleet, *unreadable) == "filter_invalid"
     assert modelfleet("rollout", "hold", rollout["id"], "--if-revision", "99").code == 1
     assert modelfleet.ok("rollout", "hold", rollout["id"], "--reason", "fog")["state"] == "held"
     assert modelfleet("rollout", "wait", "--timeout", "5").code == 3

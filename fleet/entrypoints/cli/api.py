@@ -107,7 +107,8 @@ def problem_of(reply: Reply, url: str) -> ServerRefusedError:
     try:
         problem = json.loads(reply.content)
         code, detail = str(problem["code"]), problem.get("detail") or problem.get("title") or problem["code"]
-        return ServerRefusedError(reply.status, code, f"{detail} ({code})")
+        line, *pointed = str(detail).split("\n")  # a filter's error is followed by the place that it means
+        return ServerRefusedError(reply.status, code, "\n".join((f"{line} ({code})", *pointed)))
     except (ValueError, TypeError, KeyError, AttributeError):
         return ServerRefusedError(
             reply.status, f"http_{reply.status}", f"{url} answered {reply.status} without a reason: is it Modelfleet?"

@@ -61,12 +61,15 @@ class Console:
         print(line, file=self._err, flush=True)
 
     def error(self, error: CommandError) -> None:
-        """Why a command failed, in one line."""
-        message = " ".join(error.message.split())
+        """Why a command failed, in one line; for people, a caret beneath what could not be read follows."""
+        line, *pointed = error.message.split("\n") if error.message.endswith("^") else [error.message]
+        message = " ".join(line.split())
         if self._as_json:
             print(json.dumps({"error": {"code": error.code, "message": message}}), file=self._err, flush=True)
         else:
             print(f"modelfleet: {message}", file=self._err, flush=True)
+            for part in pointed:
+                print(f"  {part}", file=self._err, flush=True)
 
     @contextmanager
     def transfer(self, name: str, total_bytes: int, sent_bytes: int) -> Iterator[Advance]:

@@ -12,6 +12,7 @@ from fleet.entrypoints.cli.grammar import Commands
 from fleet.entrypoints.cli.quantities import parse_duration_s, parse_model_name, parse_pair, show_time
 
 DAY_S = 86_400.0
+_TOLD = {"now": "takes", "later": "is to ask later for", "nothing": "has nothing new to take"}
 
 
 def register(commands: Commands) -> None:
@@ -77,7 +78,7 @@ def run_list(context: Context, arguments: Namespace) -> int:
             item["device_id"],
             item["hardware_class"],
             "online" if item.get("online") else "offline",
-            ", ".join(f"{run['model']}@{run.get('version') or '?'}" for run in item.get("running", [])),
+            ", ".join(f"{run['model']}@{_version(run)}" for run in item.get("running", [])),
             show_time(item["last_seen_at"]),
         )
         for item in devices
@@ -105,6 +106,11 @@ def run_revoke(context: Context, arguments: Namespace) -> int:
     return ExitCode.HEALTHY
 
 
+def _version(running: JsonObject) -> str:
+    """What it attests of a model: a version, nothing, or something that nobody here knows."""
+    return running["version"] or ("unknown" if running["digest"] else "none")
+
+
 def _path(device: str) -> str:
     return f"/devices/{quote(device, safe='')}"
 
@@ -125,7 +131,7 @@ def _summary(device: JsonObject) -> JsonObject:
 
 
 def _running_line(running: JsonObject) -> str:
-    line = f"  {running['model']}@{running['version'] or '?'}  {running['digest'][:16]}  {running['state']}"
+    line = f"  {running['model']}@{_version(running)}  {running['digest'][:16]}  {running['state']}"
     if running["target_version"] not in {"", running["version"]}:
         line += f" on the way to {running['target_version']}"
     return f"{line}: {running['failure']} {running['detail']}".rstrip() if running["failure"] else line
@@ -134,8 +140,11 @@ def _running_line(running: JsonObject) -> str:
 def run_explain(context: Context, arguments: Namespace) -> int:
     """The trace that was stored when the device was last answered."""
     answer = context.api().get(f"/devices/{arguments.device}/explain", model=arguments.model)
-    runs = f"{arguments.model}@{answer['version']}" if answer["version"] else "nothing new"
-    lines = [f"{arguments.device} was told {answer['decision']}, {runs}: {answer['because']}"]
-    lines += [f"  {item['outcome']:8} {item['subject']}: {item['sentence']}" for item in answer["trace"]]
+    told = _TOLD.get(answer["decision"], answer["decision"])
+    what = f" {arguments.model}@{answer['version']}" if answer["version"] else ""
+    lines = [f"{arguments.device}: {told}{what}, because {answer['because']}"]
+    for item in answer["trace"]:
+        sentence = str(item["sentence"]).removeprefix(f"{item['subject']} ")
+        lines.append(f"  {item['outcome']:8} {item['subject']}: {sentence}")
     context.console.result(answer, *lines)
     return ExitCode.HEALTHY
