@@ -150,7 +150,8 @@ def _submit(
     with transaction.atomic():
         row = _store(version=version, policy=policy, baseline=baseline, seed=seed, by=by, now=now)
         row.approvals_required = needed
-        moves.submit(row, Reason(by.name, f"waits for {needed} approvals"), now)
+        asked = "one approval" if needed == 1 else f"{needed} approvals"
+        moves.submit(row, Reason(by.name, f"waits for {asked}"), now)
     return rollout_record(row)
 
 
