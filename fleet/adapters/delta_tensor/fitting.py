@@ -31,6 +31,8 @@ from fleet.domain.layouts import Quantisation, Segment
 
 _WINDOW_ELEMENTS: Final = 1 << 17
 _STEP: Final = 2.0**-24
+# How far a number of each type is from what it was rounded from, at most, as a share of it.
+_ROUNDING: Final = {Element.F16: 2.0**-11, Element.BF16: 2.0**-8, Element.F32: 2.0**-24}
 _RANKS: Final = (4, 8, 16, 32)
 _PATCH_EDGE: Final = 72
 _PATCH_RUN: Final = 8
@@ -288,20 +290,27 @@ def _rank(pair: Pair) -> int | None:
     start = (inner - edge) // 2
     run = max(1, min(_PATCH_RUN, _WINDOW_ELEMENTS // inner))
     cut = np.empty((edge, edge), dtype=np.float64)
+    rounding = np.empty(edge, dtype=np.float64)
     for top in range(0, edge, run):
         count = min(run, edge - top)
         first = (rows - count) * top // max(1, edge - count) * inner + start
         span = (count - 1) * inner + edge
-        difference = pair.new_run(first, span).astype(np.float64) - pair.old_run(first, span)
+        made = pair.new_run(first, span).astype(np.float64)
+        difference = made - pair.old_run(first, span)
         for index in range(count):
-            cut[top + index] = difference[index * inner : index * inner + edge]
-    return _saving_rank(cut, rows, inner, pair.new_element)
+            part = slice(index * inner, index * inner + edge)
+            cut[top + index] = difference[part]
+            rounding[top + index] = np.sqrt(made[part] @ made[part]) * _ROUNDING[pair.new_element]
+    return _saving_rank(cut, rounding, rows, inner, pair.new_element)
 
 
-def _saving_rank(cut: NDArray[np.float64], rows: int, inner: int, element: Element) -> int | None:
+def _saving_rank(
+    cut: NDArray[np.float64], rounding: NDArray[np.float64], rows: int, inner: int, element: Element
+) -> int | None:
     sizes = np.sqrt(np.einsum("ij,ij->i", cut, cut))
-    changed = sizes > 0
-    if np.count_nonzero(changed) < len(cut) // 2:
+    # Rows that nothing but rounding has changed are of no rank, and would look as if one more component each paid.
+    changed = sizes > 2 * rounding
+    if np.count_nonzero(changed) < len(cut) // 4:
         return None
     # Rows count alike: a few large ones among many small ones are sparse, not of low rank.
     values = np.linalg.svd(cut[changed] / sizes[changed, None], compute_uv=False)
