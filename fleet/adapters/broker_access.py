@@ -1,7 +1,7 @@
 """The files by which mosquitto decides: an access list and a revocation list.
 
 Whoever runs the broker starts it anew when they change; `manage.py up` watches them. It could reread them on SIGHUP, but
-2.0 damages its own memory then when any session of a client with a certificate is offline (decision 17).
+2.0 damages its own memory then when any session of a client with a certificate is offline (decision 18).
 """
 
 from collections.abc import Collection

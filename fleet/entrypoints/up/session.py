@@ -156,7 +156,7 @@ class Session:
                 self._console.say(f"cannot write {self._installation.note}: {error.strerror}")
 
     async def _restart_broker_on_change(self, supervisor: Supervisor) -> None:
-        """Have the broker read its lists again when somebody was shut out (decision 17: a restart and no SIGHUP)."""
+        """Have the broker read its lists again when somebody was shut out (decision 18: a restart and no SIGHUP)."""
         seen = self._access_files_state()
         while True:
             await asyncio.sleep(_WATCH_S)
