@@ -82,6 +82,23 @@ def test_record_check__not_active__stores_nothing(state: str | None) -> None:
     assert selectors.device(device.device_id).last_seen_at is None
 
 
+@pytest.mark.parametrize(
+    ("made_s_before", "state"),
+    [(0, "committed"), (3, "committed"), (7_200, "probation"), (-1, "probation")],
+    ids=["same second", "before the report", "before a clock was set back", "after the report"],
+)
+def test_record_check__comes_after_a_report_that_was_made_later__the_report_holds(
+    *, made_s_before: int, state: str
+) -> None:
+    (device,) = enrolled()
+    committed = replace(report(UpdateState.COMMITTED, 9, active=DIGEST_2), at=int(later(60).timestamp()))
+    services.record_states(reports=[(device.device_id, committed)], weights={}, now=later(61))
+    device.running = RunningModel(MODEL, "1", DIGEST_1, "3" * 64, 4, UpdateState.PROBATION)
+    check = replace(device.check(later(60)), clock=committed.at - made_s_before)
+    services.record_check(device_id=device.device_id, check=check, now=later(65))
+    assert selectors.device(device.device_id).models[0].state == state
+
+
 def test_record_check__device_names_its_own_attributes__enrolled_ones_win() -> None:
     (device,) = enrolled()
     services.enrol(device_id=device.device_id, hardware_class="edge-std", attributes={"site": "real"}, now=NOW)

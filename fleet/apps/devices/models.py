@@ -35,7 +35,8 @@ class Device(models.Model):
 class DeviceModel(models.Model):
     """What a device last attested for one model. `active_*` is what it serves; `target_*` what it is updating to.
 
-    `boot` and `seq` are of the newest report that was applied, so that a late one changes nothing.
+    `boot` and `seq` are of the newest report that was applied, so that a late one changes nothing; `reported_at` is when
+    the device made it by its own clock, in seconds, so that a check which it made before changes nothing either.
     """
 
     device = models.ForeignKey(Device, on_delete=models.CASCADE, related_name="models")
@@ -52,6 +53,7 @@ class DeviceModel(models.Model):
     denied = models.JSONField(default=list)
     boot = models.CharField(max_length=64, blank=True)
     seq = models.PositiveBigIntegerField(default=0)
+    reported_at = models.BigIntegerField(null=True)
     active_since_at = models.DateTimeField(null=True)
     updated_at = models.DateTimeField()
 

@@ -35,6 +35,8 @@ _UPDATING = frozenset(
     }
 )
 
+# A check that is older than a report by more than this was not delayed: the device's clock was set back meanwhile.
+MAX_CHECK_DELAY_S: Final = 900
 _EVENT_KEY: Final = ("device_id", "boot", "seq")
 # What a row says of the present: everything but whose it is.
 _PRESENT: Final = [
@@ -95,7 +97,7 @@ def record_check(*, device_id: str, check: Check, now: datetime) -> None:
         raise ForbiddenError("device_not_active", f"device {device_id!r:.80} is unknown, revoked or in quarantine")
     rows = _locked({(device_id, running.model) for running in check.models}, now)
     for running in check.models:
-        _apply_attestation(rows[device_id, running.model], running, now)
+        _apply_attestation(rows[device_id, running.model], running, check.clock, now)
     _store(rows.values())
 
 
@@ -198,15 +200,18 @@ def _event(device_id: str, report: StateReport, now: datetime) -> DeviceEvent:
     )
 
 
-def _apply_attestation(row: DeviceModel, running: RunningModel, now: datetime) -> None:
+def _apply_attestation(row: DeviceModel, running: RunningModel, clock: int, now: datetime) -> None:
+    """What a check says; where a report that the device made in that second or later was faster, it holds."""
+    row.contract = None if running.contract is None else encode_contract(running.contract)
+    row.denied = [{"digest": item.digest, "rollout": item.rollout} for item in running.denied]
+    row.updated_at = now
+    if row.reported_at is not None and 0 <= row.reported_at - clock <= MAX_CHECK_DELAY_S:
+        return
     if row.active_digest != running.digest or row.active_since_at is None:
         row.active_since_at = now if running.digest else None
     row.active_version, row.active_digest = running.version, running.digest
     row.weights_sha256 = running.weights_sha256
     row.state, row.revision = running.state.value, running.revision
-    row.contract = None if running.contract is None else encode_contract(running.contract)
-    row.denied = [{"digest": item.digest, "rollout": item.rollout} for item in running.denied]
-    row.updated_at = now
 
 
 def _apply_report(row: DeviceModel, report: StateReport, weights: Mapping[str, str], now: datetime) -> None:
@@ -218,7 +223,7 @@ def _apply_report(row: DeviceModel, report: StateReport, weights: Mapping[str, s
     row.state, row.revision = report.state.value, report.revision
     row.failure = "" if report.failure is None else report.failure.value
     row.detail = report.detail
-    row.boot, row.seq = report.key.boot, report.key.seq
+    row.boot, row.seq, row.reported_at = report.key.boot, report.key.seq, report.at
     row.updated_at = now
 
 
