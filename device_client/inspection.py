@@ -100,7 +100,7 @@ def _model_status(
         "failure": None if deployment.failure is None else deployment.failure.value,
         "detail": deployment.detail,
     }
-    if deployment.state is UpdateState.DOWNLOADING and target is not None:
+    if deployment.state in {UpdateState.DOWNLOADING, UpdateState.HALTED} and target is not None:
         done, total, transport = _progress(paths, journal, deployment.model, target.digest)
         shown |= {"bytes_done": done, "bytes_to_fetch": total, "transport": transport}
         shown["bytes_total"] = total or deployment.bytes_total

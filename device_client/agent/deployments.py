@@ -346,7 +346,7 @@ class Deployments:
         self._around.ask_after(TICKET_RETRY.wait_s(tries - 1, self._dice()))
 
     def _stop_work(self, deployment: Deployment, effect: StopWork) -> None:
-        """Cancel the fetch of the abandoned target and remove what it staged, after it has let go of it."""
+        """Cancel the fetch of the abandoned target and remove what it staged, unless for later, after it has let go of it."""
         model = deployment.model
         running = self._fetching.get(model)
         if running is not None:
@@ -356,7 +356,7 @@ class Deployments:
             self._host.forget(model, effect.digest)
             present = self._all[model]
             wanted = present.target is not None and present.target.digest == effect.digest
-            if not wanted or present.state in machine.RESTING:
+            if not effect.keeps and (not wanted or present.state in machine.RESTING):
                 self._slots.discard(model, effect.digest)
 
         self._background(model, discard)

@@ -73,8 +73,12 @@ class Installer:
     # ------------------------------------------------------------ preflight
 
     def preflight(self, deployment: Deployment) -> PreflightPassed:
-        """Whether the bundle is on this device already; raises `NoSpaceError` or `IncompatibleError`."""
+        """Whether the bundle is on this device already; raises `NoSpaceError` or `IncompatibleError`.
+
+        What another update has left for later gives way to this one.
+        """
         aim = deployment.aim
+        self._slots.collect(deployment.model, frozenset({aim.digest}))
         if self._slots.holds(deployment.model, aim.digest) is not None:
             try:
                 slot = self._slots.open(deployment.model, aim.digest)

@@ -334,10 +334,11 @@ class Agent:
     def _decide(self, model: str, answer: DirectorAnswer, error: DeviceError | None) -> None:
         """What one model's part of a good answer means for its deployment."""
         target, said = answer.targets.get(model), answer.binding.answers.get(model)
+        is_later = said is not None and said.decision is Decision.LATER
         if target is None:
             because = said.because if said is not None else "the director does not name this model"
             self._remember(model, answer, None, "nothing to install")
-            self.deployments.apply(model, Withdrawn(because))
+            self.deployments.apply(model, Withdrawn(because, is_later))
         elif error is not None:
             self._unauthorised(model, answer, target, error)
         elif self._denied(model, target):
@@ -347,7 +348,7 @@ class Agent:
         else:
             self._untrusted_tries.pop(model, None)
             self._remember(model, answer, target, "taken up")
-            self.deployments.apply(model, Assigned(target, self._slots.links(model).current))
+            self.deployments.apply(model, Assigned(target, self._slots.links(model).current, is_later))
 
     def _denied(self, model: str, target: Target) -> bool:
         active = self._slots.links(model).current

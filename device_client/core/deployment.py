@@ -197,10 +197,13 @@ class Deployment:
 
 @dataclass(frozen=True)
 class Assigned:
-    """Both repositories agree on `target`. `active` is the digest that this device serves now."""
+    """Both repositories agree on `target`. `active` is the digest that this device serves now. `is_later`: the target is for
+    the meantime, and what was under way may be assigned again.
+    """
 
     target: Target
     active: str
+    is_later: bool = False
 
 
 @dataclass(frozen=True)
@@ -215,9 +218,10 @@ class Refused:
 
 @dataclass(frozen=True)
 class Withdrawn:
-    """The director no longer assigns anything for this model."""
+    """The director no longer assigns anything for this model, or (`is_later`) not yet."""
 
     because: str
+    is_later: bool = False
 
 
 @dataclass(frozen=True)
@@ -398,9 +402,10 @@ class Adopt:
 
 @dataclass(frozen=True)
 class StopWork:
-    """Abandon what is being done for the previous target and remove what it staged under `digest`."""
+    """Abandon what is being done for the previous target; remove what it staged under `digest`, unless it `keeps` that."""
 
     digest: str
+    keeps: bool = False
 
 
 @dataclass(frozen=True)

@@ -98,6 +98,8 @@ def _assigned_at_rest(deployment: Deployment, event: Assigned, now: float) -> St
     """Install it, unless it is what runs here: then only what is said about it changes."""
     if event.target.digest != event.active:
         return _reported(_begin(deployment, event.target, event.active, now), Proceed())
+    if event.is_later and deployment.state is S.HALTED:
+        return deployment, ()
     known = deployment.target
     same = (
         deployment.state is S.COMMITTED
@@ -107,7 +109,8 @@ def _assigned_at_rest(deployment: Deployment, event: Assigned, now: float) -> St
     )
     if same:
         return replace(deployment, target=event.target), (Adopt(),)
-    return _take_over_running(deployment, event, now)
+    after, effects = _take_over_running(deployment, event, now)
+    return after, (*effects, *((Collect(),) if deployment.state is S.HALTED else ()))
 
 
 def _take_over_running(deployment: Deployment, event: Assigned, now: float) -> Step:
@@ -125,8 +128,10 @@ def _assigned_before_swap(deployment: Deployment, event: Assigned, now: float) -
         again = (Fetch(),) if deployment.state is S.DOWNLOADING else ()
         return replace(deployment, target=event.target), again
     if event.target.digest == event.active:
-        after, effects = _take_over_running(deployment, event, now)
         halted = replace(deployment, state=S.HALTED, detail=event.target.reason)
+        if event.is_later:
+            return _reported(halted, StopWork(old.digest, keeps=True))
+        after, effects = _take_over_running(deployment, event, now)
         return after, (Report(halted, S.HALTED), StopWork(old.digest), *effects)
     after, effects = _reported(_begin(deployment, event.target, event.active, now), Proceed())
     superseded = replace(deployment, state=S.SUPERSEDED, detail=event.target.reason)
@@ -172,7 +177,14 @@ def _refused_before_swap(deployment: Deployment, event: Refused, now: float) -> 
 
 def _withdrawn_before_swap(deployment: Deployment, event: Withdrawn, _now: float) -> Step:
     halted = replace(deployment, state=S.HALTED, detail=event.because)
+    if event.is_later:
+        return _reported(halted, StopWork(deployment.aim.digest, keeps=True))
     return _reported(halted, StopWork(deployment.aim.digest), Collect())
+
+
+def _withdrawn_halted(deployment: Deployment, event: Withdrawn, _now: float) -> Step:
+    """What was kept for later goes."""
+    return deployment, () if event.is_later else (Collect(),)
 
 
 # ---------------------------------------------------------------- the way of an update
@@ -325,6 +337,7 @@ TABLE: Final[Mapping[tuple[UpdateState, type], Transition]] = {
     **_rows((S.ACTIVATING, S.ROLLING_BACK), Refused, _stay),
     **_rows(BEFORE_SWAP, Withdrawn, _withdrawn_before_swap),
     **_rows((*RESTING, S.ACTIVATING, S.PROBATION, S.ROLLING_BACK), Withdrawn, _stay),
+    (S.HALTED, Withdrawn): _withdrawn_halted,
     **_rows((*BEFORE_SWAP, S.ACTIVATING, S.PROBATION, S.ROLLING_BACK), Restarted, _restarted),
     **_rows(RESTING, Restarted, _stay),
     (S.COMMITTED, Restarted): _restarted_committed,

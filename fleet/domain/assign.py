@@ -16,11 +16,15 @@ from functools import cached_property
 from device_client.wire.bucketing import BUCKETS
 from device_client.wire.director import Arm, Decision
 from device_client.wire.messages import RunningModel
+from device_client.wire.states import UpdateState
 from fleet.domain.facts import Build, DeviceFacts, Rule, RuleArm, RuleState
 from fleet.domain.filters.filter import Filter
 from fleet.domain.matching import Match, match
 
 _EPOCH = datetime.fromtimestamp(0, tz=UTC)
+HELD_POLL = timedelta(hours=6)  # a resume and a revert are announced; this is for who has missed it
+# Whoever is asked to wait in one of these keeps what it has downloaded.
+_KEEPS_BYTES = frozenset({UpdateState.DOWNLOADING, UpdateState.HALTED})
 # A sentence, or what makes it: a function and its arguments. Most traces are never read.
 Sentence = str | tuple[object, ...]
 
@@ -248,6 +252,9 @@ class _Asked:
         """A rule whose treated range this device is in: now, later, or nothing new while it is held."""
         runs = _runs(self.running, rule)
         if rule.state is RuleState.HELD and not runs:
+            if self.running is not None and self.running.state in _KEEPS_BYTES:
+                sentence = f"{rule.source} is held and takes no new devices; what is downloaded of version {rule.version} waits"
+                return self.later(rule, sentence, self.now + HELD_POLL, place)
             self.note(rule.source, "passed", "the rollout is held and takes no new devices")
             return None
         wait = None if runs else self._wait(rule)

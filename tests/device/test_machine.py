@@ -13,6 +13,7 @@ from device_client.core.deployment import (
     Activated,
     Adopt,
     Assigned,
+    Collect,
     Deny,
     Deployment,
     Event,
@@ -175,6 +176,22 @@ def test_assigned__back_to_what_runs_while_downloading__halted_and_committed() -
     reported = [effect.state for effect in effects if isinstance(effect, Report)]
     assert reported == [S.HALTED, S.COMMITTED]
     assert StopWork(NEW) in effects
+
+
+@pytest.mark.parametrize(
+    "event", [Assigned(target(OLD), OLD, is_later=True), Withdrawn("held", is_later=True)], ids=["baseline", "nothing"]
+)
+def test_later__while_downloading__halted_and_what_is_staged_stays_until_it_is_final(
+    event: Assigned | Withdrawn,
+) -> None:
+    halted, effects = machine.step(deployment(S.DOWNLOADING), event, 100)
+    assert (halted.state, halted.aim.digest) == (S.HALTED, NEW)
+    assert effects == (Report(halted, S.HALTED), StopWork(NEW, keeps=True))
+    assert machine.step(halted, event, 101) == (halted, ())
+    _, effects = machine.step(halted, replace(event, is_later=False), 102)
+    assert Collect() in effects
+    again, _ = machine.step(halted, Assigned(target(NEW), OLD), 103)
+    assert (again.state, again.aim.digest) == (S.ASSIGNED, NEW)
 
 
 def test_preflight__slot_is_there__nothing_is_fetched() -> None:

@@ -10,7 +10,8 @@ from device_client.wire.bucketing import BUCKETS, BucketRange, bucket
 from device_client.wire.director import Arm, Decision
 from device_client.wire.messages import Denied, Present
 from device_client.wire.shadow import ShadowBudget
-from fleet.domain.assign import Assignment, Ruleset, assign, decide_all
+from device_client.wire.states import UpdateState
+from fleet.domain.assign import HELD_POLL, Assignment, Ruleset, assign, decide_all
 from fleet.domain.calendar import Calendar, Hours
 from fleet.domain.conditions import Conditions
 from fleet.domain.delivery import Delivery
@@ -73,6 +74,18 @@ def test_assign__rule_held__keeps_those_who_run_it_and_takes_no_new_ones() -> No
     held = rule(2, "2", state=RuleState.HELD)
     assert told(device(runs=held.builds[0]), BASE, held) == "2"
     assert told(device(runs=BASE.builds[0]), BASE, held) == "1"
+
+
+@pytest.mark.parametrize("state", [UpdateState.DOWNLOADING, UpdateState.HALTED], ids=lambda state: state.value)
+def test_assign__rule_held_while_a_device_downloads__later_so_that_it_keeps_the_bytes(state: UpdateState) -> None:
+    held = rule(2, "2", state=RuleState.HELD)
+    facts = device(runs=BASE.builds[0])
+    facts = replace(facts, models={MODEL: replace(facts.models[MODEL], state=state)})
+    answer = assign(facts, [BASE, held], model=MODEL, now=NOW)
+    assert (answer.decision, answer.version, answer.until) == (Decision.LATER, "1", NOW + HELD_POLL)
+    assert answer.waits_for == held
+    reverted = assign(facts, [BASE, replace(held, state=RuleState.WITHDRAWN)], model=MODEL, now=NOW)
+    assert (reverted.decision, reverted.version) == (Decision.NOW, "1")
 
 
 def test_assign__rule_starts_later__later_with_the_moment() -> None:
