@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 
 MIB = 1 << 20
@@ -58,10 +59,11 @@ def verify_tensor1(old: Path, new: Path, patch: Path) -> None:
 
 def apply_tensor1(old: Path, patch: Path, new: Path) -> float:
     """Returns the process's CPU seconds when everything was loaded."""
-    # What the first block of most patches would load.
-
     from device_client.wire.tensor1 import decoder
 
+    # What the first block of most patches would load.
+    for library in ("numpy", "pcodec"):
+        import_module(library)
     started = time.process_time()
     with new.open("wb") as out:
 
