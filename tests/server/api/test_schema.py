@@ -17,6 +17,8 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from fleet.domain.experiment import ExperimentSpec
+from fleet.domain.policy import RolloutPolicy
 from tests.server.api.conftest import Caller
 from tests.server.pipeline import Pipeline
 
@@ -34,6 +36,20 @@ def test_document__served_to_anybody__is_openapi_3_1(installed: object, db: None
     answer = Caller(None).send("GET", "/schema", None, Accept="application/vnd.oai.openapi+json")
     assert answer.status_code == 200
     assert answer.json()["openapi"] == "3.1.0"
+
+
+def test_document__examples__are_what_the_parsers_take() -> None:
+    paths = schema_document()["paths"]
+
+    def examples(path: str) -> list[dict[str, Any]]:
+        body = paths[path]["post"]["requestBody"]["content"]["application/json"]
+        return [example["value"] for example in body["examples"].values()]
+
+    plans = examples("/api/v1/plan")
+    assert plans == examples("/api/v1/rollouts")
+    assert [RolloutPolicy.parse(example["policy"]).preset for example in plans] == ["safe-ramp", "canary-then-all"]
+    (experiment,) = examples("/api/v1/experiments")
+    assert [arm.name for arm in ExperimentSpec.parse(experiment["spec"]).arms] == ["fp32", "int8"]
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from drf_spectacular.utils import OpenApiExample, extend_schema_serializer
 from rest_framework import serializers
 from rest_framework.serializers import Serializer
 
@@ -12,6 +13,22 @@ from fleet.entrypoints.api.serializers.fields import PlainField
 from fleet.entrypoints.api.serializers.rollouts import ApprovalSerializer, FindingSerializer
 
 
+@extend_schema_serializer(
+    examples=[
+        OpenApiExample(
+            "Is the smaller build as good?",
+            {
+                "model": "vision.defects",
+                "spec": {
+                    "arms": [{"name": "fp32", "version": "champion"}, {"name": "int8", "version": "12"}],
+                    "success": {"accuracy": {"effect_points": 1}},
+                    "guardrails": {"latency": {"slow_ms": 50, "margin_points": 2}},
+                    "duration_s": 1_209_600,
+                },
+            },
+        )
+    ]
+)
 class ExperimentBody(Serializer[Any]):
     """What is to be compared."""
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from drf_spectacular.utils import OpenApiExample, extend_schema_serializer
 from rest_framework import serializers
 from rest_framework.serializers import Serializer
 
@@ -12,6 +13,28 @@ from fleet.entrypoints.api.serializers.fields import PlainField
 VERSION_HELP = "A version's label, or an alias, which is resolved at once: the answer says the label."
 
 
+@extend_schema_serializer(
+    examples=[
+        OpenApiExample(
+            "A preset", {"model": "vision.defects", "version": "challenger", "policy": {"preset": "safe-ramp"}}
+        ),
+        OpenApiExample(
+            "A preset with an accuracy gate, for one site at night",
+            {
+                "model": "vision.defects",
+                "version": "12",
+                "against": "champion",
+                "policy": {
+                    "preset": "canary-then-all",
+                    "gates": {"accuracy": {"margin_points": 2, "min_labels_per_device": 20}},
+                    "population": {"filter": 'attributes.site == "oslo"'},
+                    "windows": {"hours": ["22:00-06:00"]},
+                    "approvals": 1,
+                },
+            },
+        ),
+    ]
+)
 class PlanBody(Serializer[Any]):
     """What a rollout would do."""
 
