@@ -1,13 +1,12 @@
 """The process in which a candidate runs beside the champion. Run as `python -m device_client.runtimes.shadow_child`.
 
 stdin: frames of four bytes of length (big-endian) and so many bytes: the manifest, the weights, then the inputs of one
-inference after the other as an npz file without pickles. stdout: one line of JSON for the load and for each inference.
-It takes what time the machine has left, on one thread, and ends when its stdin does, or its parent.
+inference after the other: a JSON head of types and shapes behind its length, and the bytes of each array. stdout: one line of JSON for the load
+and for each inference. It takes what time the machine has left, on one thread, and ends when its stdin does, or its parent.
 """
 
 import contextlib
 import ctypes
-import io
 import json
 import math
 import os
@@ -46,8 +45,6 @@ def _step_back() -> None:
     """Behind everything else on this machine, and not longer than the parent."""
     os.nice(LOWEST)
     with contextlib.suppress(OSError, AttributeError):
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
@@ -70,9 +67,12 @@ def _answer(model: Any, frame: bytes) -> Mapping[str, object]:
     import numpy as np
 
     try:
-        with np.load(io.BytesIO(frame), allow_pickle=False) as stored:
-            names = json.loads(str(stored["names"]))
-            inputs = {name: stored[f"a{place}"] for place, name in enumerate(names)}
+        (size,) = LENGTH.unpack_from(frame)
+        start, inputs = LENGTH.size + size, {}
+        for name, (kind, shape) in json.loads(frame[LENGTH.size : start]).items():
+            dtype, count = np.dtype(kind), math.prod(shape)
+            inputs[name] = np.frombuffer(frame, dtype, count, start).reshape(shape)
+            start += dtype.itemsize * count
         began, cpu = time.perf_counter(), time.process_time()
         outputs = model.infer(inputs)
         latency_ms, cpu_s = (time.perf_counter() - began) * 1_000.0, time.process_time() - cpu

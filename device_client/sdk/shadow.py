@@ -42,8 +42,10 @@ class ShadowDesk:
         self._run: ShadowRun = runs.start(slot, budget, self._answered)
 
     def offer(self, inputs: Mapping[str, Any], champion: Callable[[], str | None], nonce: str) -> None:
-        """Let the candidate have these inputs, if they are among those that are chosen."""
-        with self._lock:
+        """Let the candidate have these inputs, if they are among those that are chosen. Never waits for its thread."""
+        if not self._lock.acquire(blocking=False):
+            return
+        try:
             # The pair is there before the candidate can have answered: its thread waits for the lock.
             offered = self._run.offer(inputs, nonce)
             if offered is Offered.SKIPPED:
@@ -55,6 +57,8 @@ class ShadowDesk:
                 self._pairs[nonce] = _Pair(answer)
                 while len(self._pairs) > MAX_REMEMBERED:
                     self._pairs.popitem(last=False)
+        finally:
+            self._lock.release()
 
     def labelled(self, nonce: str, label: str) -> None:
         """A label came for an inference."""

@@ -107,7 +107,7 @@ def test_child__real_onnx__answers_as_the_model_does_itself(start: Callable[...,
 def test_child__killed_and_hung__counts_as_failed_and_comes_back(
     start: Callable[..., ChildShadow], heard: Heard
 ) -> None:
-    run = start(onnx_bytes(2), answers_within_s=3.0)
+    run = start(onnx_bytes(2), answers_within_s=10.0)
     run.offer({"image": IMAGE}, "well")
     await_(lambda: len(heard.answers) == 1)
     first = run.pid
@@ -156,15 +156,15 @@ def test_budget__share_of_inferences__is_kept_exactly(start: Callable[..., Child
 
 
 def test_budget__share_of_time__is_waited_off(start: Callable[..., ChildShadow], heard: Heard) -> None:
-    """At a thousandth of the time, one inference of a millisecond keeps it quiet for a second."""
-    run = start(onnx_bytes(2, hidden=20_000), ShadowBudget(inference_share=1.0, time_share=0.001))
+    """At a fiftieth of the time, an inference of so many milliseconds keeps it quiet for fifty times as long."""
+    share = 0.02
+    run = start(onnx_bytes(2, hidden=5_000), ShadowBudget(inference_share=1.0, time_share=share))
     for number in range(4):
         run.offer({"image": IMAGE}, str(number))
-    await_(lambda: bool(heard.answers))
+    await_(lambda: run._used_s > 0)
     used = run._used_s
-    assert used > 0
-    await_(lambda: len(heard.answers) == 2 or run._stopping.is_set())
-    assert time.monotonic() - run._since >= used / 0.001
+    await_(lambda: len(heard.answers) >= 2, within_s=2 * LONG_S)
+    assert time.monotonic() - run._since >= used / share
 
 
 def test_budget__memory_of_the_device_is_short__nothing_is_started_then_it_is(
@@ -305,9 +305,11 @@ def test_many_threads__beside_a_shadow__count_every_inference() -> None:
         thread.join()
     for nonce in stage.runs.offered:
         stage.runs.answered(ShadowAnswer(nonce, top=2))
-    found = stage.totals()
-    assert found is not None
-    assert (found.compared, found.agreed) == (200, 200)
+    windows = [window for window, _ in stage.host.take_windows(everything=True)]
+    found = next(window.shadow for window in windows if window.shadow is not None)
+    assert sum(window.n for window in windows) == 200
+    # One that finds the shadow busy passes it by and does not wait.
+    assert 0 < found.compared == found.agreed == len(stage.runs.offered) <= 200
 
 
 # ---------------------------------------------------------------- the whole device
