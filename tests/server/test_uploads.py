@@ -1,7 +1,9 @@
 """Uploads can be broken off anywhere and go on."""
 
 import io
+from collections.abc import Callable
 from datetime import timedelta
+from typing import BinaryIO
 
 import pytest
 
@@ -24,7 +26,8 @@ class Sender:
     """Somebody who uploads `CONTENT`."""
 
     def __init__(self) -> None:
-        self.store, self.spool = MemoryBlobStore(), MemoryUploadSpool()
+        self.store = MemoryBlobStore()
+        self.spool = MemoryUploadSpool()
 
     def begin(self, length: int = len(CONTENT), sha256: str = SHA256) -> UploadRecord:
         return services.begin_upload(sha256=sha256, length=length, store=self.store, actor="token:ci", now=NOW)
@@ -92,6 +95,49 @@ def test_upload__bytes_of_another_file__refused_and_forgotten(sender: Sender) ->
     assert sender.spool.parts == {}
     with pytest.raises(NotFoundError):
         services.upload_state(sha256=SHA256)
+
+
+class CrowdedStore(MemoryBlobStore):
+    """While the first blob is made, somebody who sends the same bytes cuts the spool, and then does something more."""
+
+    def __init__(self, meanwhile: Callable[[], object]) -> None:
+        super().__init__()
+        self._meanwhile = [meanwhile]
+
+    def put(self, sha256: str, reader: BinaryIO, length: int) -> None:
+        if self._meanwhile:
+            self._meanwhile.pop()()
+            reader = io.BytesIO(b"")
+        super().put(sha256, reader, length)
+
+
+def test_upload__somebody_else_sends_the_same_and_is_faster__both_have_it(sender: Sender) -> None:
+    def finish() -> None:
+        sender.store.blobs[SHA256] = CONTENT
+        sender.spool.discard(SHA256)
+
+    sender.store = CrowdedStore(finish)
+    sender.begin()
+    assert sender.send(0, len(CONTENT)).complete
+    assert sender.store.blobs[SHA256] == CONTENT
+    assert sender.begin().complete
+
+
+def test_upload__somebody_else_has_sent_the_same_again__goes_on(sender: Sender) -> None:
+    sender.store = CrowdedStore(lambda: None)
+    sender.begin()
+    assert sender.send(0, len(CONTENT)).complete
+    assert sender.store.blobs[SHA256] == CONTENT
+
+
+def test_upload__somebody_else_has_begun_to_send_the_same__sent_again_from_the_beginning(sender: Sender) -> None:
+    sender.store = CrowdedStore(lambda: sender.spool.append(SHA256, 0, io.BytesIO(CONTENT[:10]), 10))
+    sender.begin()
+    with pytest.raises(ConflictError, match="somebody else sends the same bytes"):
+        sender.send(0, len(CONTENT))
+    assert sender.begin().received == 0
+    assert sender.send(0, len(CONTENT)).complete
+    assert sender.store.blobs[SHA256] == CONTENT
 
 
 def test_upload__more_than_announced__refused_before_a_byte_is_kept(sender: Sender) -> None:

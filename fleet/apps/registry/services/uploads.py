@@ -15,7 +15,7 @@ from fleet.apps.jobs import services as jobs
 from fleet.apps.registry.models import Blob, Delta, Upload, VariantFile
 from fleet.apps.registry.records import UploadRecord
 from fleet.domain.errors import ConflictError, InvalidInputError, NotFoundError, TooLargeError, UnavailableError
-from fleet.ports.blobs import BlobMismatchError, BlobStore, StorageFullError, UploadSpool
+from fleet.ports.blobs import BlobMismatchError, BlobMissingError, BlobStore, StorageFullError, UploadSpool
 
 MAX_BLOB_BYTES: Final = 64 << 30
 # Uploads that nobody went on with, and blobs that no version came to name, are swept after this time.
@@ -103,13 +103,12 @@ def append_upload(
 
 
 def _complete(sha256: str, length: int, store: BlobStore, spool: UploadSpool, now: datetime) -> None:
+    """Make the blob. Another client may be sending the same bytes: it may have made it, or have cut the spool to write anew."""
     try:
-        with spool.open(sha256) as whole:
-            store.put(sha256, whole, length)
-    except BlobMismatchError as error:
-        Upload.objects.filter(pk=sha256).delete()
-        spool.discard(sha256)
-        raise InvalidInputError("blob_mismatch", str(error)) from error
+        _put(sha256, length, store, spool)
+    except (BlobMismatchError, BlobMissingError) as error:
+        if store.length(sha256) != length:
+            _refuse_or_repeat(sha256, length, store, spool, error)
     with transaction.atomic():
         row = Upload.objects.filter(pk=sha256).first()
         uploaded_by = "" if row is None else row.uploaded_by
@@ -118,6 +117,26 @@ def _complete(sha256: str, length: int, store: BlobStore, spool: UploadSpool, no
         )
         Upload.objects.filter(pk=sha256).delete()
     spool.discard(sha256)
+
+
+def _put(sha256: str, length: int, store: BlobStore, spool: UploadSpool) -> None:
+    with spool.open(sha256) as whole:
+        store.put(sha256, whole, length)
+
+
+def _refuse_or_repeat(sha256: str, length: int, store: BlobStore, spool: UploadSpool, first: Exception) -> None:
+    """Once more if the spool is whole by now; bytes that are missing have to be sent again, wrong ones are forgotten."""
+    if spool.size(sha256) < length:
+        Upload.objects.filter(pk=sha256).update(received=0)
+        raise ConflictError("upload_offset", "expected offset 0: somebody else sends the same bytes") from first
+    try:
+        _put(sha256, length, store, spool)
+    except BlobMissingError as error:
+        raise ConflictError("upload_offset", "expected offset 0: somebody else sends the same bytes") from error
+    except BlobMismatchError as error:
+        Upload.objects.filter(pk=sha256).delete()
+        spool.discard(sha256)
+        raise InvalidInputError("blob_mismatch", str(error)) from error
 
 
 def discard_blobs(*, sha256s: frozenset[str], actor: str, store: BlobStore) -> int:
