@@ -72,7 +72,9 @@ def outliers(ordered: Sequence[float], *, noise: float = 0.0) -> tuple[int, int]
     if len(ordered) < TRIM_FROM:
         return 0, 0
     middle = median(ordered)
-    spread = MAD_TO_SD * median([abs(value - middle) for value in ordered])
+    below = bisect_left(ordered, middle)
+    apart = [middle - value for value in ordered[:below]] + [value - middle for value in ordered[below:]]
+    spread = MAD_TO_SD * median(apart)
     reach = max(OUTLIER * spread, OUTLIER_NOISE * math.sqrt(noise))
     most = math.floor(MAX_TRIM * len(ordered))
     low, high = bisect_left(ordered, middle - reach), len(ordered) - bisect_right(ordered, middle + reach)
