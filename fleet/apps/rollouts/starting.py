@@ -6,7 +6,7 @@ job: what an operator decides is then a constant number of statements.
 
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Final
 
@@ -31,7 +31,7 @@ from fleet.domain import approvals, ramp
 from fleet.domain import plan as domain_plan
 from fleet.domain.approvals import Actor
 from fleet.domain.conductor import quiet
-from fleet.domain.errors import ConflictError, InvalidInputError, ModelfleetError
+from fleet.domain.errors import ConflictError, InvalidInputError, ModelfleetError, NotFoundError
 from fleet.domain.findings import Finding, Level
 from fleet.domain.policy import RolloutPolicy
 from fleet.domain.rollout_states import OFFERING, RolloutState
@@ -306,10 +306,17 @@ def _baseline(model: str, against: str | None) -> VersionRecord | None:
     """The version that untreated devices run. `against`, if given, has to be that one: nothing else is compared with."""
     version_id = baseline_version_id(model)
     baseline = None if version_id is None else registry.version_by_id(version_id)
-    if against is not None and (baseline is None or registry.resolve(model, against).id != baseline.id):
+    if against is not None and (baseline is None or not _is_named(baseline, against)):
         runs = "nothing" if baseline is None else f"version {baseline.label}"
         raise ConflictError("not_the_baseline", f"expected the baseline, which is {runs}, got version {against:.64}")
     return baseline
+
+
+def _is_named(version: VersionRecord, reference: str) -> bool:
+    """Whether a label or an alias means this version."""
+    with suppress(NotFoundError):
+        return registry.resolve(version.model, reference).id == version.id
+    return False
 
 
 # ---------------------------------------------------------------- who takes part
