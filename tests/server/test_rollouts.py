@@ -241,7 +241,6 @@ def test_start__unknown_version__not_found(story: Story) -> None:
 
 def test_start__against_another_version_than_the_baseline__conflicts(fleet_on_1: Story) -> None:
     fleet_on_1.push("2")
-    fleet_on_1.push("7")
     with pytest.raises(ConflictError, match="which is version 1, got version 7"):
         services.start(model=MODEL, version="2", policy=RAMP, against="7", actor="t", now=fleet_on_1.now)
 
