@@ -110,7 +110,8 @@ def _offering(snapshot: Snapshot, now: datetime) -> Intent:
     unsure = judgement.having(Verdict.INCONCLUSIVE)
     if unsure:
         sentence = "; ".join(result.sentence for result in unsure)
-        return Intent(Action.HOLD, f"at the deadline: {sentence}", Verdict.INCONCLUSIVE, evidence)
+        when = "at the deadline: " if _is_late(snapshot, now) else ""
+        return Intent(Action.HOLD, f"{when}{sentence}", Verdict.INCONCLUSIVE, evidence)
     return _forward(snapshot, judgement, now)
 
 

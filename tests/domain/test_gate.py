@@ -97,13 +97,27 @@ def one(the_policy: RolloutPolicy, seen: Seen, gate: str) -> GateResult:
         (offers(4, 3), True, INC),
         (offers(0, 0), False, W),
         (offers(0, 0), True, INC),
-        (offers(1, 0, failed=1), False, F),  # more than 10% of 4, whatever the others do
+        (offers(1, 0, failed=1), False, INC),  # more than 10% of 4, whatever the others do; but one device is no proof
+        (offers(2, 0, failed=2), False, INC),
+        (offers(3, 0, failed=3), False, F),
         (offers(4, 0, failed=4), False, F),
         (offers(2, 2), True, INC),
     ],
 )
 def test_install_gate__counts__verdict(*, offer: OfferCount, at_deadline: bool, verdict: Verdict) -> None:
     assert one(policy(), facts(offers=(offer,), at_deadline=at_deadline), "install_failures").verdict is verdict
+
+
+def test_install_gate__nothing_may_fail__one_that_does_is_enough() -> None:
+    strict = policy(install_failures={"max_share": 0})
+    assert one(strict, facts(offers=(offers(1, 0, failed=1),)), "install_failures").verdict is F
+
+
+def test_install_gate__over_the_limit_without_proof__says_that_it_may_be_chance() -> None:
+    found = one(policy(), facts(offers=(offers(4, 3, failed=1),)), "install_failures")
+    assert found.sentence == (
+        "INCONCLUSIVE: 1 of 4 installs failed (limit 10% of 4 devices), which on so few devices may be chance"
+    )
 
 
 def test_install_gate__large_phase_fails_from_the_start__stops_long_before_the_limit_is_reached() -> None:
@@ -314,7 +328,7 @@ def test_judgement__any_fail__beats_everything() -> None:
 
 @pytest.mark.parametrize(
     ("rolled_back", "committed", "at_deadline", "verdict"),
-    [(0, 4, False, P), (1, 3, False, F), (0, 2, False, W), (0, 2, True, INC)],
+    [(0, 4, False, P), (1, 3, False, INC), (3, 1, False, F), (0, 2, False, W), (0, 2, True, INC)],
 )
 def test_rollback_gate__devices_that_went_back__verdict(
     *, rolled_back: int, committed: int, at_deadline: bool, verdict: Verdict
@@ -325,7 +339,7 @@ def test_rollback_gate__devices_that_went_back__verdict(
 
 
 def test_rollback_gate__refused_before_the_swap__is_the_other_gates() -> None:
-    judged = judge(policy(rollbacks={"max_share": 0.05}), facts(offers=(offers(4, 3, failed=1),)))
+    judged = judge(policy(rollbacks={"max_share": 0.05}), facts(offers=(offers(4, 1, failed=3),)))
     assert {item.gate: item.verdict for item in judged.results} == {"install_failures": F, "rollbacks": P, "silence": P}
 
 

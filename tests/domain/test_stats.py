@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from fleet.domain.stats.estimates import Estimate, Unjudgeable
 from fleet.domain.stats.ratios import RatioSums, Unit, difference, share_of
 from fleet.domain.stats.sequences import prior_variance, radius
-from fleet.domain.stats.shares import lower_bound, upper_bound
+from fleet.domain.stats.shares import at_least, lower_bound, upper_bound
 
 MANY = 1e9
 
@@ -164,3 +164,18 @@ def test_difference__same_version_in_both_arms__seldom_found_worse(treated: int,
     rng = random.Random(treated)
     wrong = sum(_looked_at(rng, treated, control, 0.05, 12, 0.05) for _ in range(400))
     assert wrong / 400 <= 0.05
+
+
+@given(st.integers(0, 60), st.integers(0, 60), st.floats(0.0, 0.99))
+def test_at_least__any_count__is_the_binomial_sum(events: int, devices: int, share: float) -> None:
+    terms = (
+        math.comb(devices, count) * share**count * (1 - share) ** (devices - count) for count in range(devices + 1)
+    )
+    assert at_least(min(events, devices), devices, share) == pytest.approx(
+        math.fsum(list(terms)[min(events, devices) :]), rel=1e-9, abs=1e-300
+    )
+
+
+def test_at_least__a_million_devices__neither_overflows_nor_vanishes() -> None:
+    assert at_least(25_000, 1_000_000, 0.025) == pytest.approx(0.5, abs=0.01)
+    assert at_least(110_000, 1_000_000, 0.025) == 0.0

@@ -1,6 +1,9 @@
 """Installs and rollbacks: a census of the devices that the phase treats, by intent to treat: everyone offered counts.
 
-FAIL as soon as the limit is exceeded whatever happens to the rest, or when a bound that is valid at every look says so.
+FAIL when what went wrong exceeds the limit of all planned devices and is more than chance would bring, or when a bound that
+is valid at every look proves the limit exceeded. What merely exceeds it is INCONCLUSIVE at once, so that the rollout holds and
+a person decides: one device of eight is more than a tenth, and where one install in a hundred fails by itself, one such phase
+in thirteen would revert a version that changes nothing.
 """
 
 import math
@@ -10,13 +13,16 @@ from typing import Final
 
 from fleet.domain.gates.words import percent, saying, undecided
 from fleet.domain.policy import RolloutPolicy
-from fleet.domain.stats.shares import lower_bound
+from fleet.domain.stats.shares import at_least, lower_bound
 from fleet.domain.strata import ALL_CLASSES
 from fleet.domain.verdicts import GateResult, Kind, OfferCount, PhaseFacts, Verdict
 
 SLACK: Final = 1e-9  # of a device: 0.1 * 30 is not exactly 3
 INSTALLS: Final = "install_failures"
 ROLLBACKS: Final = "rollbacks"
+# Of the limit: a version that goes wrong this often is one that the operator means to ship.
+_HARMLESS: Final = 0.25
+_BY_CHANCE: Final = ", which on so few devices may be chance"
 
 
 def tests(policy: RolloutPolicy, classes: int) -> int:
@@ -84,8 +90,10 @@ def _by_class(facts: PhaseFacts, gate: str, limit: float, alpha: float) -> list[
 def _install(policy: RolloutPolicy, facts: PhaseFacts, alpha: float) -> GateResult:
     census = _census(INSTALLS, policy, policy.gates.install_max_share, facts, alpha)
     installed = f"{census.total.committed:,} of {census.planned:,} devices installed it"
-    if census.is_over:
+    if census.is_proven:
         verdict, words = Verdict.FAIL, census.words
+    elif census.is_over:
+        verdict, words = Verdict.INCONCLUSIVE, f"{census.words}{_BY_CHANCE}"
     elif census.total.committed >= census.needed:
         verdict, words = Verdict.PASS, f"{installed}, {census.words}"
     else:
@@ -96,8 +104,10 @@ def _install(policy: RolloutPolicy, facts: PhaseFacts, alpha: float) -> GateResu
 def _rollback(policy: RolloutPolicy, limit: float, facts: PhaseFacts, alpha: float) -> GateResult:
     """Rolled back after the swap. Enough devices must have concluded; that they installed it is the other gate's."""
     census = _census(ROLLBACKS, policy, limit, facts, alpha)
-    if census.is_over:
+    if census.is_proven:
         return census.result(Verdict.FAIL, census.words)
+    if census.is_over:
+        return census.result(Verdict.INCONCLUSIVE, f"{census.words}{_BY_CHANCE}")
     if census.concluded >= census.needed:
         return census.result(Verdict.PASS, census.words)
     return census.result(undecided(facts), f"{census.words}; {census.needed:,} must have concluded")
@@ -106,7 +116,7 @@ def _rollback(policy: RolloutPolicy, limit: float, facts: PhaseFacts, alpha: flo
 @dataclass(frozen=True)
 class _Census:
     """A gate's count over all classes: so many of `concluded` went wrong, of `planned` devices, of which `needed` must
-    have come so far; `bound` is the share that is proven.
+    have come so far; `bound` is the share that is proven. Over the limit are these devices; that the version is, is proven.
     """
 
     gate: str
@@ -116,6 +126,7 @@ class _Census:
     limit: float
     alpha: float
     is_over: bool
+    is_proven: bool
     bound: float
 
     @property
@@ -144,13 +155,14 @@ class _Census:
 
 
 def _census(gate: str, policy: RolloutPolicy, limit: float, facts: PhaseFacts, alpha: float) -> _Census:
-    """The limit is exceeded for good when what went wrong is over it of all planned devices, or proven to be."""
+    """The limit is exceeded for good when what went wrong is over it of all planned devices."""
     total = total_of(facts.offers)
     planned = max(facts.counts.treated, total.offered)
     bad, concluded = _bad(gate, total), total.committed + total.failures
     bound = lower_bound(bad, concluded, alpha)
-    for_sure = bad > limit * planned + SLACK or bound > limit
-    at_deadline = facts.at_deadline and bad > limit * concluded + SLACK
+    # At the deadline nobody else is waited for.
+    among = concluded if facts.at_deadline else planned
+    is_over = bad > 0 and bad > limit * among + SLACK
     return _Census(
         gate=gate,
         total=total,
@@ -158,6 +170,7 @@ def _census(gate: str, policy: RolloutPolicy, limit: float, facts: PhaseFacts, a
         needed=max(1, math.ceil(policy.gates.min_installed_share * planned - SLACK)),
         limit=limit,
         alpha=alpha,
-        is_over=bool(bad) and (for_sure or at_deadline),
+        is_over=is_over,
+        is_proven=bound > limit or (is_over and at_least(bad, among, limit * _HARMLESS) <= alpha),
         bound=bound,
     )

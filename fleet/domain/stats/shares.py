@@ -9,6 +9,7 @@ import math
 from typing import Final
 
 _BISECTIONS: Final = 60
+_NEGLIGIBLE: Final = 1e-17
 
 
 def lower_bound(events: int, devices: int, alpha: float) -> float:
@@ -28,6 +29,30 @@ def lower_bound(events: int, devices: int, alpha: float) -> float:
 def upper_bound(events: int, devices: int, alpha: float) -> float:
     """The share is at most this, with error at most `alpha` over all looks. One without devices."""
     return 1.0 - lower_bound(devices - events, devices, alpha)
+
+
+def at_least(events: int, devices: int, share: float) -> float:
+    """The chance of `events` or more among `devices` of which each has `share` < 1: the exact binomial tail.
+
+    Events of a phase only add up, so the chance that they reach a number by the phase's end is also the chance that they
+    reach it at any look before.
+    """
+    if events <= 0 or share <= 0:
+        return 1.0 if events <= 0 else 0.0
+    total, odds = 0.0, share / (1 - share)
+    term = math.exp(
+        math.lgamma(devices + 1)
+        - math.lgamma(events + 1)
+        - math.lgamma(devices - events + 1)
+        + events * math.log(share)
+        + (devices - events) * math.log1p(-share)
+    )
+    for count in range(events, devices + 1):
+        total += term
+        if count > devices * share and term <= total * _NEGLIGIBLE:
+            break
+        term *= (devices - count) / (count + 1) * odds
+    return min(1.0, total)
 
 
 def _is_excluded(share: float, events: int, devices: int, alpha: float) -> bool:
