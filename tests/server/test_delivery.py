@@ -219,7 +219,7 @@ def end_due(at_s: float) -> bool:
     """A worker does the work that is due."""
     job = jobs.claim(kinds=[services.HOLDBACK_JOB_KIND], owner="w", lease_s=60, now=later(at_s))
     if job is not None:
-        services.end_holdback(job.payload, later(at_s))
+        services.end_holdback(rule_id=int(str(job.payload["rule"])), now=later(at_s))
         assert jobs.finish(job=job, now=later(at_s))
     return job is not None
 

@@ -265,12 +265,12 @@ def announce(*, model: str, now: datetime) -> None:
     _announce(model, now)
 
 
-def end_holdback(payload: Mapping[str, object], now: datetime) -> None:
-    """The work of a `holdback-end` job: call the devices that a completed rule kept from its version until now.
+def end_holdback(*, rule_id: int, now: datetime) -> None:
+    """Call the devices that a completed rule kept from its version until now.
 
     The rule lets them in by itself; without a call they would ask at their next poll, hours later.
     """
-    row = Rule.objects.filter(pk=int(str(payload["rule"])), state=RuleState.COMPLETED.value).first()
+    row = Rule.objects.filter(pk=rule_id, state=RuleState.COMPLETED.value).first()
     if row is not None:
         announce(model=row.model_id, now=now)
 

@@ -42,7 +42,7 @@ class Command(BaseCommand):
                 rollouts.JOB_KIND: rollouts.count_population,
                 experiments.JOB_KIND: experiments.count_population,
                 watch.JOB_KIND: watch.begin,
-                assignments.HOLDBACK_JOB_KIND: assignments.end_holdback,
+                assignments.HOLDBACK_JOB_KIND: _end_holdback,
                 fleet_counts.JOB_KIND: fleet_counts.count,
             }
             # Whoever waits for a webhook must not wait for a patch that is being built, nor for another one's receiver.
@@ -64,6 +64,10 @@ def _tidy(now: datetime) -> None:
 
 def _announce(now: datetime) -> None:
     webhooks.announce(now=now)
+
+
+def _end_holdback(payload: Mapping[str, object], now: datetime) -> None:
+    assignments.end_holdback(rule_id=int(str(payload["rule"])), now=now)
 
 
 def _build_delta(payload: Mapping[str, object], now: datetime) -> None:
