@@ -74,12 +74,17 @@ class Device(Protocol):
 
 
 def serve(device: Device) -> None:
-    """Infer until the device stops. An inference that raises is counted, never hidden."""
+    """The demo's application: one camera."""
+    watch(device, MODEL, device.state_dir / "camera.json")
+
+
+def watch(device: Device, name: str, counts: Path) -> None:
+    """Infer with one model until the device stops. An inference that raises is counted, never hidden."""
     rate = float(os.environ.get("DEMO_IMAGES_PER_S", IMAGES_PER_S))
     delay_s = float(os.environ.get("DEMO_LABEL_DELAY_S", LABEL_DELAY_S))
-    model = device.model(MODEL)
+    model = device.model(name)
     model.start(timeout=0.0)
-    witness = Witness(device.state_dir / "camera.json")
+    witness = Witness(counts)
     late: deque[tuple[float, Callable[[], None]]] = deque()
     draws = digits.draws(digits.split(digits.load()).pool, device.device_id)
     while not device.stopping:

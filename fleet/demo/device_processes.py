@@ -1,4 +1,7 @@
-"""The demo's devices: real `modelfleet-device` processes, each with a state directory of its own."""
+"""The demo's devices: real `modelfleet-device` processes, each with a state directory of its own.
+
+The end-to-end tests of rollouts run their fleets with it, too, each with an application of its own.
+"""
 
 import json
 import os
@@ -13,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from fleet.demo.control_plane import ROOT
-from fleet.demo.fleet_plan import MODEL, DemoDevice
+from fleet.demo.fleet_plan import DemoDevice
 from fleet.demo.progress import StoryError
 from fleet.entrypoints.up.children import end_with_parent
 
@@ -34,8 +37,11 @@ class Enrolment:
 class DeviceProcesses:
     """Enrols, starts, kills and stops devices. Everything it stops, it started."""
 
-    def __init__(self, directory: Path, *, images_per_s: float, label_delay_s: float) -> None:
+    def __init__(
+        self, directory: Path, *, images_per_s: float, label_delay_s: float, application: str = APPLICATION
+    ) -> None:
         self._directory = directory
+        self._application = application
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self._environment = {key: value for key, value in os.environ.items() if not key.startswith("MODELFLEET_")}
         self._environment |= {
@@ -55,18 +61,19 @@ class DeviceProcesses:
 
     def _enrol(self, device: DemoDevice, claim: Enrolment) -> None:
         arguments = ["enroll", claim.server_url, "--token", claim.token, "--pin", claim.pin]
-        arguments += ["--state", str(self._state(device.id)), "--model", MODEL]
-        arguments += ["--hardware-class", device.hardware_class]
+        arguments += ["--state", str(self.state(device.id)), "--hardware-class", device.hardware_class]
+        for model in device.models:
+            arguments += ["--model", model]
         for precision in device.precisions:
             arguments += ["--precision", precision]
         self._command(device.id, *arguments)
 
     def start(self, device_id: str, *, bandwidth: str = "") -> None:
-        """Start the device's one process: the agent with the camera application in it. `bandwidth`: of a slow link."""
-        state = self._state(device_id)
+        """Start the device's one process: the agent with the application in it. `bandwidth`: of a slow link."""
+        state = self.state(device_id)
         with (state / "device.log").open("ab") as log:
             self._running[device_id] = subprocess.Popen(
-                [*_COMMAND, "run", "--state", str(state), "--app", APPLICATION, *_link(bandwidth)],
+                [*_COMMAND, "run", "--state", str(state), "--app", self._application, *_link(bandwidth)],
                 cwd=ROOT,
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
@@ -75,6 +82,10 @@ class DeviceProcesses:
                 start_new_session=True,
                 preexec_fn=end_with_parent(),  # noqa: PLW1509 - what it does takes no lock
             )
+
+    def state(self, device_id: str) -> Path:
+        """The device's state directory."""
+        return self._directory / device_id
 
     def kill(self, device_id: str) -> None:
         """SIGKILL: the process gets no chance to tidy up."""
@@ -94,11 +105,11 @@ class DeviceProcesses:
 
     def status(self, device_id: str) -> Any:
         """What `modelfleet-device status --json` reads from the device's journal."""
-        return json.loads(self._command(device_id, "status", "--state", str(self._state(device_id)), "--json"))
+        return json.loads(self._command(device_id, "status", "--state", str(self.state(device_id)), "--json"))
 
-    def witness(self, device_id: str) -> dict[str, Any]:
+    def witness(self, device_id: str, counts: str = "camera.json") -> dict[str, Any]:
         """The application's own counts."""
-        path = self._state(device_id) / "camera.json"
+        path = self.state(device_id) / counts
         return dict(json.loads(path.read_text())) if path.exists() else {"served": 0, "failed": 0}
 
     def ended(self) -> list[str]:
@@ -107,7 +118,7 @@ class DeviceProcesses:
 
     def log_tail(self, device_id: str) -> str:
         """The last line that a device wrote, for a failure's report."""
-        lines = (self._state(device_id) / "device.log").read_text(errors="replace").strip().splitlines()
+        lines = (self.state(device_id) / "device.log").read_text(errors="replace").strip().splitlines()
         return lines[-1] if lines else "nothing"
 
     def stop(self) -> None:
@@ -116,9 +127,6 @@ class DeviceProcesses:
             process.terminate()
         for device_id in tuple(self._running):
             self.leave(device_id)
-
-    def _state(self, device_id: str) -> Path:
-        return self._directory / device_id
 
     def _command(self, device_id: str, *arguments: str) -> str:
         done = subprocess.run(

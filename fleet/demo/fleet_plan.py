@@ -19,6 +19,7 @@ class DemoDevice:
     id: str
     hardware_class: str
     precisions: tuple[str, ...] = ()
+    models: tuple[str, ...] = (MODEL,)
 
 
 CLASSES: Final = {"edge-std": ("fp32",), "edge-max": (), "edge-tiny": ("int8",)}
