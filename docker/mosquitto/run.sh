@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs mosquitto and starts it anew when its access and revocation lists change, as `manage.py up` does (decision 17).
+# Runs mosquitto and starts it anew when its access and revocation lists change, as `manage.py up` does (decision 18).
 set -eu
 config=${1:-/mosquitto/config/mosquitto.conf}
 lists=${2:-/var/lib/modelfleet/broker}
