@@ -235,7 +235,8 @@ def _finished(path: Path, inputs: Iterable[PreadFile]) -> Iterator[tuple[BinaryI
             yield cast("BinaryIO", file), draft
             file.flush()
             os.fsync(file.fileno())
-        draft.chmod(0o666 & ~_umask())
+        # Whoever made a file private before did not mean its next version to be public.
+        draft.chmod(stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o666 & ~_umask())
         draft.replace(path)
         _sync(path.parent)
     except OSError as error:

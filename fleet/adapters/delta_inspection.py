@@ -18,6 +18,7 @@ from device_client.wire.tensor1.format import (
     Block,
     Cursor,
     Flag,
+    Header,
     Instruction,
     Kind,
     blocks,
@@ -67,7 +68,9 @@ class Inspected:
 
 
 def inspect(patch: Path, model: Path | None = None) -> Inspected:
-    """Look into a patch; `model` is the new file, whose tensors' names are used. Raises OSError, MalformedPatchError."""
+    """Look into a patch; `model` is the new file, whose tensors' names are used. Raises OSError, MalformedPatchError,
+    and ValueError where `model` is another file.
+    """
     with PreadFile(patch) as file:
         if file.read_at(0, len(MAGIC)) != MAGIC:
             return Inspected(Codec.BSDIFF4, file.size, read_header(file).new_bytes)
@@ -77,7 +80,7 @@ def inspect(patch: Path, model: Path | None = None) -> Inspected:
         if not is_verbatim:
             instructions = decoder.read_prologue(file, header).instructions
             costs = _costs(file, instructions, header.block_bytes, HEADER_BYTES + header.prologue_bytes)
-            parts = _parts(instructions, costs, layout_of(model).segments if model is not None else ())
+            parts = _parts(instructions, costs, _tensors(model, header) if model is not None else ())
         return Inspected(
             Codec.TENSOR1,
             file.size,
@@ -91,6 +94,15 @@ def inspect(patch: Path, model: Path | None = None) -> Inspected:
             HEADER_BYTES + header.prologue_bytes,
             parts,
         )
+
+
+def _tensors(model: Path, header: Header) -> tuple[Segment, ...]:
+    """The tensors of the file that the patch makes; raises ValueError for another, whose names would be wrong ones."""
+    with PreadFile(model) as file:
+        digest = file.sha256()
+    if digest != header.new_sha256:
+        raise ValueError(f"{model}: sha256 {digest.hex()} instead of {header.new_sha256.hex()}, which the patch makes")
+    return layout_of(model).segments
 
 
 def _costs(file: PreadFile, instructions: tuple[Instruction, ...], block_bytes: int, position: int) -> list[float]:

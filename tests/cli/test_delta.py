@@ -213,6 +213,29 @@ def test_inspect__tensor1__predictor_bits_and_bytes_by_tensor(modelfleet: Comman
     assert "embed" in modelfleet("delta", "inspect", home / "patch", "--model", home / "new").out
 
 
+def test_inspect__another_model_than_the_patch_makes__one_line(modelfleet: CommandLine, home: Path) -> None:
+    modelfleet.ok("delta", "create", home / "old", home / "new", home / "patch", "--codec", "tensor1")
+    ran = modelfleet("delta", "inspect", home / "patch", "--model", home / "old")
+    assert ran.code == 1
+    assert f"{home / 'old'}: sha256" in ran.err
+
+
+def test_inspect__names_that_are_no_text__escaped(modelfleet: CommandLine, home: Path) -> None:
+    for file, weights in (("old", WEIGHTS), ("new", TUNED)):
+        (home / file).write_bytes(files.safetensors({"a\ud800\x1b[31m\n": weights["embed"]}))
+    modelfleet.ok("delta", "create", home / "old", home / "new", home / "patch", "--codec", "tensor1")
+    ran = modelfleet("delta", "inspect", home / "patch", "--model", home / "new")
+    assert ran.code == 0
+    assert r"a\ud800\x1b[31m\n " in ran.out
+
+
+def test_apply__onto_a_private_file__stays_private(modelfleet: CommandLine, home: Path) -> None:
+    modelfleet.ok("delta", "create", home / "old", home / "new", home / "patch", "--codec", "tensor1")
+    (home / "tuned").chmod(0o600)
+    assert modelfleet("delta", "apply", home / "old", home / "patch", home / "tuned").code == 0
+    assert (home / "tuned").stat().st_mode & 0o777 == 0o600
+
+
 def test_inspect__bsdiff4__what_its_header_says(modelfleet: CommandLine, home: Path) -> None:
     modelfleet.ok("delta", "create", home / "old", home / "new", home / "patch", "--codec", "bsdiff4")
     found = modelfleet.ok("delta", "inspect", home / "patch")

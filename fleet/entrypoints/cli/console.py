@@ -52,7 +52,7 @@ class Console:
         for column in columns:
             table.add_column(column, overflow="fold")
         for row in rows:
-            table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
+            table.add_row(*(Text("" if cell is None else _printable(str(cell))) for cell in row))
         width = None if self._out.isatty() else 200
         RichConsole(file=self._out, width=width, highlight=False).print(table)
 
@@ -89,6 +89,13 @@ def describe(document: Mapping[str, object]) -> list[str]:
     """A mapping as aligned lines of text; nested values as compact JSON."""
     width = max((len(key) for key in document), default=0)
     return [f"{key:{width}}  {_plain(value)}" for key, value in document.items()]
+
+
+def _printable(text: str) -> str:
+    """Names come from files that anyone may have made: what would steer a terminal, or is no text, is escaped."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in text
+    )
 
 
 def _plain(value: object) -> str:
