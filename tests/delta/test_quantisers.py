@@ -72,6 +72,16 @@ def test_quantised__by_a_known_formula__scales_and_numbers_follow_from_the_float
     assert len(patch) < (900 if name == "with_a_margin" else 700)
 
 
+@pytest.mark.filterwarnings("error")
+def test_quantised__scales_that_floats_overflow_by__no_warning() -> None:
+    array = weights(3, 64, 64) * F32(1e30)
+    old = files.onnx_file({"w": array})[0]
+    with np.errstate(over="ignore"):
+        new = _quantised(array, lambda w: (np.full(len(w), 1e-15, np.float32), np.zeros(len(w), np.int8)), 0)
+    patch, _ = make(old, new)
+    assert applied(old, patch) == new
+
+
 @pytest.mark.parametrize("kind", ["f2", "bf16"])
 def test_quantised__from_half_floats__follows_from_them(kind: str) -> None:
     half = weights(3, 300, 256).astype("f2") if kind == "f2" else files.bfloat16(weights(3, 300, 256))

@@ -174,7 +174,7 @@ def _divisors(sizes: NDArray[np.float64], scales: NDArray[np.float32]) -> list[f
     if not some.any():
         return []
     seen = middle(sizes[some] / scales[some])
-    if not np.isfinite(seen) or seen <= 0 or not np.isfinite(np.float32(seen)):
+    if not 0 < seen <= float(np.finfo(np.float32).max):
         return []
     exact = [steps for steps in _STEPS if abs(seen / steps - 1) < _NEAR]
     return exact or [seen]
