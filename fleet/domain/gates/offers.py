@@ -22,7 +22,6 @@ INSTALLS: Final = "install_failures"
 ROLLBACKS: Final = "rollbacks"
 # Of the limit: a version that goes wrong this often is one that the operator means to ship.
 _HARMLESS: Final = 0.25
-_BY_CHANCE: Final = ", which on so few devices may be chance"
 
 
 def tests(policy: RolloutPolicy, classes: int) -> int:
@@ -90,10 +89,8 @@ def _by_class(facts: PhaseFacts, gate: str, limit: float, alpha: float) -> list[
 def _install(policy: RolloutPolicy, facts: PhaseFacts, alpha: float) -> GateResult:
     census = _census(INSTALLS, policy, policy.gates.install_max_share, facts, alpha)
     installed = f"{census.total.committed:,} of {census.planned:,} devices installed it"
-    if census.is_proven:
-        verdict, words = Verdict.FAIL, census.words
-    elif census.is_over:
-        verdict, words = Verdict.INCONCLUSIVE, f"{census.words}{_BY_CHANCE}"
+    if census.excess is not None:
+        verdict, words = census.excess
     elif census.total.committed >= census.needed:
         verdict, words = Verdict.PASS, f"{installed}, {census.words}"
     else:
@@ -104,10 +101,8 @@ def _install(policy: RolloutPolicy, facts: PhaseFacts, alpha: float) -> GateResu
 def _rollback(policy: RolloutPolicy, limit: float, facts: PhaseFacts, alpha: float) -> GateResult:
     """Rolled back after the swap. Enough devices must have concluded; that they installed it is the other gate's."""
     census = _census(ROLLBACKS, policy, limit, facts, alpha)
-    if census.is_proven:
-        return census.result(Verdict.FAIL, census.words)
-    if census.is_over:
-        return census.result(Verdict.INCONCLUSIVE, f"{census.words}{_BY_CHANCE}")
+    if census.excess is not None:
+        return census.result(*census.excess)
     if census.concluded >= census.needed:
         return census.result(Verdict.PASS, census.words)
     return census.result(undecided(facts), f"{census.words}; {census.needed:,} must have concluded")
@@ -139,6 +134,13 @@ class _Census:
         """What went wrong, and how much may."""
         bad = _words(self.gate, _bad(self.gate, self.total), self.concluded)
         return f"{bad} (limit {percent(self.limit)} of {self.planned:,} devices)"
+
+    @property
+    def excess(self) -> tuple[Verdict, str] | None:
+        """The verdict on what exceeds the limit, and its words; None within it."""
+        if self.is_proven:
+            return Verdict.FAIL, self.words
+        return (Verdict.INCONCLUSIVE, f"{self.words}, which on so few devices may be chance") if self.is_over else None
 
     def result(self, verdict: Verdict, words: str, **more: object) -> GateResult:
         """The verdict with its evidence."""

@@ -142,3 +142,9 @@ def require(principal: Principal, scope: Scope, model: str) -> None:
         raise ForbiddenError(
             "scope_missing", f"expected scope {scope.value} in namespace {namespace_of(model)[:40]}, got none"
         )
+
+
+def require_emergency(principal: Principal) -> None:
+    """Raise ForbiddenError unless this caller may approve alone and at once."""
+    if not principal.may(Scope.ADMIN, None):
+        raise ForbiddenError("scope_missing", "expected scope admin for an emergency approval, got none")

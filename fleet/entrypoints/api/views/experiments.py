@@ -9,9 +9,8 @@ from rest_framework.response import Response
 
 from fleet.apps.experiments import selectors, services
 from fleet.apps.experiments.records import DecisionRecord, ExperimentRecord
-from fleet.domain.errors import ForbiddenError
 from fleet.domain.scopes import Scope
-from fleet.entrypoints.api.access import require, require_everything
+from fleet.entrypoints.api.access import require, require_emergency, require_everything
 from fleet.entrypoints.api.base import ApiView
 from fleet.entrypoints.api.documentation import documented, paged
 from fleet.entrypoints.api.idempotency import HEADER, once
@@ -130,8 +129,8 @@ class ExperimentApproval(_OneExperiment):
         """Anybody's but the drafter's. In an emergency one word of an administrator is enough, and is recorded as that."""
         self._found(experiment, Scope.ROLLOUT_APPROVE)
         body = self.body(ApprovalBody)
-        if body["emergency"] and not self.principal.may(Scope.ADMIN, None):
-            raise ForbiddenError("scope_missing", "expected scope admin for an emergency approval, got none")
+        if body["emergency"]:
+            require_emergency(self.principal)
         record = services.approve(
             experiment_id=experiment,
             actor=self.principal.actor,

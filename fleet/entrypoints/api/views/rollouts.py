@@ -11,9 +11,9 @@ from rest_framework.response import Response
 from fleet.apps.registry import selectors as registry
 from fleet.apps.rollouts import selectors, services
 from fleet.apps.rollouts.records import DecisionRecord, RolloutRecord
-from fleet.domain.errors import ForbiddenError, InvalidInputError
+from fleet.domain.errors import InvalidInputError
 from fleet.domain.scopes import Scope
-from fleet.entrypoints.api.access import require, require_everything
+from fleet.entrypoints.api.access import require, require_emergency, require_everything
 from fleet.entrypoints.api.base import ApiView
 from fleet.entrypoints.api.documentation import documented, paged
 from fleet.entrypoints.api.idempotency import HEADER, once
@@ -158,8 +158,8 @@ class Approval(_OneRollout):
         """Anybody's but the starter's. In an emergency one word of an administrator is enough, and is recorded as that."""
         self._found(rollout, Scope.ROLLOUT_APPROVE)
         body = self.body(forms.ApprovalBody)
-        if body["emergency"] and not self.principal.may(Scope.ADMIN, None):
-            raise ForbiddenError("scope_missing", "expected scope admin for an emergency approval, got none")
+        if body["emergency"]:
+            require_emergency(self.principal)
         record = services.approve(
             rollout_id=rollout,
             actor=self.principal.actor,
