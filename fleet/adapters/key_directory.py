@@ -5,6 +5,7 @@
     anchors/<name>.json  the first signed roots and targets, as they were imported
     signed.json          by role, the highest version that was signed with this set, and the hash of its bytes
     published/           what `tuf.ngclient` verified last
+    .lock                held while signed.json changes: several pushes may share the set
 
 A pipeline needs keys.json, pipeline.pem, anchors/image-root.json and signed.json. Without signed.json a hostile server
 could serve an older role, validly signed and not yet expired, and have a removed version signed again on top of it.
@@ -28,6 +29,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from securesystemslib.signer import SIGNER_FOR_URI_SCHEME, CryptoSigner, Key, Signer, SSlibKey
 
+from fleet.adapters.file_locks import exclusive
 from fleet.adapters.pki_files import write_atomically
 from fleet.domain.repository import Profile
 from fleet.ports.key_sets import AnchorName, KeyName, KeySetUnusableError, Passphrase, RecordedRole
@@ -35,6 +37,7 @@ from fleet.ports.key_sets import AnchorName, KeyName, KeySetUnusableError, Passp
 FORMAT: Final = 1
 KEYS_FILE: Final = "keys.json"
 RECORD_FILE: Final = "signed.json"
+LOCK_FILE: Final = ".lock"
 FILE_SCHEME: Final = "file:"
 ENCRYPTED_MARK: Final = b"ENCRYPTED PRIVATE KEY"
 
@@ -88,7 +91,17 @@ class KeyDirectory:
             ) from error
 
     def record(self, role: str, entry: RecordedRole) -> None:
-        entries = {**self.recorded(), role: entry}
+        try:
+            with exclusive(self.directory / LOCK_FILE):
+                self._record(role, entry)
+        except OSError as error:
+            raise KeySetUnusableError(f"cannot lock {self.directory / LOCK_FILE}: {error.strerror}") from error
+
+    def _record(self, role: str, entry: RecordedRole) -> None:
+        entries = dict(self.recorded())
+        if role in entries and entries[role].version >= entry.version:
+            return  # another push was faster and has signed on top of this one
+        entries[role] = entry
         document = {
             "v": FORMAT,
             "roles": {

@@ -13,11 +13,9 @@ Existing keys are never replaced. A certificate whose key is gone is an error, n
 authority would lock out every device that exists.
 """
 
-import fcntl
 import os
 import secrets
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final, cast
@@ -27,6 +25,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from fleet.adapters.device_authority import DeviceCertificateAuthority
+from fleet.adapters.file_locks import exclusive
 from fleet.adapters.x509_build import (
     Authority,
     build_authority,
@@ -90,7 +89,7 @@ class SecretFiles:
         for directory in (self.directory, self.path("internal"), self.path("online")):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             directory.chmod(0o700)
-        with self._locked():
+        with exclusive(self.path(".lock")):
             self._ensure_file("web.key", lambda: secrets.token_urlsafe(48).encode("ascii"))
             for role in ONLINE_ROLES:
                 self._ensure_file(
@@ -119,12 +118,6 @@ class SecretFiles:
             return self.path(name).read_bytes()
         except FileNotFoundError:
             raise SecretsUnusableError(f"{self.path(name)} is missing: run `manage.py prepare`") from None
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        with self.path(".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
 
     def _ensure_file(self, name: str, make: Callable[[], bytes]) -> None:
         path = self.path(name)

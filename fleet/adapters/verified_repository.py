@@ -1,7 +1,8 @@
 """The published image repository through `tuf.ngclient`: what it returns is verified, or it raises.
 
 The directory keeps ngclient's own copy between runs, which is what makes a server that serves older metadata fail. All
-signature, version and expiry rules are ngclient's; nothing is parsed here before they held.
+signature, version and expiry rules are ngclient's; nothing is parsed here before they held. ngclient itself expects to be
+alone in its directory, so pipelines that share a key set take turns.
 """
 
 import hashlib
@@ -16,10 +17,12 @@ from tuf.api.metadata import Metadata, Snapshot, Targets
 from tuf.ngclient import Updater
 from tuf.ngclient.fetcher import FetcherInterface
 
+from fleet.adapters.file_locks import exclusive
 from fleet.adapters.release_server_http import open_client
 from fleet.ports.verified_roles import NotPublishedError, RepositoryUnavailableError, UnverifiableError, VerifiedRole
 
 NOT_FOUND: Final = 404
+LOCK_FILE: Final = ".lock"
 
 
 class _HttpFetcher(FetcherInterface):
@@ -45,12 +48,12 @@ class VerifiedRepository:
         self._fetcher = _HttpFetcher(open_client(url))
 
     def top_level(self) -> VerifiedRole:
-        with _translated(self._url):
+        with self._alone():
             self._updater().refresh()
             return self._stored(Targets.type)
 
     def of_model(self, model: str) -> VerifiedRole | None:
-        with _translated(self._url):
+        with self._alone():
             updater = self._updater()
             updater.refresh()
             delegations = self._stored(Targets.type).content.delegations
@@ -62,8 +65,14 @@ class VerifiedRepository:
             updater.get_targetinfo(f"models/{model}/0/none-none-none.json")
             return self._stored(model)
 
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        with _translated(self._url):
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with exclusive(self._directory / LOCK_FILE):
+                yield
+
     def _updater(self) -> Updater:
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         return Updater(str(self._directory), self._url, fetcher=self._fetcher, bootstrap=self._root)
 
     def _snapshot(self) -> Snapshot:

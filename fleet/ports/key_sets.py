@@ -63,5 +63,5 @@ class KeySet(Protocol):
         ...
 
     def record(self, role: str, entry: RecordedRole) -> None:
-        """Remember, durably."""
+        """Remember, durably. What is older than what is remembered changes nothing: another process was faster."""
         ...

@@ -2,14 +2,19 @@
 
 import hashlib
 import json
+import random
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from device_client.wire.bundles import FileRole
+from fleet.domain.repository import Profile
 from fleet.entrypoints.cli import uploads
 from fleet.entrypoints.cli.commands import push
+from fleet.ports.key_sets import RecordedRole
+from fleet.wiring import cli as wiring
 from tests.cli.conftest import CommandLine, onnx_bytes
 from tests.fakes.release_server import ReleaseServerSimulator
 
@@ -236,6 +241,35 @@ def test_push__two_pipelines_at_once__the_later_one_signs_again_on_top(
     assert ran.err.count("somebody else pushed vision.digits meanwhile: signing again on top of theirs") == 2
     assert ran.json["bytes_sent"] == ran.json["bytes_total"], "the file is sent once"
     assert len(server.newest(model).signed.targets) == 3
+
+
+def test_published_roles__many_readers_share_a_key_set__each_reads_the_whole(
+    modelfleet: CommandLine, keys: Path, model: str
+) -> None:
+    """`tuf.ngclient` removes and makes links in its directory: a reader beside it would find them missing."""
+    url = modelfleet.environment["MODELFLEET_URL"]
+
+    def read(_turn: int) -> int:
+        repository = wiring.verified_roles(url, keys)
+        found = [repository.top_level(), repository.of_model(model)]
+        return sum(role.version for role in found if role is not None)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(read, range(48)))) == 1
+
+
+def test_key_set__many_signers_at_once__every_role_keeps_its_highest_version(keys: Path) -> None:
+    order = [(role, version) for version in range(2, 12) for role in ("a.b", "c.d", "e.f")]
+    random.Random(1).shuffle(order)
+
+    def record(item: tuple[str, int]) -> None:
+        role, version = item
+        wiring.key_set(keys).record(role, RecordedRole(version, f"{version:064x}", Profile.PROD))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(record, order))
+    recorded = wiring.key_set(keys).recorded()
+    assert {role: recorded[role].version for role in ("a.b", "c.d", "e.f")} == {"a.b": 11, "c.d": 11, "e.f": 11}
 
 
 def test_push__overtaken_each_time__gives_up_in_one_line(
