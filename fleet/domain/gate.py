@@ -80,7 +80,8 @@ def _without_control(
 ) -> list[GateResult]:
     """The verdict of the last comparison, and the devices' own past; nothing where a later phase will compare."""
     carried = facts.carried.get(gate.name)
-    later = any(has_control(phase.share, policy.control_share) for phase in policy.phases[facts.phase + 1 :])
+    devices = facts.counts.population
+    later = any(has_control(phase.share, policy.control_share, devices) for phase in policy.phases[facts.phase + 1 :])
     if not facts.has_baseline:
         return []
     past = own_past.judge(gate, policy, facts, alpha, is_second=carried is not None or later)

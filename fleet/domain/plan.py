@@ -5,7 +5,7 @@ Errors refuse the plan; warnings and notes are shown. What cannot be is found by
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fleet.domain.detectable import Detectable, detectable, unprovable
 from fleet.domain.findings import Finding, Level
@@ -48,19 +48,37 @@ class Plan:
         return tuple(item for item in self.findings if item.level is Level.ERROR)
 
 
-def validate(policy: RolloutPolicy, devices: Sequence[PlacedDevices], *, has_baseline: bool) -> Plan:
-    """Fit, count, check. A plan with errors must not be started."""
+def validate(
+    policy: RolloutPolicy, devices: Sequence[PlacedDevices], *, has_baseline: bool, control_share: float | None = None
+) -> Plan:
+    """Fit, count, check. A plan with errors must not be started.
+
+    `control_share` is what `ramp.control_share` made of the policy's, if the devices were placed by that one's edges;
+    what contradicts itself does so by the policy's own, whatever the fleet.
+    """
     policy, fitted = fit(policy, devices)
+    contradicted = contradictions(policy, has_baseline=has_baseline)
+    if control_share is not None and control_share < policy.control_share:
+        fitted = (*fitted, _capped(policy, control_share))
+        policy = replace(policy, control_share=control_share)
     reached = reaches(policy, devices)
     phases = tuple(count(reach, devices) for reach in reached)
     findings = [
         *fitted,
-        *contradictions(policy, has_baseline=has_baseline),
+        *contradicted,
         *unreachable(policy, reached, phases, devices),
         *too_slow(policy, phases),
         *_comparisons(policy, phases, has_baseline),
     ]
     return Plan(policy, phases, tuple(findings), detectable(policy, phases, has_baseline=has_baseline), reached)
+
+
+def _capped(policy: RolloutPolicy, control_share: float) -> Finding:
+    sentence = (
+        f"the control is {control_share:.2%} of the devices and not {policy.control_share:.0%}: "
+        f"{policy.control_devices:,} devices are enough to compare with (control_devices)"
+    )
+    return Finding(Level.NOTE, "control_capped", sentence)
 
 
 def _comparisons(policy: RolloutPolicy, phases: Sequence[PhaseCounts], has_baseline: bool) -> list[Finding]:  # noqa: FBT001

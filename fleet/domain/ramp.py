@@ -54,6 +54,13 @@ def reaches(policy: RolloutPolicy, devices: Sequence[PlacedDevices]) -> tuple[Re
     return tuple(found)
 
 
+def control_share(policy: RolloutPolicy, population: int) -> float:
+    """The share of the buckets that is the control among so many devices: the policy's, or that of its most devices."""
+    if policy.control_share * population <= policy.control_devices:
+        return policy.control_share
+    return max(1, policy.control_devices * BUCKETS // population) / BUCKETS
+
+
 def edges(policy: RolloutPolicy) -> tuple[int, ...]:
     """Where a range of any phase begins or ends, in rising order; those of counts are known only when devices are."""
     found = reaches(policy, ())

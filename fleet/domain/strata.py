@@ -96,9 +96,10 @@ def parts(counts: PhaseCounts, compared: Comparison) -> tuple[Part, ...]:
     return tuple(found) if len(found) > 1 else ()
 
 
-def has_control(share: float, control_share: float) -> bool:
-    """Whether a phase that treats `share` leaves a control large enough to compare with."""
-    return min(control_share, 1 - share) >= MIN_CONTROL_SHARE
+def has_control(share: float, control_share: float, population: int) -> bool:
+    """Whether a phase that treats `share` of so many devices leaves a control large enough to compare with."""
+    left = min(control_share, 1 - share)
+    return left >= MIN_CONTROL_SHARE or left * population >= ENOUGH_CONTROL
 
 
 def _suffices(treated: int, control: int) -> bool:

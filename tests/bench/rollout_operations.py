@@ -11,7 +11,7 @@ from django.contrib.auth import get_user_model
 from django.db.models import Model
 from django.test import Client
 
-from device_client.wire.bucketing import BUCKETS, bucket
+from device_client.wire.bucketing import bucket, control_range, share_range
 from fleet.apps.assignments.models import Offer
 from fleet.apps.devices import counts
 from fleet.apps.devices import selectors as devices
@@ -25,6 +25,7 @@ from fleet.apps.telemetry.pasts import PastCache
 from fleet.apps.telemetry.records import Incoming
 from fleet.domain.facts import DeviceFacts
 from fleet.domain.filters.filter import Filter
+from fleet.domain.policy import RolloutPolicy
 from fleet.domain.rollout_states import RolloutState
 from tests.bench.rollout_fleet import device_ids, make_fleet
 from tests.bench.rollout_process import PHASE_DEVICES, Meter
@@ -105,9 +106,9 @@ class Operations:
     def _measured_phase(self) -> RolloutRecord:
         """A rollout in its first phase, with everything measured of 20,000 devices on each side, or of all there are."""
         share = min(0.25, PHASE_DEVICES / (0.9 * self.size))
-        control = max(0.25, share)
-        started = self._begin("2", _policy([share, 1.0], control))
-        treated_end, control_start = round(share * BUCKETS), BUCKETS - round(control * BUCKETS)
+        started = self._begin("2", _policy([share, 1.0], max(0.25, share)))
+        policy = RolloutPolicy.parse(started.policy)
+        treated_end, control_start = share_range(share).end, control_range(policy.control_share).start
         sides: dict[str, list[tuple[str, str]]] = {"treated": [], "control": []}
         for device in device_ids(self.size):
             place = bucket(SEED, device[0])

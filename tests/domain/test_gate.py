@@ -13,7 +13,7 @@ from fleet.domain.gate import judge as judge_facts
 from fleet.domain.measure import measure
 from fleet.domain.measurements import DeviceRow, Side, Total, WatchCount, grouped
 from fleet.domain.policy import RolloutPolicy
-from fleet.domain.strata import comparison
+from fleet.domain.strata import comparison, has_control
 from fleet.domain.verdicts import (
     Carried,
     ClassCount,
@@ -431,6 +431,23 @@ def test_crash_gate__nobody_has_reported__waits() -> None:
 
 
 # ---------------------------------------------------------------- comparisons
+
+
+@pytest.mark.parametrize(
+    ("share", "control", "population", "found"),
+    [
+        (0.5, 0.5, 0, True),
+        (0.95, 0.5, 10_000, False),
+        (0.95, 0.5, 20_000, True),
+        (0.05, 0.02, 1_000_000, True),
+        (0.05, 0.02, 49_000, False),
+        (1.0, 0.5, 1_000_000, False),
+    ],
+)
+def test_has_control__a_tenth_or_a_thousand_devices__suffices(
+    *, share: float, control: float, population: int, found: bool
+) -> None:
+    assert has_control(share, control, population) is found
 
 
 BIG = PhaseCounts((counts(200, 1_000, 2_000),))

@@ -1,5 +1,6 @@
 """Whom phases reach: by share, by count, by name, by hardware class. Nested, sticky, disjoint from the control. Pure."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from fleet.domain.findings import Level
 from fleet.domain.phases import Phase
 from fleet.domain.plan import Plan, validate
 from fleet.domain.policy import RolloutPolicy
-from fleet.domain.ramp import PlacedDevices, count, reaches
+from fleet.domain.ramp import PlacedDevices, control_share, count, reaches
 
 CLASSES = ("edge-max", "edge-mini", "edge-std")
 FLEET = [
@@ -175,6 +176,31 @@ def test_reaches__any_phases__are_nested_and_disjoint_from_the_control(
         counted = count(reach, FLEET)
         assert (counted.treated, counted.control) == (len(now), len(compared))
         assert reach.widest_end <= BUCKETS - round(holdback * BUCKETS)
+
+
+@given(st.floats(0, 1), st.integers(8, 50_000), st.integers(0, 5_000_000))
+def test_control__many_devices__the_last_buckets_and_about_so_many(asked: float, most: int, population: int) -> None:
+    found = policy(phase(share=0.01), phase(share=1), control_share=asked, control_devices=most)
+    share = control_share(found, population)
+    assert share * population <= max(most, population / BUCKETS)
+    assert share == asked or (share < asked and (share + 1 / BUCKETS) * population >= most)
+    wide, narrow = (reaches(item, ())[0] for item in (found, replace(found, control_share=share)))
+    assert narrow.treated_end == wide.treated_end
+    assert narrow.control_start >= wide.control_start
+    assert control_share(replace(found, control_share=share), population) == share
+
+
+def test_plan__control_of_more_devices_than_are_needed__smaller_and_said() -> None:
+    fleet = [PlacedDevices("edge-std", place, 1_000) for place in range(0, BUCKETS, 1_000)]
+    gates = {"errors": {"margin_points": 1}}
+    found = policy(phase(share=0.01), phase(share=1), control_share=0.5, gates=gates)
+    share = control_share(found, 1_000_000)
+    plan = validate(found, fleet, has_baseline=True, control_share=share)
+    assert (plan.policy.control_share, plan.phases[0].control, codes(plan)) == (0.02, 20_000, set())
+    assert "control_capped" in codes(plan, Level.NOTE)
+    assert RolloutPolicy.parse(plan.policy.encode()) == plan.policy
+    overlapping = policy(phase(share=0.6), phase(share=1), control_share=0.5, gates=gates)
+    assert codes(validate(overlapping, fleet, has_baseline=True, control_share=share)) == {"control_overlaps"}
 
 
 @given(st.text(max_size=40), st.text(max_size=40))

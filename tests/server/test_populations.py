@@ -127,6 +127,24 @@ def test_start__large_fleet__begins_when_it_is_counted(large: Story) -> None:
     assert large.running() == {"1": 12, "2": 4}
 
 
+def test_start__control_of_too_many_devices__a_smaller_share_is_counted_and_kept(large: Story) -> None:
+    """Three quarters of 16 devices are 12; at most 8 are half of them."""
+    policy = {**RAMP, "control_share": 0.75, "control_devices": 8}
+    planned = services.plan(model=MODEL, version="2", policy=policy, now=large.now, seed=fleet_plan.SEED_BETTER)
+    assert [(item.treated, item.control) for item in planned.phases] == [(4, 8), (8, 8), (16, 0)]
+    rollout = large.start("2", policy, fleet_plan.SEED_BETTER)
+    count(large)
+    begun = selectors.rollout(rollout.id)
+    assert (begun.state, begun.policy["control_share"]) == (RolloutState.RUNNING, 0.5)
+    (rule,) = [item for item in assignments.rules(MODEL) if item.source == rollout.id]
+    assert rule.control_start == BUCKETS // 2
+    enrol("late-1", "late-2", "late-3")
+    services.advance(rollout_id=rollout.id, actor="eve", reason="", now=large.now)
+    count(large)
+    (rule,) = [item for item in assignments.rules(MODEL) if item.source == rollout.id]
+    assert rule.control_start == BUCKETS // 2
+
+
 def test_start__large_fleet__plan_cannot_work__cancelled_with_the_reason(large: Story) -> None:
     few = {"filter": f'id in ("{large.devices[0].device_id}", "{large.devices[1].device_id}")'}
     rollout = large.start("2", {**RAMP, "population": few}, "s1")

@@ -4,10 +4,12 @@ from typing import Any
 
 import pytest
 
+from fleet.apps.jobs import selectors as queued
 from fleet.apps.jobs import services as jobs
 from fleet.apps.rollouts import selectors, services, watch
-from fleet.apps.rollouts.models import Watched
+from fleet.apps.rollouts.models import PhaseRun, Rollout, Watched
 from fleet.demo import fleet_plan
+from fleet.domain.policy import RolloutPolicy
 from fleet.domain.verdicts import Verdict
 from tests.server.catalogue import make_model
 from tests.server.story import Story
@@ -59,6 +61,16 @@ def test_watch__phase_with_a_control__both_sides_are_chosen_once(story: Story) -
     assert Watched.objects.count() == 12
     watch.begin({"rollout": rollout.id, "phase": 1}, story.now)  # a job of a phase that is not
     assert Watched.objects.count() == 12
+
+
+@pytest.mark.parametrize(("devices", "jobs_asked"), [(15_000, 0), (50_000, 1)])
+def test_watch__small_share_of_many_devices__is_a_control(story: Story, devices: int, jobs_asked: int) -> None:
+    rollout = story.start("2", RAMP, seed=fleet_plan.SEED_BETTER)
+    work(story)
+    PhaseRun.objects.filter(rollout_id=rollout.id).update(eligible=devices)
+    small = RolloutPolicy.parse({**RAMP, "control_share": 0.02})
+    watch.ask(Rollout.objects.get(pk=rollout.id), small, 1, story.now)
+    assert len(queued.jobs(kind=watch.JOB_KIND, state="queued")) == jobs_asked
 
 
 @pytest.mark.parametrize(("outage", "verdict"), [(False, Verdict.WAIT), (True, Verdict.PASS)])

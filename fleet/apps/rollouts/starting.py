@@ -5,8 +5,9 @@ job: what an operator decides is then a constant number of statements.
 """
 
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
@@ -296,8 +297,10 @@ def _planned(
     """The first of these seeds under which the plan can work, or the last one tried, with whom it finds."""
 
     def attempt(seed: str) -> tuple[Population, domain_plan.Plan]:
-        people = _people(version, policy, seed, now)
-        return people, domain_plan.validate(policy, people.placed, has_baseline=baseline is not None)
+        people, control = _people(version, policy, seed, now)
+        return people, domain_plan.validate(
+            policy, people.placed, has_baseline=baseline is not None, control_share=control
+        )
 
     return seeds.first_that_works(tried, attempt)
 
@@ -418,14 +421,20 @@ def _count(row: Rollout, policy: RolloutPolicy, phase: int, now: datetime) -> Ph
     return ramp.count(reach, people.placed)
 
 
-def _people(version: VersionRecord, policy: RolloutPolicy, seed: str, now: datetime) -> Population:
-    """Whom a policy that has not begun is about. Phases by count ask again, bucket by bucket, where they end."""
-    places: Sequence[int] = ramp.refined(policy, ramp.edges(policy), ())
+def _people(version: VersionRecord, policy: RolloutPolicy, seed: str, now: datetime) -> tuple[Population, float]:
+    """Whom a policy that has not begun is about, and the share of them that is its control.
+
+    Phases by count ask again, bucket by bucket, where they end; so does a control that many devices make smaller, whose
+    share is then that of the first count, whatever comes and goes meanwhile.
+    """
     fine: tuple[int, ...] = ()
+    control: float | None = None
     while True:
-        found = population(model=version.model, versions=[version], policy=policy, seed=seed, places=places, now=now)
-        further = sorted({*fine, *ramp.cells(policy, found.placed)})
-        if tuple(further) == fine:
-            return found
-        fine = tuple(further)
-        places = ramp.refined(policy, ramp.edges(policy), fine)
+        tried = policy if control is None else replace(policy, control_share=control)
+        places = ramp.refined(tried, ramp.edges(tried), fine)
+        found = population(model=version.model, versions=[version], policy=tried, seed=seed, places=places, now=now)
+        further = tuple(sorted({*fine, *ramp.cells(tried, found.placed)}))
+        share = ramp.control_share(policy, found.eligible) if control is None else control
+        if further == fine and share == tried.control_share:
+            return found, share
+        fine, control = further, share

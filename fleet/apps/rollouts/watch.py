@@ -17,7 +17,7 @@ from device_client.wire.bucketing import BUCKETS, bucket
 from fleet.apps.devices import selectors as devices
 from fleet.apps.devices.records import DeviceChoice
 from fleet.apps.jobs import services as jobs
-from fleet.apps.rollouts.models import Rollout, Watched
+from fleet.apps.rollouts.models import PhaseRun, Rollout, Watched
 from fleet.apps.rollouts.population import concerned
 from fleet.apps.rollouts.reaches import reach_of
 from fleet.domain.measurements import Side, WatchCount
@@ -32,8 +32,10 @@ DEVICES_PER_SIDE: Final = 2_000
 
 
 def ask(row: Rollout, policy: RolloutPolicy, phase: int, now: datetime) -> None:
-    """Queue the choice of devices, if the phase has a control to compare with."""
-    if has_control(policy.phases[phase].share, policy.control_share):
+    """Queue the choice of devices, if the phase has a control to compare with, by the newest count of the population."""
+    population = PhaseRun.objects.filter(rollout=row, counted_at__isnull=False).order_by("index").last()
+    devices = 0 if population is None else population.eligible
+    if has_control(policy.phases[phase].share, policy.control_share, devices):
         payload = {"rollout": row.pk, "phase": phase}
         jobs.enqueue(kind=JOB_KIND, key=f"{row.pk}-{phase}", payload=payload, now=now)
 
