@@ -51,7 +51,7 @@ def downloading(rig: Rig, server: UpdateServerSimulator) -> Manifest:
     rig.start()
     rig.run_to(UpdateState.COMMITTED)
     live(rig)
-    server.faults.chunk_bytes, server.faults.seconds_per_chunk = 500, 0.02
+    server.faults.drips_after = 6_000
     second = server.push(MODEL, "2", weights(2.0))
     server.assign(DEVICE, second, rollout="r-000000000002")
     rig.poke()
@@ -87,7 +87,7 @@ def test_halt__still_assigned_after_all__goes_on_where_it_stopped(
     rig: Rig, server: UpdateServerSimulator, downloading: Manifest
 ) -> None:
     rig.broker.deliver(topics.plan(PLAN_KEY), halt(9))
-    server.faults.seconds_per_chunk = 0.0
+    server.faults.drips_after = None
     until(rig, lambda: rig.deployment.state is UpdateState.COMMITTED)
     assert rig.current == downloading.digest
     ranges = [wanted for path, wanted in server.requests if path.endswith(downloading.weights.sha256)]
@@ -112,7 +112,7 @@ def test_halt__for_later_in_mid_download__bytes_are_kept_and_the_next_assignment
     rig.poke()
     until(rig, lambda: rig.outbox.depth() == 0)
     assert (_held(rig, downloading), rig.infer(1.0)) == (held, 2.0)
-    server.faults.seconds_per_chunk = 0.0
+    server.faults.drips_after = None
     server.assign(DEVICE, downloading, rollout="r-000000000002")
     rig.poke()
     rig.run_to(UpdateState.COMMITTED, downloading)
@@ -139,7 +139,7 @@ def test_supersede__another_version_in_mid_download__old_bytes_go_new_ones_come(
 ) -> None:
     third = server.push(MODEL, "3", weights(3.0))
     server.assign(DEVICE, third, rollout="r-000000000003")
-    server.faults.seconds_per_chunk = 0.0
+    server.faults.drips_after = None
     rig.poke()
     until(rig, lambda: rig.deployment.state is UpdateState.COMMITTED and rig.current == third.digest)
     left = [path.name for path in (rig.state / "models" / MODEL).iterdir() if path.name.startswith(".")]
@@ -154,10 +154,10 @@ def test_stop__in_mid_download__ends_soon_and_goes_on_at_the_next_start(
 ) -> None:
     began = time.monotonic()
     rig.agent.close()
-    assert time.monotonic() - began < 3.0
+    assert time.monotonic() - began < 20.0, "the rest would take more than a minute"
     held = _held(rig, downloading)
     assert held > 1_000
-    server.faults.seconds_per_chunk = 0.0
+    server.faults.drips_after = None
     rig.restart()
     rig.run_to(UpdateState.COMMITTED, downloading)
     assert server.reports(DEVICE)[-1].resumed_from == held
@@ -240,7 +240,7 @@ def patching(server: UpdateServerSimulator, state_dir: Path) -> Iterator[tuple[R
     rig.run_to(UpdateState.COMMITTED)
     live(rig)
     server.build_delta(first, second, Codec.TENSOR1)
-    server.faults.chunk_bytes, server.faults.seconds_per_chunk = 500, 0.02
+    server.faults.drips_after = len(next(iter(server.patches.values()))) // 2
     server.assign(DEVICE, second, rollout="r-000000000002")
     rig.poke()
     until(rig, lambda: _applied(rig, second) > 0)
@@ -268,7 +268,7 @@ def test_halt__while_a_patch_is_applied_but_still_assigned__goes_on_where_it_sto
 ) -> None:
     rig, second = patching
     rig.broker.deliver(topics.plan(PLAN_KEY), halt(9))
-    server.faults.seconds_per_chunk = 0.0
+    server.faults.drips_after = None
     until(rig, lambda: rig.deployment.state is UpdateState.COMMITTED)
     assert rig.current == second.digest
     assert server.reports(DEVICE)[-1].codec == "tensor1"

@@ -36,6 +36,8 @@ from tests.delta.patches import make
 from tests.fakes.certificate_server import CertificateServerSimulator
 
 PLAN_KEY = "abcdef0123456789"
+# 200 bytes a second: faster than what counts as stalled, and more than a minute for any file of these tests.
+DRIP_BYTES, DRIP_S = 10, 0.05
 QUICK = DevicePolicy(window_s=1.0, probation_s=1.0, probation_inferences=0, download_deadline_s=600.0)
 
 
@@ -56,8 +58,8 @@ class Faults:
     """Close the connection after so many bytes of a body, once per entry of `cuts_left`."""
     cuts_left: int = 0
     status: int | None = None
-    seconds_per_chunk: float = 0.0
-    chunk_bytes: int = 1 << 16
+    drips_after: int | None = None
+    """So many bytes of each body come at once and the rest in drips, slower than any test, until this is None again."""
     altered: dict[str, bytes] = field(default_factory=dict)
     endless: bool = False
     short: dict[str, int] = field(default_factory=dict)
@@ -432,6 +434,17 @@ class UpdateServerSimulator:
         request.wfile.write(body[start:there])
         request.close_connection = True
 
+    def _write(self, request: BaseHTTPRequestHandler, body: bytes) -> None:
+        sent = 0
+        if self.faults.drips_after is not None:
+            sent = min(self.faults.drips_after, len(body))
+            request.wfile.write(body[:sent])
+        while self.faults.drips_after is not None and sent < len(body):
+            time.sleep(DRIP_S)
+            request.wfile.write(body[sent : sent + DRIP_BYTES])
+            sent += DRIP_BYTES
+        request.wfile.write(body[sent:])
+
     def _send_blob(self, request: BaseHTTPRequestHandler, body: bytes | None, wanted: str | None) -> None:
         if body is None:
             self._send(request, None)
@@ -455,12 +468,7 @@ class UpdateServerSimulator:
             self.faults.cuts_left -= 1
             rest = rest[:cut]
             request.close_connection = True
-        step = self.faults.chunk_bytes
-        for offset in range(0, len(rest), step):
-            request.wfile.write(rest[offset : offset + step])
-            if self.faults.seconds_per_chunk:
-                request.wfile.flush()
-                time.sleep(self.faults.seconds_per_chunk)
+        self._write(request, rest)
         if self.faults.endless:
             while True:
                 request.wfile.write(b"\0" * 65_536)

@@ -323,7 +323,7 @@ def test_a23__endless_file__cut_off_at_its_signed_length(device: Rig) -> None:
 def test_a24__peer_that_drips__given_up(tmp_path: Path) -> None:
     with UpdateServerSimulator().serving() as server:
         manifest = server.push(MODEL, "1", weights(1.0))
-        server.faults.chunk_bytes, server.faults.seconds_per_chunk = 20, 0.05
+        server.faults.drips_after = 20
         pace = Pace(min_bytes=1_000, window_s=0.4)
         downloads = HttpDownloads(connection_pool(), SystemClock(), server.url, pace)
         ticket = server.tickets([manifest.weights.sha256])[manifest.weights.sha256]
