@@ -3,6 +3,7 @@
 Tensors that share a block are coded together; such a block's bytes are divided among them by their sizes.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -15,14 +16,13 @@ from device_client.wire.tensor1.format import (
     MAGIC,
     MAX_PARAMETER_BYTES,
     PAYLOAD_SLACK,
-    Block,
     Cursor,
     Flag,
     Header,
     Instruction,
     Kind,
-    blocks,
 )
+from device_client.wire.tensor1.pieces import Block, blocks
 from fleet.adapters.delta_bsdiff4 import read_header
 from fleet.adapters.delta_files import PreadFile, layout_of
 from fleet.domain.layouts import Segment
@@ -105,29 +105,29 @@ def _tensors(model: Path, header: Header) -> tuple[Segment, ...]:
     return layout_of(model).segments
 
 
-def _costs(file: PreadFile, instructions: tuple[Instruction, ...], block_bytes: int, position: int) -> list[float]:
+def _costs(file: PreadFile, instructions: Collection[Instruction], block_bytes: int, position: int) -> list[float]:
     """Bytes of records by instruction."""
     costs = [0.0] * len(instructions)
     for block in blocks(instructions, block_bytes):
         first = block.pieces[0]
-        item = instructions[first.instruction]
+        item = first.item
         if item.parameter_bytes and not first.start:
             length, position = _varint(file, position, MAX_PARAMETER_BYTES + PAYLOAD_SLACK)
-            costs[first.instruction] += length
+            costs[first.number] += length
             position += length
         length, position = _varint(file, position, block_bytes + PAYLOAD_SLACK)
         position += _CHECKSUM_BYTES + length
         if position > file.size:
             raise TruncatedPatchError(f"expected a record that ends at {position}, got a patch of {file.size} bytes")
-        _divide(block, instructions, length + _CHECKSUM_BYTES, costs)
+        _divide(block, length + _CHECKSUM_BYTES, costs)
     return costs
 
 
-def _divide(block: Block, instructions: tuple[Instruction, ...], length: int, costs: list[float]) -> None:
-    coded = [piece for piece in block.pieces if instructions[piece.instruction].kind in {Kind.DELTA, Kind.STREAM}]
+def _divide(block: Block, length: int, costs: list[float]) -> None:
+    coded = [piece for piece in block.pieces if piece.item.kind in {Kind.DELTA, Kind.STREAM}]
     total = sum(piece.length for piece in coded)
     for piece in coded:
-        costs[piece.instruction] += length * piece.length / total
+        costs[piece.number] += length * piece.length / total
 
 
 def _varint(file: PreadFile, position: int, limit: int) -> tuple[int, int]:
@@ -139,7 +139,7 @@ def _varint(file: PreadFile, position: int, limit: int) -> tuple[int, int]:
 
 
 def _parts(
-    instructions: tuple[Instruction, ...], costs: list[float], segments: tuple[Segment, ...]
+    instructions: Collection[Instruction], costs: list[float], segments: tuple[Segment, ...]
 ) -> tuple[Part, ...]:
     found: list[Part] = []
     offset = following = 0

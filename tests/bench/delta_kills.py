@@ -32,7 +32,7 @@ from device_client.adapters.patching.files import DiskFolder, read_only
 from device_client.adapters.patching.journal import Mark
 from device_client.wire.tensor1 import Checkpoint
 from device_client.wire.tensor1.decoder import read_header, read_prologue
-from device_client.wire.tensor1.format import blocks
+from device_client.wire.tensor1.pieces import blocks
 from tests.bench.delta_kills_apply import Target
 from tests.bench.delta_kills_apply import measure as measure_apply
 from tests.delta.patches import make, weights

@@ -19,6 +19,8 @@ from device_client.wire.tensor1.decoder import read_prologue
 from device_client.wire.tensor1.elements import Element
 from device_client.wire.tensor1.format import (
     HEADER_BYTES,
+    MAX_BLOCK_RUNS,
+    MAX_DERIVED_CHANNELS,
     MAX_INSTRUCTIONS,
     MAX_MULTIPLIES,
     MAX_NUMBERS,
@@ -133,6 +135,10 @@ _HALVES = [
     for half, delta in ((_WAVE[:512], DeltaSpec.no_op()), (_WAVE[512:], DeltaSpec.try_lookback()))
 ]
 _SPLICED = _HALVES[0][:-1] + _HALVES[1][_HALVES[1].index(b"\x04\x01\x03") + 2 :]
+_FEW = bytes(
+    standalone.simple_compress(_WAVE[:32], ChunkConfig(delta_spec=DeltaSpec.no_op(), mode_spec=ModeSpec.classic()))
+)
+_CHUNK_AT = _FEW.index(b"\x04\x01\x03") + 2
 _BOMB = lzma.compress(
     bytes(1 << 26),
     lzma.FORMAT_RAW,
@@ -181,7 +187,10 @@ BROKEN: dict[str, tuple[bytes, type[MalformedPatchError]]] = {
     "prologue_cut": (forged(_header(), [_COPY])[:-1], errors.TruncatedPatchError),
     "prologue_flipped": (forged(_header(), [_COPY], prologue_crc=1), errors.PatchTableError),
     "prologue_bomb": (forged(_header(), [], literals=bytes(1 << 22), prologue_raw_bytes=8), errors.PatchTableError),
-    "prologue_length_forged": (forged(_header(), [_COPY], prologue_raw_bytes=4 << 20), errors.PatchTableError),
+    "prologue_length_forged": (
+        forged(_header(), [_COPY], prologue_raw_bytes=MAX_PROLOGUE_BYTES),
+        errors.PatchTableError,
+    ),
     "wrong_base_length": (forged(_header(old_bytes=7), [_COPY]), errors.WrongBaseError),
     "old_range_past_the_end": (forged(_header(), [replace(_COPY, old_offset=len(OLD) - 1)]), errors.PatchTableError),
     "old_range_before_the_start": (forged(_header(), [replace(_COPY, old_offset=-1)]), errors.PatchTableError),
@@ -190,6 +199,20 @@ BROKEN: dict[str, tuple[bytes, type[MalformedPatchError]]] = {
     "output_overflows": (forged(_header(), [replace(_COPY, length=1 << 45)]), errors.PatchTableError),
     "too_many_instructions": (
         forged(_header(MAX_INSTRUCTIONS + 1), [replace(_COPY, length=1)] * (MAX_INSTRUCTIONS + 1)),
+        errors.PatchLimitError,
+    ),
+    "too_many_runs_in_a_block": (
+        forged(
+            _header(8 * (MAX_BLOCK_RUNS // 8 + 1), block_bytes=512 << 10),
+            [_delta(length=8, fields=(Field(Element.U8, 1),) * 8)] * (MAX_BLOCK_RUNS // 8 + 1),
+        ),
+        errors.PatchLimitError,
+    ),
+    "too_many_multiplied_numbers_in_a_block": (
+        forged(
+            _header(4096, block_bytes=512 << 10),
+            [_delta(length=4, predictor=Predictor.DECAY, old_element=Element.F32, scalars=(1, MAX_MULTIPLIES))] * 250,
+        ),
         errors.PatchLimitError,
     ),
     "literals_missing": (forged(_header(), [Instruction(Kind.LITERAL, 4096)], literals=b"few"), errors.PatchTableError),
@@ -273,6 +296,10 @@ BROKEN: dict[str, tuple[bytes, type[MalformedPatchError]]] = {
     "prologue_lzma_bomb": (
         forged(_header(flags=Flag.LZMA_PROLOGUE), [_COPY], packed=_BOMB_PROLOGUE, prologue_raw_bytes=20),
         errors.PatchTableError,
+    ),
+    "derived_for_too_many_channels": (
+        forged(_header(4 * MAX_DERIVED_CHANNELS + 4), [_scales(4 * MAX_DERIVED_CHANNELS + 4)]),
+        errors.PatchLimitError,
     ),
     "derived_from_behind_the_end": (_with_scales(old_offset=len(OLD) - 60), errors.PatchTableError),
     "derived_from_before_the_start": (_with_scales(old_offset=-1), errors.PatchTableError),
@@ -378,6 +405,10 @@ BROKEN: dict[str, tuple[bytes, type[MalformedPatchError]]] = {
         _pcodec_payload(_pcodec(DeltaSpec.no_op(), ModeSpec.try_int_mult(1000))),
         errors.PatchPayloadError,
     ),
+    "pcodec_of_too_many_chunks": (
+        _pcodec_payload(_FEW[:_CHUNK_AT] + _FEW[_CHUNK_AT:-1] * 32 + b"\0"),
+        errors.PatchPayloadError,
+    ),
     "pcodec_bytes_behind_the_end": (_pcodec_payload(_PLAIN + b"x"), errors.PatchPayloadError),
     "pcodec_without_an_end": (_pcodec_payload(_PLAIN[:-1]), errors.PatchPayloadError),
     "pcodec_without_chunks": (
@@ -474,3 +505,9 @@ def test_patch__wrong_base_of_the_same_length__writes_nothing() -> None:
     assert read_header(Held(patch)).old_bytes == len(old)
     assert parts(patch)[0] == patch[:HEADER_BYTES]
     assert struct.unpack_from("<8s", patch)[0] == b"tensor1\n"
+
+
+def test_pcodec__few_chunks__are_read() -> None:
+    target = np.zeros(32 * pco.MAX_CHUNKS, dtype=np.int32)
+    pco.read(_FEW[:_CHUNK_AT] + _FEW[_CHUNK_AT:-1] * pco.MAX_CHUNKS + b"\0", target)
+    assert target.tolist() == _WAVE[:32].tolist() * pco.MAX_CHUNKS

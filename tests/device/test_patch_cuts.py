@@ -20,7 +20,8 @@ from device_client.adapters.patching.stream import PatchEndedError
 from device_client.core.room import batch_bytes
 from device_client.wire.errors import MalformedPatchError
 from device_client.wire.tensor1 import read_header
-from device_client.wire.tensor1.format import Flag, Header, Instruction, Kind, blocks, pack_varint
+from device_client.wire.tensor1.format import Flag, Header, Instruction, Kind, pack_varint
+from device_client.wire.tensor1.pieces import blocks
 from device_client.wire.tensor1.reach import reach_back
 from tests.delta.pairs import files
 from tests.delta.patches import Held, forged, make, weights

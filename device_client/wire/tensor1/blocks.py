@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from device_client.wire.tensor1 import residuals
-from device_client.wire.tensor1.elements import Element, Integers, ordered
+from device_client.wire.tensor1.elements import Content, Element, Integers, ordered
 from device_client.wire.tensor1.errors import PatchPayloadError
-from device_client.wire.tensor1.format import Block, Cursor, Instruction, Kind, Piece, Predictor
+from device_client.wire.tensor1.format import Cursor, Kind, Predictor
+from device_client.wire.tensor1.pieces import Block, Piece
 from device_client.wire.tensor1.predictors import predict
 from device_client.wire.tensor1.transposed import Read, read_by_columns
 
@@ -37,15 +38,15 @@ class Run:
     @property
     def key(self) -> tuple[int, bool, int]:
         """Runs of one key are coded together, in this order of keys: small ones of a kind; large ones are coded alone."""
-        own = self.piece.instruction + 1 if self.count * self.element.width >= LARGE_RUN_BYTES else 0
+        own = self.piece.number + 1 if self.count * self.element.width >= LARGE_RUN_BYTES else 0
         return (self.element, self.guess is not None, own)
 
 
-def old_bytes(block: Block, instructions: Sequence[Instruction], read: Read) -> list[bytes]:
+def old_bytes(block: Block, read: Read) -> list[bytes]:
     """The old bytes that each piece needs, in the order of its numbers; none for what needs none. `read` takes offset and length."""
     found = []
     for piece in block.pieces:
-        item = instructions[piece.instruction]
+        item = piece.item
         first, count = piece.start // item.record_bytes, piece.length // item.record_bytes
         if item.old_rows:
             found.append(read_by_columns(item, first, count, read))
@@ -57,21 +58,21 @@ def old_bytes(block: Block, instructions: Sequence[Instruction], read: Read) -> 
 
 
 def runs_of(
-    block: Block, instructions: Sequence[Instruction], parameters: bytes, olds: Sequence[bytes]
+    block: Block, parameters: Content, olds: Sequence[bytes]
 ) -> dict[tuple[int, bool, int], list[tuple[int, Run]]]:
     """The DELTA pieces' numbers by key, each with its piece's offset in the block."""
     found: dict[tuple[int, bool, int], list[tuple[int, Run]]] = {}
     offset = 0
     for piece, old in zip(block.pieces, olds, strict=True):
-        item = instructions[piece.instruction]
-        if item.kind is Kind.DELTA:
-            for run in _runs(piece, item, parameters, old):
+        if piece.item.kind is Kind.DELTA:
+            for run in _runs(piece, parameters, old):
                 found.setdefault(run.key, []).append((offset, run))
         offset += piece.length
     return dict(sorted(found.items()))
 
 
-def _runs(piece: Piece, item: Instruction, parameters: bytes, old: bytes) -> list[Run]:
+def _runs(piece: Piece, parameters: Content, old: bytes) -> list[Run]:
+    item = piece.item
     records = piece.length // item.record_bytes
     guesses: Sequence[Integers | None] = [None] * len(item.fields)
     if item.predictor is not Predictor.NOTHING:
@@ -105,10 +106,9 @@ def cells(content: Any, offset: int, run: Run) -> NDArray[np.uint8]:
 
 def decode_block(
     block: Block,
-    instructions: Sequence[Instruction],
     *,
-    parameters: bytes,
-    literals: bytes,
+    parameters: Content,
+    literals: bytes | memoryview,
     olds: Sequence[bytes],
     payload: bytes,
 ) -> bytearray:
@@ -116,7 +116,7 @@ def decode_block(
     output = bytearray(block.length)
     offset = 0
     for piece, old in zip(block.pieces, olds, strict=True):
-        kind = instructions[piece.instruction].kind
+        kind = piece.item.kind
         if kind is Kind.COPY:
             output[offset : offset + piece.length] = old
         elif kind is Kind.LITERAL:
@@ -124,7 +124,7 @@ def decode_block(
             output[offset : offset + piece.length] = literals[start : start + piece.length]
         offset += piece.length
     cursor = Cursor(payload, PatchPayloadError)
-    for runs in runs_of(block, instructions, parameters, olds).values():
+    for runs in runs_of(block, parameters, olds).values():
         _decode_runs(cursor, runs, output)
     if cursor.left:
         raise PatchPayloadError(f"expected the end of block {block.index}, got {cursor.left} bytes more")

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from device_client.wire.tensor1.blocks import decode_block, old_bytes
-from device_client.wire.tensor1.derivations import corrected, derive
+from device_client.wire.tensor1.derivations import correct, derive
+from device_client.wire.tensor1.elements import Content
 from device_client.wire.tensor1.errors import (
     BlockMismatchError,
     OutputMismatchError,
@@ -29,23 +30,23 @@ from device_client.wire.tensor1.format import (
     HEADER_BYTES,
     MAX_PARAMETER_BYTES,
     PAYLOAD_SLACK,
-    Block,
     Cursor,
     Flag,
     Header,
     Instruction,
     Kind,
     Prologue,
-    blocks,
     parse_header,
     unpack_parameters,
 )
 from device_client.wire.tensor1.io import BlockWriter, RandomAccess
+from device_client.wire.tensor1.pieces import Block, blocks
 from device_client.wire.tensor1.prologue import parse_prologue
 from device_client.wire.tensor1.streams import STORED, StreamReader
 
 _MAX_VARINT_BYTES: Final = 10
 _HASHED_BYTES: Final = 1 << 20
+_READ_BYTES: Final = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,9 @@ def read_header(patch: RandomAccess) -> Header:
 
 def read_prologue(patch: RandomAccess, header: Header) -> Prologue:
     """The instructions, each checked to be one that can be followed."""
-    return parse_prologue(header, _exactly(patch, HEADER_BYTES, header.prologue_bytes))
+    end = HEADER_BYTES + header.prologue_bytes
+    places = range(HEADER_BYTES, end, _READ_BYTES)
+    return parse_prologue(header, (_exactly(patch, place, min(_READ_BYTES, end - place)) for place in places))
 
 
 def decode(
@@ -152,16 +155,15 @@ class _Decoding:
         self._position = HEADER_BYTES + header.prologue_bytes
         self._start = start
         self._heavy_offset = self._heavy_end = 0
-        self._parameters = b""
+        self._parameters: Content = b""
         self._stream: StreamReader | None = None
 
     def run(self, write: BlockWriter) -> Iterator[Checkpoint]:
         first = self._start.block if self._start else 0
-        instructions = self._prologue.instructions
-        for block in blocks(instructions, self._header.block_bytes):
+        for block in blocks(self._prologue.instructions, self._header.block_bytes):
             if block.index < first:
                 continue
-            item = instructions[block.pieces[0].instruction]
+            item = block.pieces[0].item
             if self._start is not None and block.index == first:
                 self._resume(self._start, block, item)
             elif item.is_heavy and not block.pieces[0].start:
@@ -185,12 +187,20 @@ class _Decoding:
         self._stream = StreamReader(item.scalars[0]) if item.kind is Kind.STREAM else None
         self._parameters = b""
         if item.parameter_bytes:
-            length = self._varint(MAX_PARAMETER_BYTES + PAYLOAD_SLACK)
-            self._parameters = unpack_parameters(self._take(length), item.parameter_bytes)
-            if item.derivation is not None:
-                derived = derive(item.derivation, item.scalars[1], item.parameter_bytes, self._read_old)
-                self._parameters = corrected(derived, self._parameters)
+            self._parameters = self._read_parameters(item)
         self._heavy_end = self._position if self._heavy_offset else 0
+
+    def _read_parameters(self, item: Instruction) -> Content:
+        """What the record has, or what is derived from the old file and the differences that the record has."""
+        length = self._varint(MAX_PARAMETER_BYTES + PAYLOAD_SLACK)
+        chunks = (self._take(min(_READ_BYTES, length - start)) for start in range(0, length, _READ_BYTES))
+        written = unpack_parameters(chunks, item.parameter_bytes) if length else None
+        if item.derivation is None:
+            return bytes(item.parameter_bytes) if written is None else written
+        derived = derive(item.derivation, item.scalars[1], item.parameter_bytes, self._read_old)
+        if written is not None:
+            correct(derived, written)
+        return derived
 
     def _resume(self, start: Checkpoint, block: Block, item: Instruction) -> None:
         if block.offset != start.output_offset or not HEADER_BYTES <= start.patch_offset <= self._patch.size:
@@ -220,11 +230,10 @@ class _Decoding:
                 if self._heavy_end - self._heavy_offset > item.length + item.length // 16 + PAYLOAD_SLACK:
                     raise PatchLimitError(f"expected a stream for {item.length} bytes of output, got more payload")
         else:
-            olds = old_bytes(block, self._prologue.instructions, self._read_old)
+            olds = old_bytes(block, self._read_old)
             parameters = self._parameters if item.is_heavy else b""
             output = decode_block(
                 block,
-                self._prologue.instructions,
                 parameters=parameters,
                 literals=self._prologue.literals,
                 olds=olds,

@@ -23,47 +23,51 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 WINDOW_ELEMENTS: Final = 1 << 17
+_CHANNELS_AT_ONCE: Final = 1 << 14
 _INT32: Final = (-(1 << 31), (1 << 31) - 1)
 
 
-def derive(item: Derivation, count: int, length: int, read: Callable[[int, int], bytes]) -> bytes:
+def derive(item: Derivation, count: int, length: int, read: Callable[[int, int], bytes]) -> memoryview:
     """`length` bytes of parameters for `count` channels: the scales, then the zero points if there is room for them.
 
-    `read` returns old bytes by offset and length.
+    `read` returns old bytes by offset and length. The result may be written to.
     """
-    lowest, highest = ranges(item, count, read)
-    scales, zeros = parameters_of(item, lowest, highest)
-    return (scales.astype("<f4").tobytes() + zeros.astype("<i4").tobytes())[:length]
+    both = ranges(item, count, read)
+    lowest, highest = both
+    for start in range(0, count, _CHANNELS_AT_ONCE):
+        part = slice(start, start + _CHANNELS_AT_ONCE)
+        # In the place of what they are made of: a million channels are 8 MiB.
+        lowest[part], highest.view("<i4")[part] = parameters_of(item, lowest[part], highest[part])
+    return both.data.cast("B")[:length]
 
 
-def corrected(derived: bytes, left: bytes) -> bytes:
-    """Derived parameters with the differences added, word by word; both may wrap around."""
+def correct(derived: memoryview, left: bytes | bytearray) -> None:
+    """Add the differences to derived parameters, word by word; both may wrap around."""
     import numpy as np
 
-    words: NDArray[np.int32] = np.frombuffer(derived, dtype="<i4") + np.frombuffer(left, dtype="<i4")
-    return words.tobytes()
+    words = np.frombuffer(derived, dtype="<i4")
+    words += np.frombuffer(left, dtype="<i4")
 
 
-def differences(derived: bytes, wanted: bytes) -> bytes:
-    """What `corrected` adds."""
+def differences(derived: bytes | memoryview, wanted: bytes) -> bytes:
+    """What `correct` adds."""
     import numpy as np
 
     words: NDArray[np.int32] = np.frombuffer(wanted, dtype="<i4") - np.frombuffer(derived, dtype="<i4")
     return words.tobytes()
 
 
-def ranges(
-    item: Derivation, count: int, read: Callable[[int, int], bytes]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The least and the greatest number of each channel, 0 counted in; what is not a number counts for nothing."""
+def ranges(item: Derivation, count: int, read: Callable[[int, int], bytes]) -> NDArray[np.float32]:
+    """The least and, in a second row, the greatest number of each channel, 0 counted in; what is not a number counts for nothing."""
     import numpy as np
 
-    lowest, highest = np.zeros(count, dtype=np.float32), np.zeros(count, dtype=np.float32)
+    both = np.zeros((2, count), dtype="<f4")
+    lowest, highest = both
     for first, values in _windows(item, count, read):
         channels, grid = _by_channel(item, count, first, values)
         np.fmin(lowest[channels], np.fmin.reduce(grid, axis=(0, 2)), out=lowest[channels])
         np.fmax(highest[channels], np.fmax.reduce(grid, axis=(0, 2)), out=highest[channels])
-    return lowest, highest
+    return both
 
 
 def _windows(item: Derivation, count: int, read: Callable[[int, int], bytes]) -> Iterator[tuple[int, Any]]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 # numpy is imported where it is used: these are its arrays' types in words.
 Integers: TypeAlias = "NDArray[np.signedinteger[Any]]"
 Reals: TypeAlias = "NDArray[np.float32]"
+Content: TypeAlias = bytes | bytearray | memoryview
 
 
 class Element(IntEnum):

@@ -3,7 +3,7 @@
     header (fixed) | prologue (deflated or LZMA: instructions, literals) | records
 
 A record is a block's payload length (varint), its output's CRC-32 (4 bytes, little-endian) and its payload. Blocks follow from
-the instructions alone, in the order of the output, each of at most `block_bytes` of output. An instruction that needs
+the instructions alone, in the order of the output, each of at most `block_bytes` of output and `MAX_BLOCK_RUNS` runs (see `pieces`). An instruction that needs
 parameters (or is a stream) is *heavy*: it shares no block with others, and its parameter record (varint length, then
 `pack_parameters`) comes before its first block. Parameters with a `Derivation` are computed from the old file; their record has the
 differences to that, or nothing when there are none. A *verbatim* patch has no prologue and no records: the header, then the new file.
@@ -15,7 +15,7 @@ what this module returns is safe to follow. It knows no model format. It reads n
 import hashlib
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 from typing import Final
@@ -28,6 +28,7 @@ from device_client.wire.tensor1.errors import (
     PatchTableError,
     TruncatedPatchError,
 )
+from device_client.wire.tensor1.unpacking import Unpacker
 
 MAGIC: Final = b"tensor1\n"
 VERSION: Final = 1
@@ -36,7 +37,7 @@ HEADER_BYTES: Final = _HEADER.size
 
 MAX_BLOCK_BYTES: Final = 512 << 10
 MIN_BLOCK_BYTES: Final = 4 << 10
-MAX_PROLOGUE_BYTES: Final = 4 << 20
+MAX_PROLOGUE_BYTES: Final = 2 << 20
 MAX_INSTRUCTIONS: Final = 1 << 16
 # Output of one LZMA stream: a device keeps all that came of it until it ends, and decodes it again after an interruption.
 MAX_STREAM_BYTES: Final = 16 << 20
@@ -44,6 +45,8 @@ MAX_STREAM_BYTES: Final = 16 << 20
 MAX_OLD_ROWS: Final = 1 << 16
 MIN_COLUMNS: Final = 4
 MAX_PARAMETER_BYTES: Final = 4 << 20
+# Of which derived ones take twice as much while they are computed.
+MAX_DERIVED_CHANNELS: Final = 1 << 19
 MAX_FIELDS: Final = 8
 MAX_RECORD_BYTES: Final = 4096
 MAX_SCALARS: Final = 64
@@ -58,6 +61,10 @@ MAX_MULTIPLIES: Final = 2048
 MAX_PARAMETER_SHARE: Final = 4
 MAX_FILE_BYTES: Final = 1 << 44
 MAX_BASE: Final = 1 << 16
+# Runs of numbers in one block: its pieces, each as often as it has fields, and as often again for so many multiplies of
+# each number. A run takes about 500 bytes and 50 us. Blocks of `MIN_BLOCK_BYTES` that are not multiplied have no more.
+MAX_BLOCK_RUNS: Final = 4096
+MULTIPLIES_PER_RUN: Final = 128
 # A payload that is larger than this much more than its output is no honest one.
 PAYLOAD_SLACK: Final = 64 << 10
 
@@ -222,32 +229,14 @@ class Instruction:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """A part of an instruction's output: `length` bytes from `start` (relative to the instruction)."""
-
-    instruction: int
-    start: int
-    length: int
-    # Where the instruction's literals stand in the prologue's pool.
-    literal_offset: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """One record's output: whole pieces, in order."""
-
-    index: int
-    offset: int
-    length: int
-    pieces: tuple[Piece, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Prologue:
-    """The instructions, checked, and the literal bytes that LITERAL instructions take in turn."""
+    """The instructions, checked, and the literal bytes that LITERAL instructions take in turn.
 
-    instructions: tuple[Instruction, ...]
-    literals: bytes
+    Those of a patch that is read are parsed anew whenever they are asked for: as objects they would take 40 MiB.
+    """
+
+    instructions: Collection[Instruction]
+    literals: bytes | memoryview
 
 
 # ---------------------------------------------------------------------------------------------- header
@@ -389,49 +378,16 @@ def pack_parameters(raw: bytes) -> bytes:
     return min((packer.compress(planes) + packer.flush() for packer in packers), key=len)
 
 
-def unpack_parameters(content: bytes | memoryview, length: int) -> bytes:
-    """`length` bytes of parameters out of their record; no bytes stand for zeros."""
-    if not content:
-        return bytes(length)
-    planes = inflate(content, length, PatchPayloadError)
+def unpack_parameters(chunks: Iterable[bytes], length: int) -> bytearray:
+    """`length` bytes of parameters out of their record, which comes in parts; no bytes stand for zeros."""
+    unpacker = Unpacker(length)
+    try:
+        is_whole = unpacker.fill(chunks)
+    except ValueError as problem:
+        raise PatchPayloadError(f"expected deflated parameters, got {problem}") from problem
+    if not is_whole:
+        raise PatchPayloadError(f"expected {length} bytes of parameters, got another length")
     raw = bytearray(length)
     for index in range(4):
-        raw[index::4] = planes[index * length // 4 : (index + 1) * length // 4]
-    return bytes(raw)
-
-
-# ---------------------------------------------------------------------------------------------- blocks
-
-
-def blocks(instructions: Sequence[Instruction], block_bytes: int) -> Iterator[Block]:
-    """The blocks that these instructions make, in order. Encoder and decoder both follow this and nothing else."""
-    index = offset = literal_offset = filled = 0
-    pieces: list[Piece] = []
-
-    def finished() -> Block:
-        nonlocal index, offset, filled, pieces
-        block = Block(index, offset, filled, tuple(pieces))
-        index, offset, filled, pieces = index + 1, offset + filled, 0, []
-        return block
-
-    for number, item in enumerate(instructions):
-        if item.is_heavy and pieces:
-            yield finished()
-        start = 0
-        while start < item.length:
-            room = (block_bytes - filled) // item.record_bytes * item.record_bytes
-            length = min(room, item.length - start)
-            if not length:
-                yield finished()
-                continue
-            pieces.append(Piece(number, start, length, literal_offset))
-            start += length
-            filled += length
-            if filled == block_bytes:
-                yield finished()
-        if item.kind is Kind.LITERAL:
-            literal_offset += item.length
-        if item.is_heavy and pieces:
-            yield finished()
-    if pieces:
-        yield finished()
+        raw[index::4] = memoryview(unpacker.content)[index * length // 4 : (index + 1) * length // 4]
+    return raw

@@ -24,6 +24,8 @@ _CHUNK_HEAD_BYTES: Final = 4
 # Mode "classic" in the low bits, no differences in the high ones.
 _PLAIN: Final = 0
 _MIN_BYTES: Final = 10
+# The library writes chunks of 2**18 numbers, and a block has no more than 2**19. Each is read from a copy of all that follows.
+MAX_CHUNKS: Final = 16
 
 
 def read(content: bytes, target: Integers) -> None:
@@ -52,9 +54,12 @@ def _read(wrapped: Any, content: bytes, target: Integers) -> None:
         raise PatchPayloadError(f"expected pcodec's format {_WRAPPED_MAJOR}, got {content[at]}")
     file, used = wrapped.FileDecompressor.new(content[at : at + _WRAPPED_BYTES])
     at += used
-    done = 0
+    done = chunks = 0
     dtype = f"i{8 * target.itemsize}"
     while content[at]:
+        chunks += 1
+        if chunks > MAX_CHUNKS:
+            raise PatchPayloadError(f"expected at most {MAX_CHUNKS} chunks of a pcodec file, got more")
         count = 1 + int.from_bytes(content[at + 1 : at + _CHUNK_HEAD_BYTES], "little")
         at += _CHUNK_HEAD_BYTES
         if count > len(target) - done:

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from device_client.wire.tensor1.elements import Element, Integers, bits_of, integers, ordered, reals
+from device_client.wire.tensor1.elements import Content, Element, Integers, bits_of, integers, ordered, reals
 from device_client.wire.tensor1.errors import PatchLimitError, PatchPayloadError, PatchTableError
 from device_client.wire.tensor1.format import MAX_MULTIPLIES, MAX_RANK, PACKED_ELEMENTS, Instruction, Predictor
 from device_client.wire.tensor1.packing import FIELDS, Packing, pack
@@ -122,7 +122,7 @@ def _of(scalars: tuple[int, ...], count: int, result: int) -> int:
     return result
 
 
-def predict(item: Instruction, parameters: bytes, content: bytes, first: int, count: int) -> list[Integers]:
+def predict(item: Instruction, parameters: Content, content: bytes, first: int, count: int) -> list[Integers]:
     """The guesses for `count` records from number `first` on, whose old bytes are `content`: ordered integers, by field."""
     import numpy as np
 
@@ -177,7 +177,7 @@ def _packed(item: Instruction, weights: Any) -> list[Integers]:
     ]
 
 
-def _float_guess(item: Instruction, parameters: bytes, weights: Any, first: int) -> Any:
+def _float_guess(item: Instruction, parameters: Content, weights: Any, first: int) -> Any:
     import numpy as np
 
     if item.predictor is Predictor.DECAY:
@@ -194,7 +194,7 @@ def _float_guess(item: Instruction, parameters: bytes, weights: Any, first: int)
     return weights
 
 
-def _product(item: Instruction, parameters: bytes, first: int, count: int) -> NDArray[np.float32]:
+def _product(item: Instruction, parameters: Content, first: int, count: int) -> NDArray[np.float32]:
     """Elements `first` to `first + count` of u v, added up in the order of the rank; no others are computed."""
     import numpy as np
 
@@ -231,7 +231,7 @@ def _pruned(item: Instruction, raw: Integers, old: Element, new: Element) -> Int
     return guess
 
 
-def _quantised(item: Instruction, parameters: bytes, raw: Integers, first: int) -> Integers:
+def _quantised(item: Instruction, parameters: Content, raw: Integers, first: int) -> Integers:
     import numpy as np
 
     new, old = item.fields[0].element, item.old_element

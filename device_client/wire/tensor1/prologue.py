@@ -2,18 +2,22 @@
 
 Deflated or LZMA, whichever is smaller. What `parse_prologue` returns makes exactly the announced output, reads nothing outside the
 old file, stays within the limits of `format`, and has no predictor that cannot be followed. Each instruction is checked as
-it is read: a table that breaks a limit costs no more than what came before that.
+it is read, and none is kept: a table that breaks a limit costs no more than what came before that, and one that breaks
+none costs its bytes.
 """
 
 import lzma
 import struct
 import zlib
+from collections.abc import Collection, Iterable, Iterator
 from typing import Final
 
 from device_client.wire.tensor1.elements import Element
-from device_client.wire.tensor1.errors import PatchLimitError, PatchTableError, TruncatedPatchError
+from device_client.wire.tensor1.errors import PatchLimitError, PatchTableError
 from device_client.wire.tensor1.format import (
     MAX_BASE,
+    MAX_BLOCK_RUNS,
+    MAX_DERIVED_CHANNELS,
     MAX_DERIVED_READS,
     MAX_FIELDS,
     MAX_INSTRUCTIONS,
@@ -37,12 +41,13 @@ from device_client.wire.tensor1.format import (
     Predictor,
     Prologue,
     deflate,
-    inflate,
     pack_signed,
     pack_varint,
 )
+from device_client.wire.tensor1.pieces import BlockRuns
 from device_client.wire.tensor1.predictors import ELEMENTWISE, check
 from device_client.wire.tensor1.streams import STORED, lzma_filters
+from device_client.wire.tensor1.unpacking import Unpacker
 
 _WORDS: Final = struct.Struct("<II")
 _LZMA: Final = [{"id": lzma.FILTER_LZMA1, "dict_size": MAX_PROLOGUE_BYTES, "lc": 3, "lp": 0, "pb": 0}]
@@ -96,43 +101,72 @@ def compress_prologue(raw: bytes) -> tuple[bytes, Flag]:
     return (packed, Flag.LZMA_PROLOGUE) if len(packed) < len(deflated) else (deflated, Flag(0))
 
 
-def _decompress_prologue(header: Header, content: bytes) -> bytes:
-    if Flag.LZMA_PROLOGUE not in header.flags:
-        return inflate(content, header.prologue_raw_bytes, PatchTableError)
-    unpacker = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=_LZMA)
+def _decompress_prologue(header: Header, chunks: Iterable[bytes]) -> bytearray:
+    """The prologue's bytes, checked against the header."""
+    checksum = 0
+
+    def summed() -> Iterator[bytes]:
+        nonlocal checksum
+        for chunk in chunks:
+            checksum = zlib.crc32(chunk, checksum)
+            yield chunk
+
+    unpacker = Unpacker(header.prologue_raw_bytes, _LZMA if Flag.LZMA_PROLOGUE in header.flags else None)
     try:
-        raw = unpacker.decompress(content, max_length=header.prologue_raw_bytes + 1)
-    except (lzma.LZMAError, EOFError) as problem:
-        raise PatchTableError(f"expected a prologue in LZMA, got {problem}") from problem
-    if len(raw) != header.prologue_raw_bytes:
-        raise PatchTableError(f"expected a prologue of {header.prologue_raw_bytes} bytes, got {len(raw)}")
-    return raw
-
-
-def parse_prologue(header: Header, content: bytes) -> Prologue:
-    """The instructions of a patch, checked against the header; raises a `MalformedPatchError`."""
-    if len(content) != header.prologue_bytes:
-        raise TruncatedPatchError(f"expected a prologue of {header.prologue_bytes} bytes, got {len(content)}")
-    if zlib.crc32(content) != header.prologue_crc:
+        is_whole = unpacker.fill(summed())
+    except ValueError as problem:
+        raise PatchTableError(f"expected a compressed prologue, got {problem}") from problem
+    if not is_whole:
+        raise PatchTableError(f"expected a prologue of {header.prologue_raw_bytes} bytes, got one of another length")
+    if checksum != header.prologue_crc:
         raise PatchTableError("expected a prologue with the header's checksum, got a damaged one")
-    cursor = Cursor(_decompress_prologue(header, content))
+    return unpacker.content
+
+
+def parse_prologue(header: Header, chunks: Iterable[bytes]) -> Prologue:
+    """The instructions of a patch, checked against the header; raises a `MalformedPatchError`.
+
+    `chunks` are the prologue as it is written, in parts of any size.
+    """
+    raw = _decompress_prologue(header, chunks)
+    cursor = Cursor(memoryview(raw))
     count = cursor.varint()
     if count > MAX_INSTRUCTIONS:
         raise PatchLimitError(f"expected at most {MAX_INSTRUCTIONS} instructions, got {count}")
-    found: list[Instruction] = []
-    expected = 0
     spent = _Spent(header)
-    for _ in range(count):
-        item = _parse_instruction(cursor, expected)
+    for item in _parse_instructions(cursor, count):
         _check(header, item)
         spent.add(item)
-        expected = item.old_offset + item.old_length if item.old_record_bytes else expected + item.length
-        found.append(item)
     if spent.made != header.new_bytes:
         raise PatchTableError(f"expected instructions that make {header.new_bytes} bytes, got {spent.made}")
     if cursor.left != spent.literal_bytes:
         raise PatchTableError(f"expected {spent.literal_bytes} literal bytes, got {cursor.left}")
-    return Prologue(tuple(found), bytes(cursor.take(spent.literal_bytes)))
+    return Prologue(_Parsed(raw, count), cursor.take(spent.literal_bytes))
+
+
+class _Parsed(Collection[Instruction]):
+    """Instructions as they are written, which have been checked."""
+
+    def __init__(self, raw: bytearray, count: int) -> None:
+        self._raw, self._count = raw, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Instruction]:
+        cursor = Cursor(memoryview(self._raw))
+        return _parse_instructions(cursor, cursor.varint())
+
+    def __contains__(self, item: object) -> bool:
+        return any(found == item for found in self)
+
+
+def _parse_instructions(cursor: Cursor, count: int) -> Iterator[Instruction]:
+    expected = 0
+    for _ in range(count):
+        item = _parse_instruction(cursor, expected)
+        expected = item.old_offset + item.old_length if item.old_record_bytes else expected + item.length
+        yield item
 
 
 class _Spent:
@@ -145,6 +179,7 @@ class _Spent:
         self._derived_bytes = 0
         self._parameter_bytes = 0
         self._numbers = 0
+        self._runs = BlockRuns(header.block_bytes)
 
     def add(self, item: Instruction) -> None:
         """One more; raises `PatchTableError` or `PatchLimitError`."""
@@ -156,6 +191,11 @@ class _Spent:
         self._numbers += item.numbers
         if self._numbers > MAX_NUMBERS:
             raise PatchLimitError(f"expected at most {MAX_NUMBERS} fields and scalars, got {self._numbers}")
+        self._runs.add(item)
+        if self._runs.most > MAX_BLOCK_RUNS:
+            raise PatchLimitError(
+                f"expected at most {MAX_BLOCK_RUNS} runs of numbers in a block, got {self._runs.most}"
+            )
         self._parameter_bytes += item.parameter_bytes
         if self._parameter_bytes > MAX_PARAMETER_SHARE * header.new_bytes:
             raise PatchLimitError(
@@ -179,6 +219,8 @@ def _check(header: Header, item: Instruction) -> None:
         lzma_filters(item.scalars[0])
         if item.length > MAX_STREAM_BYTES:
             raise PatchLimitError(f"expected streams of at most {MAX_STREAM_BYTES} bytes, got {item.length}")
+    if item.derivation is not None and item.scalars[1] > MAX_DERIVED_CHANNELS:
+        raise PatchLimitError(f"expected at most {MAX_DERIVED_CHANNELS} derived channels, got {item.scalars[1]}")
     reads = [(item.old_offset, item.old_length)] if item.old_record_bytes else []
     if item.derivation is not None:
         reads.append((item.derivation.old_offset, item.derived_bytes))

@@ -1,11 +1,11 @@
 """How far behind the place of writing a patch still reads the old file: what an apply in place must have kept aside."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from device_client.wire.tensor1.format import Instruction
 
 
-def reach_back(instructions: Sequence[Instruction]) -> int:
+def reach_back(instructions: Iterable[Instruction]) -> int:
     """Bytes of the old file before the place of writing that are still wanted, at most, at any place; 0 if none are."""
     offset = reach = 0
     for item in instructions:

@@ -7,10 +7,13 @@ stream as brings its output to light; what a payload holds beyond that waits for
 import lzma
 from typing import Final
 
-from device_client.wire.tensor1.errors import PatchPayloadError, PatchTableError
+from device_client.wire.tensor1.errors import PatchLimitError, PatchPayloadError, PatchTableError
+from device_client.wire.tensor1.format import PAYLOAD_SLACK
 
 DICTIONARY_BYTES: Final = 8 << 20
 STORED: Final = 0
+# What LZMA is given at once: the library keeps what it has not read, and does not say how much that is.
+_FED_BYTES: Final = 4096
 
 
 def lzma_method(lc: int, lp: int, pb: int) -> int:
@@ -34,23 +37,28 @@ class StreamReader:
         self._unpacker = (
             None if method == STORED else lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=lzma_filters(method))
         )
+        # What payloads held beyond what their blocks needed.
+        self._waiting = b""
 
-    def read(self, payload: bytes, length: int) -> bytes:
+    def read(self, payload: bytes, length: int) -> bytes | bytearray:
         """The next `length` bytes, of which `payload` is the last part that is needed."""
         if self._unpacker is None:
             if len(payload) != length:
                 raise PatchPayloadError(f"expected {length} stored bytes, got {len(payload)}")
             return payload
-        parts: list[bytes] = []
-        missing = length
-        while missing:
+        output = bytearray()
+        given, at = self._waiting + payload, 0
+        while len(output) < length:
+            part = given[at : at + _FED_BYTES] if self._unpacker.needs_input else b""
+            at += len(part)
             try:
-                part = self._unpacker.decompress(payload, max_length=missing)
+                made = self._unpacker.decompress(part, max_length=length - len(output))
             except (lzma.LZMAError, EOFError) as error:
                 raise PatchPayloadError(f"expected LZMA, got {error}") from error
-            payload = b""
-            if not part and (self._unpacker.needs_input or self._unpacker.eof):
-                raise PatchPayloadError(f"expected {length} bytes out of LZMA, got {length - missing}")
-            parts.append(part)
-            missing -= len(part)
-        return b"".join(parts)
+            output += made
+            if not made and at == len(given) and (self._unpacker.needs_input or self._unpacker.eof):
+                raise PatchPayloadError(f"expected {length} bytes out of LZMA, got {len(output)}")
+        self._waiting = given[at:]
+        if len(self._waiting) > PAYLOAD_SLACK:
+            raise PatchLimitError(f"expected what {length} bytes of output need, got {len(self._waiting)} bytes more")
+        return output

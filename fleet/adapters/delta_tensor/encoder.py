@@ -19,21 +19,22 @@ from device_client.wire.tensor1.elements import Element, integers, ordered
 from device_client.wire.tensor1.format import (
     HEADER_BYTES,
     MAX_BLOCK_BYTES,
+    MAX_BLOCK_RUNS,
     MAX_INSTRUCTIONS,
     MAX_NUMBERS,
     MAX_PROLOGUE_BYTES,
     MIN_BLOCK_BYTES,
-    Block,
+    MIN_COLUMNS,
     Flag,
     Header,
+    Instruction,
     Kind,
-    Piece,
     Prologue,
-    blocks,
     pack_header,
     pack_varint,
 )
 from device_client.wire.tensor1.io import RandomAccess
+from device_client.wire.tensor1.pieces import Block, BlockRuns, Piece, blocks
 from device_client.wire.tensor1.prologue import compress_prologue, pack_prologue
 from device_client.wire.tensor1.residuals import Mode
 from device_client.wire.tensor1.streams import lzma_method
@@ -53,7 +54,7 @@ _WHOLE_MARGIN: Final = 1.15
 _SMALL_FILE_BYTES: Final = 8 << 20
 _SMALL_BLOCK_BYTES: Final = 128 << 10
 # With so many instructions, of at most 100 bytes each in practice, there is room for all literals too.
-_MAX_SURE: Final = 1 << 15
+_MAX_SURE: Final = 1 << 14
 
 
 def encode(
@@ -76,6 +77,10 @@ def encode(
     block_bytes = max(MIN_BLOCK_BYTES, min(block_bytes, MAX_BLOCK_BYTES))
     writing = _Writing(old, new, out, coding=coding, block_bytes=block_bytes)
     plan = Planner(old, new, old_layout, new_layout, coding, block_bytes).plan()
+    while writing.block_bytes > MIN_BLOCK_BYTES and not _has_room(plan, writing.block_bytes):
+        writing.block_bytes = max(MIN_BLOCK_BYTES, writing.block_bytes // 2)
+        if not all(_is_cut_by(item, writing.block_bytes) for item in plan.instructions):
+            plan = Planner(old, new, old_layout, new_layout, coding, writing.block_bytes).plan()
     if not _fits(plan):
         plan = _whole(new)
     size = writing.write(plan)
@@ -122,6 +127,19 @@ def _fits(plan: Plan) -> bool:
     return count <= _MAX_SURE or (count <= MAX_INSTRUCTIONS and len(_prologue(plan)) <= MAX_PROLOGUE_BYTES)
 
 
+def _is_cut_by(item: Instruction, block_bytes: int) -> bool:
+    """Whether blocks of this size are large enough for what the instruction makes together."""
+    return item.old_rows * item.record_bytes * MIN_COLUMNS <= block_bytes
+
+
+def _has_room(plan: Plan, block_bytes: int) -> bool:
+    """Whether blocks of this size have few enough runs; the smallest ones do."""
+    runs = BlockRuns(block_bytes)
+    for item in plan.instructions:
+        runs.add(item)
+    return runs.most <= MAX_BLOCK_RUNS
+
+
 def _prologue(plan: Plan) -> bytes:
     return pack_prologue(Prologue(plan.instructions, plan.literals))
 
@@ -157,7 +175,7 @@ class _Made:
 
 
 class _Writing:
-    """Writes plans to one output, from its beginning each time."""
+    """Writes plans to one output, from its beginning each time, in blocks of `block_bytes`."""
 
     def __init__(
         self,
@@ -172,7 +190,7 @@ class _Writing:
         self._new = new
         self._out = out
         self._coding = coding
-        self._block_bytes = block_bytes
+        self.block_bytes = block_bytes
         # The digests are in the header, which is written last: they are made beside everything else.
         pool = ThreadPoolExecutor(1)
         self._digests = (pool.submit(_digest, old), pool.submit(_digest, new))
@@ -191,13 +209,12 @@ class _Writing:
         stream: Iterator[bytes] = iter(())
         entered = -1
         for block, made in self._blocks():
-            number = block.pieces[0].instruction
-            item = plan.instructions[number]
+            number, item = block.pieces[0].number, block.pieces[0].item
             if item.is_heavy and number != entered:
                 entered = number
                 self._enter(number)
                 if item.kind is Kind.STREAM:
-                    step = self._block_bytes
+                    step = self.block_bytes
                     lengths = [min(step, item.length - start) for start in range(0, item.length, step)]
                     stream = payloads(self._new, block.offset, iter(lengths), item.length, item.scalars[0])
             if item.kind is Kind.STREAM:
@@ -223,7 +240,7 @@ class _Writing:
     def _head(self, flags: Flag, reach_back: int, packed: int, raw: int, checksum: int) -> None:
         header = Header(
             flags,
-            self._block_bytes,
+            self.block_bytes,
             self._old.size,
             self._digests[0].result(),
             self._new.size,
@@ -253,7 +270,7 @@ class _Writing:
         """Every block with what was made of it, in order."""
         waiting: deque[tuple[Block, Future[_Made]]] = deque()
         with ThreadPoolExecutor(THREADS) as pool:
-            for block in blocks(self.plan.instructions, self._block_bytes):
+            for block in blocks(self.plan.instructions, self.block_bytes):
                 waiting.append((block, pool.submit(self._made, block)))
                 if len(waiting) > _AHEAD:
                     first, future = waiting.popleft()
@@ -263,18 +280,17 @@ class _Writing:
                 yield first, future.result()
 
     def _made(self, block: Block) -> _Made:
-        instructions = self.plan.instructions
         content = self._new.read_at(block.offset, block.length)
         checksum = zlib.crc32(content)
-        number = block.pieces[0].instruction
-        if instructions[number].kind is Kind.STREAM:
+        number, item = block.pieces[0].number, block.pieces[0].item
+        if item.kind is Kind.STREAM:
             return _Made(b"", checksum, (), used_pcodec=False)
-        parameters = self.plan.parameters.get(number, b"") if instructions[number].is_heavy else b""
-        olds = old_bytes(block, instructions, self._old.read_at)
+        parameters = self.plan.parameters.get(number, b"") if item.is_heavy else b""
+        olds = old_bytes(block, self._old.read_at)
         payload = bytearray()
         spent: list[tuple[int, int]] = []
         used = False
-        for runs in runs_of(block, instructions, parameters, olds).values():
+        for runs in runs_of(block, parameters, olds).values():
             element = runs[0][1].element
             parts = [np.ascontiguousarray(cells(content, offset, run)).reshape(-1) for offset, run in runs]
             values = ordered(
@@ -287,10 +303,10 @@ class _Writing:
             used = used or packed[0] == Mode.PCODEC
             payload += packed
             total = sum(run.count for _, run in runs)
-            spent += [(run.piece.instruction, len(packed) * run.count // total) for _, run in runs]
+            spent += [(run.piece.number, len(packed) * run.count // total) for _, run in runs]
         return _Made(bytes(payload), checksum, tuple(spent), used)
 
     def _shape(self, piece: Piece, element: Element) -> tuple[int, int] | None:
         """(columns, phase) of a piece of a plain matrix."""
-        columns = self.plan.columns.get(piece.instruction, 0)
+        columns = self.plan.columns.get(piece.number, 0)
         return (columns, piece.start // element.width % columns) if columns else None
