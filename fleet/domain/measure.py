@@ -11,8 +11,8 @@ not judge.
 import heapq
 import math
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from itertools import compress
 from statistics import median
 from typing import Final
@@ -31,17 +31,31 @@ LARGEST: Final = sys.float_info.max  # beyond it there is only infinity
 
 
 def measure(gates: Gates, counts: PhaseCounts, compared: Comparison, groups: Groups) -> Measures:
-    """The arms of every gate: over all classes, and in each stratum that is compared."""
+    """The arms of every gate: over all classes, and in each stratum that is compared.
+
+    The past is taken out only where arms are compared: in the strata, of gates with a margin. What is read against a
+    limit is what the treated measured, and over several strata nothing is read but sums.
+    """
     known = {item.hardware_class for item in counts.classes} | {name for name, _ in groups}
     strata = {ALL_CLASSES: frozenset(known)}
     strata |= {part.name: part.classes for part in parts(counts, compared)}
     strata |= {stratum.name: stratum.classes for stratum in compared.strata}
+    arms = {stratum.name for stratum in compared.strata}
     found: dict[tuple[str, str], Measured] = {}
     for gate in gates.measured:
-        columns = {key: _column(gate, key[0], group) for key, group in groups.items()}
+        has_margin = gate.margin is not None
+        wanted = tuple(Side) if has_margin else (Side.TREATED,)
+        columns = {key: _column(gate, key[0], group) for key, group in groups.items() if key[1] in wanted}
         for name, classes in strata.items():
-            sides = {side: _joined([columns.get((item, side), _Column()) for item in sorted(classes)]) for side in Side}
-            found[gate.name, name] = _measured(gate, sides, has_control=bool(compared.strata))
+            treated, control = (
+                _joined([columns.get((item, side), _Column()) for item in sorted(classes)])
+                for side in (Side.TREATED, Side.CONTROL)
+            )
+            if has_margin and name in arms:
+                found[gate.name, name] = _compared(gate, treated, control)
+            else:
+                own_past = _own_past(gate, treated) if has_margin and not arms and name == ALL_CLASSES else Sample()
+                found[gate.name, name] = Measured(_arm(gate, treated), _arm(gate, control), None, own_past)
     return Measures(found, _crashes(groups) if gates.crash is not None else ())
 
 
@@ -66,7 +80,7 @@ def _column(gate: MeasuredGate, hardware_class: str, group: DeviceGroup) -> _Col
     totals = group.totals.get(gate.metric)
     if totals is None:
         return _Column()
-    every, past = _values(gate, totals), group.before.get(gate.metric)
+    every, past = _values(gate, totals), group.before.get(gate.metric) if gate.margin is not None else None
     kept = [value is not None for value in every]
     numerators, denominators, squares = (list(compress(column, kept)) for column in totals)
     return _Column(
@@ -111,53 +125,72 @@ def _values(gate: MeasuredGate, totals: Totals) -> list[float | None]:
     ]
 
 
-def _measured(gate: MeasuredGate, sides: Mapping[Side, _Column], *, has_control: bool) -> Measured:
-    theta, middle = _past(list(sides.values()))
-    treated, control = (_arm(gate, sides[side], theta, middle) for side in (Side.TREATED, Side.CONTROL))
-    if has_control:
-        return Measured(treated, control, theta)
-    own = sides[Side.TREATED]
+def _compared(gate: MeasuredGate, treated: _Column, control: _Column) -> Measured:
+    """Both arms, less what the devices' past explains."""
+    theta, middle = _past((treated, control))
+    arms = [
+        replace(arm, adjusted=_adjusted(gate, own, theta, middle) if theta or gate.limit is None else arm.raw)
+        for own in (treated, control)
+        for arm in (_arm(gate, own),)
+    ]
+    return Measured(arms[0], arms[1], theta)
+
+
+def _own_past(gate: MeasuredGate, own: _Column) -> Sample:
+    """The devices' differences from their own time before. The past is as noisy as the present, or less."""
     differences = [now - before for now, before in zip(own.now, own.before, strict=True) if before is not None]
-    # The past is as noisy as the present, or less.
-    return Measured(treated, control, theta, Sample.of(differences, noise=2 * _noise(gate, own)))
+    return Sample.of(differences, noise=2 * _noise(gate, own)) if differences else Sample()
 
 
 def _past(arms: Sequence[_Column]) -> tuple[float | None, float]:
     """How much of the past to take out, and the mean past; None where too few devices have one."""
-    pairs = [
-        [(before, now) for before, now in zip(arm.before, arm.now, strict=True) if before is not None] for arm in arms
-    ]
-    every = [before for arm in pairs for before, _ in arm]
-    if len(every) < MIN_WITH_PAST or min(len(arm) for arm in pairs) < 2:  # noqa: PLR2004 - a spread needs two
+    pairs = [_with_past(arm) for arm in arms]
+    devices = sum(len(before) for before, _ in pairs)
+    if devices < MIN_WITH_PAST or min(len(before) for before, _ in pairs) < 2:  # noqa: PLR2004 - a spread needs two
         return None, 0.0
     products = squares = 0.0
-    for arm in pairs:
-        mean_x, mean_y = (math.fsum([pair[place] for pair in arm]) / len(arm) for place in (0, 1))
-        products += math.fsum([(x - mean_x) * (y - mean_y) for x, y in arm])
-        squares += math.fsum([(x - mean_x) ** 2 for x, _ in arm])
+    for before, now in pairs:
+        mean_x, mean_y = math.fsum(before) / len(before), math.fsum(now) / len(now)
+        apart = [x - mean_x for x in before]
+        products += math.fsum([x * (y - mean_y) for x, y in zip(apart, now, strict=True)])
+        squares += math.fsum([x**2 for x in apart])
     theta = min(1.0, max(0.0, products / squares)) if squares > 0 else 0.0
-    return theta, math.fsum(every) / len(every)
+    return theta, math.fsum([x for before, _ in pairs for x in before]) / devices
 
 
-def _arm(gate: MeasuredGate, own: _Column, theta: float | None, middle: float) -> Arm:
+def _with_past(own: _Column) -> tuple[Sequence[float], Sequence[float]]:
+    """Past and present of the devices that have both."""
+    known = [value for value in own.before if value is not None]
+    if len(known) == own.devices:
+        return known, own.now
+    return known, [now for now, before in zip(own.now, own.before, strict=True) if before is not None]
+
+
+def _adjusted(gate: MeasuredGate, own: _Column, theta: float | None, middle: float) -> Sample:
+    """Where the devices lie without what their past explains."""
     if not own.devices:
-        return Arm()
-    noise = _noise(gate, own)
+        return Sample()
     now = own.now
     if theta:
         now = [
             value if before is None else value - theta * (before - middle)
             for value, before in zip(own.now, own.before, strict=True)
         ]
-    adjusted = Sample.of(now, noise=noise)
-    raw = adjusted if not theta else Sample() if gate.limit is None else Sample.of(own.now, noise=noise)
+    return Sample.of(now, noise=_noise(gate, own))
+
+
+def _arm(gate: MeasuredGate, own: _Column) -> Arm:
+    """One side as it measured: its sums, and where its devices lie if that is read against a limit."""
+    if not own.devices:
+        return Arm()
+    raw = Sample() if gate.limit is None else Sample.of(own.now, noise=_noise(gate, own))
     return Arm(
         devices=own.devices,
         numerator=math.fsum(own.numerators),
         denominator=math.fsum(own.denominators),
         mean=math.fsum(own.now) / own.devices,
         raw=raw,
-        adjusted=adjusted,
+        adjusted=raw,
         listed=tuple(own.listed),
     )
 

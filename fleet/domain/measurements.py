@@ -100,9 +100,9 @@ class Listed(NamedTuple):
 class Arm:
     """One side of one stratum, one vote per device.
 
-    `mean` and `raw` are of the devices' values as measured; `adjusted` takes out what their own past explains (CUPED),
-    and is the same where there is no past. `raw` is empty where no limit is read from it. `listed` are some of the
-    devices, for the evidence.
+    `mean` and `raw` are of the devices' values as measured; `raw` is empty where no limit is read from it. `adjusted` takes
+    out what their own past explains (CUPED) where the arm is compared with another; elsewhere it is `raw`. `listed` are
+    some of the devices, for the evidence.
     """
 
     devices: int = 0

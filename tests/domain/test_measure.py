@@ -11,7 +11,7 @@ from fleet.domain.gate_policy import CRASHES, Gates, MeasuredGate
 from fleet.domain.measure import measure
 from fleet.domain.measurements import Arm, DeviceRow, Measured, Measures, Side, Total, grouped
 from fleet.domain.policy import RolloutPolicy
-from fleet.domain.strata import comparison
+from fleet.domain.strata import ALL_CLASSES, Comparison, comparison
 from fleet.domain.verdicts import ClassCount, PhaseCounts
 from tests.domain.measured_by_rows import measured_by_rows
 
@@ -46,19 +46,29 @@ def fleets(draw: st.DrawFn) -> list[DeviceRow]:
     ]
 
 
-def asked(gates: Gates, measures: Measures, *, has_control: bool) -> dict[tuple[str, str], object]:
-    """All that gates read: values as measured only where there is a limit, the own past only without a control."""
+def asked(gates: Gates, measures: Measures, compared: Comparison) -> dict[tuple[str, str], object]:
+    """All that gates read: arms less their past in the strata of gates with a margin, what the treated measured where
+    there is a limit, their own past over all classes where there is no control, and sums everywhere.
+    """
     by_name: Mapping[str, MeasuredGate] = {gate.name: gate for gate in gates.measured}
+    strata = {item.name for item in compared.strata}
 
-    def of(name: str, item: Measured) -> object:
-        own_past = None if has_control else item.own_past
-        return [side(by_name[name], arm) for arm in (item.treated, item.control)], item.theta, own_past
+    def of(gate: MeasuredGate, name: str, item: Measured) -> list[object]:
+        found = sums(item.treated)
+        if gate.limit is not None:
+            found.append(item.treated.raw)
+        if gate.margin is not None:
+            found += sums(item.control)
+            if name in strata:
+                found += [item.theta, item.treated.adjusted, item.control.adjusted]
+            elif not strata and name == ALL_CLASSES:
+                found.append(item.own_past)
+        return found
 
-    def side(gate: MeasuredGate, arm: Arm) -> object:
-        known = (arm.devices, arm.numerator, arm.denominator, arm.mean, arm.adjusted, arm.listed)
-        return known if gate.limit is None else (*known, arm.raw)
+    def sums(arm: Arm) -> list[object]:
+        return [arm.devices, arm.numerator, arm.denominator, arm.mean, arm.listed]
 
-    return {key: of(key[0], item) for key, item in measures.by_gate.items()}
+    return {key: of(by_name[key[0]], key[1], item) for key, item in measures.by_gate.items()}
 
 
 @given(fleets(), st.lists(st.integers(0, 60), min_size=6, max_size=6))
@@ -72,8 +82,7 @@ def test_columns__any_fleet__as_by_rows(rows: list[DeviceRow], planned: list[int
     compared = comparison(counts, has_baseline=True)
     found = measure(POLICY.gates, counts, compared, grouped(rows))
     expected = measured_by_rows(POLICY.gates, counts, compared, rows)
-    has_control = bool(compared.strata)
-    assert asked(POLICY.gates, found, has_control=has_control) == asked(POLICY.gates, expected, has_control=has_control)
+    assert asked(POLICY.gates, found, compared) == asked(POLICY.gates, expected, compared)
     assert found.crashes == expected.crashes
 
 

@@ -105,8 +105,9 @@ def arm_evidence(arm: Arm) -> dict[str, object]:
     }
 
 
-def _place(found: Location) -> dict[str, object]:
-    return {"devices": found.n, "value": found.value, "unit_variance": found.unit_variance}
+def _place(found: Location) -> dict[str, object] | None:
+    """None where nothing was read from it: over several strata there are only sums."""
+    return None if found.n == 0 else {"devices": found.n, "value": found.value, "unit_variance": found.unit_variance}
 
 
 def _finite(value: float) -> float | None:
