@@ -69,7 +69,7 @@ class EmbeddedBroker:
         """End it as `up` does."""
         if self._process is not None:
             self._process.terminate()
-            self._process.wait(10)
+            self._process.wait(60)
             self._process = None
 
     def restart(self) -> None:
@@ -159,7 +159,7 @@ def answers(port: int) -> bool:
     return True
 
 
-def wait_for(condition: Callable[[], bool], what: str, within_s: float = 20.0) -> None:
+def wait_for(condition: Callable[[], bool], what: str, within_s: float = 60.0) -> None:
     """Wait for a condition that other processes bring about; fails the test when it takes too long."""
     deadline_s = time.monotonic() + within_s
     while not condition():

@@ -177,7 +177,7 @@ def _typed(words: list[str], answers: list[str], server: ReleaseServerSimulator,
         if chunk.endswith(b": ") and waiting:
             os.write(main, waiting.pop(0).encode() + b"\n")
     os.close(main)
-    return shown.decode(), process.wait(10)
+    return shown.decode(), process.wait(60)
 
 
 def test_keys_show__key_set__names_keys_without_their_secrets(modelfleet: CommandLine, keys: Path) -> None:

@@ -10,7 +10,7 @@ from fleet.ports.broker import BrokerUnavailableError, Delivery, Message
 from tests.embedded_broker import EmbeddedBroker, running_broker
 
 REPORTS = "fleet/v1/d/dev-a/up/state"
-WITHIN_S = 20.0
+WITHIN_S = 60.0
 
 
 @pytest.fixture

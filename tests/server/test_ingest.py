@@ -30,7 +30,7 @@ from tests.server.catalogue import MODEL, NOW, later, make_model
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-WITHIN_S = 20.0
+WITHIN_S = 60.0
 RIGHTS = ["fleet/v1/d/+/down/ack"]
 
 

@@ -47,7 +47,7 @@ def moto_server(*, timeout_s: float = 60.0) -> Iterator[str]:
     finally:
         process.terminate()
         try:
-            process.wait(10)
+            process.wait(60)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
