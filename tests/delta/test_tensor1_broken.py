@@ -363,6 +363,7 @@ BROKEN: dict[str, tuple[bytes, type[MalformedPatchError]]] = {
     "unknown_mode": (_payload(b"\x09"), errors.PatchPayloadError),
     "raw_short": (_payload(bytes((Mode.RAW,)) + b"few"), errors.PatchPayloadError),
     "too_many_cuts": (_payload(bytes((Mode.PLANES, 0, 200))), errors.PatchPayloadError),
+    "cuts_that_fall": (_payload(bytes((Mode.PLANES, 0, 2)) + struct.pack("<2h", 9, 8)), errors.PatchPayloadError),
     "group_size": (_payload(bytes((Mode.PLANES, 30, 0))), errors.PatchPayloadError),
     "class_bomb": (
         _payload(bytes((Mode.PLANES, 4)) + _sized(deflate(bytes(1 << 24)))),

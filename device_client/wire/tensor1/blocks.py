@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from device_client.wire.tensor1 import residuals
+from device_client.wire.tensor1.allocation import keep_freed_memory
 from device_client.wire.tensor1.elements import Content, Element, Integers, ordered
 from device_client.wire.tensor1.errors import PatchPayloadError
 from device_client.wire.tensor1.format import Cursor, Kind, Predictor
@@ -134,6 +135,7 @@ def decode_block(
 def _decode_runs(cursor: Cursor, runs: Sequence[tuple[int, Run]], output: bytearray) -> None:
     import numpy as np
 
+    keep_freed_memory()
     element = runs[0][1].element
     count = sum(run.count for _, run in runs)
     guess = joined(runs)

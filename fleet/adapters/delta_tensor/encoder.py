@@ -14,6 +14,7 @@ from typing import BinaryIO, Final
 
 import numpy as np
 
+from device_client.wire.tensor1.allocation import keep_freed_memory
 from device_client.wire.tensor1.blocks import cells, joined, old_bytes, runs_of
 from device_client.wire.tensor1.elements import Element, integers, ordered
 from device_client.wire.tensor1.format import (
@@ -74,6 +75,7 @@ def encode(
     """
     if block_bytes is None:
         block_bytes = MAX_BLOCK_BYTES if new.size >= _SMALL_FILE_BYTES else _SMALL_BLOCK_BYTES
+    keep_freed_memory()
     block_bytes = max(MIN_BLOCK_BYTES, min(block_bytes, MAX_BLOCK_BYTES))
     writing = _Writing(old, new, out, coding=coding, block_bytes=block_bytes)
     plan = Planner(old, new, old_layout, new_layout, coding, block_bytes).plan()

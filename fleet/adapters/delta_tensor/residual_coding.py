@@ -54,7 +54,8 @@ def encode(
         contexts = residuals.contexts_of(scale, classes, len(differences))
         cuts, sizes = _cuts(contexts)
         if len(cuts):
-            values = values[np.argsort(residuals.buckets_of(contexts, cuts), kind="stable")]
+            buckets, _ = residuals.buckets_of(contexts, cuts)
+            values = values[np.argsort(buckets, kind="stable")]
     mode = Mode.PCODEC if coding is Coding.PCODEC else Mode.PLANES
     head = bytes((mode,)) + (bytes(1) if classes is None else classes.pack())
     head += bytes((len(cuts),)) + cuts.astype("<i2").tobytes()
