@@ -354,23 +354,30 @@ class Host(Protocol):
     def serving(self, model: str) -> Serving | None:
         """What new leases get, or None if there is nothing to lease."""
 
-    def shadow(self, model: str, slot: OpenSlot | None, budget: ShadowBudget) -> None:
-        """Run this slot beside what is served, within the budget; None ends what runs. The same one goes on."""
+    def shadow(self, model: str, slot: OpenSlot | None, budget: ShadowBudget, kept: str = "") -> None:
+        """Run this slot beside what is served, within the budget; None ends what runs. The same one goes on.
+
+        `kept` is what `shadow_memory` last said.
+        """
 
     def shadowing(self, model: str) -> tuple[str, ShadowBudget] | None:
         """The digest of what runs beside what is served, and its budget."""
+
+    def shadow_memory(self, model: str) -> str | None:
+        """What has to outlive a restart for labels that come later; None if that is as it was."""
 
 
 @dataclass(frozen=True)
 class ShadowAnswer:
     """What became of one inference that a shadow was offered. `top` is the place of its highest score.
 
-    `failed`: the candidate raised, crashed or hung. `skipped`: there was no memory or no time left for it.
+    `failed`: the candidate raised, crashed or hung. `skipped`: there was no memory or no time left for it. `latency_ms` is
+    without the time in which other processes had the processor; None where that cannot be told.
     """
 
     nonce: str
     top: int | None = None
-    latency_ms: float = 0.0
+    latency_ms: float | None = None
     is_nan: bool = False
     failed: bool = False
     skipped: bool = False

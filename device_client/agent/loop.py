@@ -226,6 +226,7 @@ class Agent:
         self._postman.collect(
             clock_trusted=0 < floor <= self.deployments.now(), rss_bytes=_peak_rss_bytes(), everything=everything
         )
+        self._shadows.keep()
 
     # ------------------------------------------------------------ messages
 

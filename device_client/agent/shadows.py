@@ -13,7 +13,7 @@ from device_client.agent.installer import Installer, failure_of
 from device_client.agent.jobs import Continuation, Jobs
 from device_client.core.acceptance import Shadowing
 from device_client.core.errors import DeviceError
-from device_client.core.keys import shadow_key
+from device_client.core.keys import pairs_key, shadow_key
 from device_client.ports import Host, Journal, Trust
 from device_client.wire.shadow import ShadowBudget
 
@@ -56,12 +56,20 @@ class Shadows:
         if digest != (self._journal.recall(shadow_key(model)) or ""):
             self._journal.remember({shadow_key(model): digest})
         if wanted is None:
+            if self._journal.recall(pairs_key(model)):
+                self._journal.remember({pairs_key(model): ""})
             if self._wanted.pop(model, None) is not None:
                 log.info("%s: nothing runs beside what is served any more", model)
             self._host.shadow(model, None, ShadowBudget())
             return
         self._wanted[model] = wanted
         self._jobs.submit(model, lambda: self._bring(model, wanted))
+
+    def keep(self) -> None:
+        """Remember what was compared and waits for labels; after windows were collected."""
+        kept = {pairs_key(model): self._host.shadow_memory(model) for model in self._wanted}
+        if new := {key: memory for key, memory in kept.items() if memory is not None}:
+            self._journal.remember(new)
 
     def _bring(self, model: str, wanted: Shadowing) -> Continuation:
         """In the model's lane."""
@@ -73,7 +81,7 @@ class Shadows:
         try:
             self._trust.authorise(target)
             slot = self._installer.bring(model, target, lambda: not self._resting(model))
-            self._host.shadow(model, slot, wanted.budget)
+            self._host.shadow(model, slot, wanted.budget, self._journal.recall(pairs_key(model)) or "")
         except Exception as error:  # noqa: BLE001 - whatever goes wrong beside the champion must not touch it
             known = failure_of(error)
             return lambda: self._failed(model, target.version, known)

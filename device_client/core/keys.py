@@ -36,6 +36,11 @@ def shadow_key(model: str) -> str:
     return f"shadow:{model}"
 
 
+def pairs_key(model: str) -> str:
+    """What was compared beside what is served and has no label yet."""
+    return f"pairs:{model}"
+
+
 def serving_key(model: str) -> str:
     """Under which label the current slot is served."""
     return f"serving:{model}"

@@ -62,6 +62,7 @@ class Desk:
         self.listeners: list[Listener] = []
         self.ready = threading.Event()
         self.shadow: ShadowDesk | None = None
+        self.closed_at = 0.0  # when windows were last closed
 
     def window(self, serving: Serving, route: str, now: float) -> Window:
         """The open window of a label and route."""
@@ -79,6 +80,7 @@ class Desk:
             self.window(self.serving, LOCAL_ROUTE, now).shadow = done
         self.finished += [(window, now) for window in self.windows.values() if not window.empty]
         self.windows.clear()
+        self.closed_at = now
 
 
 class Result:
@@ -308,7 +310,7 @@ class ModelHost:
         with desk.lock:
             return desk.serving
 
-    def shadow(self, model: str, slot: OpenSlot | None, budget: ShadowBudget) -> None:
+    def shadow(self, model: str, slot: OpenSlot | None, budget: ShadowBudget, kept: str = "") -> None:
         desk = self.desk(model)
         with desk.lock:
             old = desk.shadow
@@ -316,17 +318,22 @@ class ModelHost:
                 return
             desk.close_windows(self._now())
             desk.shadow = None
+            champion = "" if desk.running is None else desk.running.digest
         if old is not None:
             old.stop()
         if slot is None or self._shadows is None:
             return
-        made = ShadowDesk(slot, _labels(slot), budget, self._shadows)
+        made = ShadowDesk(slot, _labels(slot), budget, self._shadows, champion, kept)
         with desk.lock:
             desk.shadow = made
 
     def shadowing(self, model: str) -> tuple[str, ShadowBudget] | None:
         shadow = self.desk(model).shadow
         return None if shadow is None else (shadow.digest, shadow.budget)
+
+    def shadow_memory(self, model: str) -> str | None:
+        shadow = self.desk(model).shadow
+        return None if shadow is None else shadow.memory()
 
     # ------------------------------------------------------------ for the agent: ports.Meter
 
@@ -349,7 +356,9 @@ class ModelHost:
         for desk in tuple(self._desks.values()):
             with desk.lock:
                 length_s = desk.serving.window_s if desk.serving is not None else 0.0
-                oldest = min((window.started_at for window in desk.windows.values()), default=now)
+                # A shadow counts labels, too, while nothing is asked of what is served.
+                idle_since = now if desk.shadow is None else desk.closed_at
+                oldest = min((window.started_at for window in desk.windows.values()), default=idle_since)
                 # A clock that was set back must not keep a window open for years.
                 if everything or not 0 <= now - oldest < length_s:
                     desk.close_windows(now)

@@ -1,9 +1,10 @@
 """The place of one candidate beside one champion: what it answered, compared with what was served and with labels.
 
-Counts, and remembers a bounded number of answers for the labels that come later. Thread-safe. It serves nothing: nobody
-can get an answer of the candidate out of here.
+Counts, and remembers a bounded number of answers for the labels that come later; what it remembers can be kept over a
+restart. Thread-safe. It serves nothing: nobody can get an answer of the candidate out of here.
 """
 
+import json
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,7 @@ from device_client.wire.shadow import ShadowBudget, ShadowTotals
 from device_client.wire.sketch import LatencySketch
 
 MAX_REMEMBERED: Final = 4_096  # answers that a label may still come for
+MAX_KEPT_CHARS: Final = 64  # of an answer; pairs of longer ones are not kept over a restart
 
 
 class _Pair:
@@ -21,22 +23,32 @@ class _Pair:
 
     __slots__ = ("candidate", "champion", "label")
 
-    def __init__(self, champion: str) -> None:
+    def __init__(self, champion: str, candidate: str | None = None) -> None:
         self.champion = champion
-        self.candidate: str | None = None
+        self.candidate = candidate
         self.label: str | None = None
 
 
 class ShadowDesk:
-    """One candidate beside one champion."""
+    """One candidate beside one champion, of the digest `champion`; `kept` is what `memory` said before a restart."""
 
-    def __init__(self, slot: OpenSlot, labels: Sequence[str], budget: ShadowBudget, runs: ShadowRuns) -> None:
+    def __init__(  # noqa: PLR0917 - made in one place
+        self,
+        slot: OpenSlot,
+        labels: Sequence[str],
+        budget: ShadowBudget,
+        runs: ShadowRuns,
+        champion: str = "",
+        kept: str = "",
+    ) -> None:
         self.digest = slot.digest
         self.budget = budget
+        self._champion = champion
         self._version = slot.manifest.version
         self._labels = labels
         self._lock = threading.Lock()
-        self._pairs: OrderedDict[str, _Pair] = OrderedDict()
+        self._pairs: OrderedDict[str, _Pair] = OrderedDict(_read(kept, champion, slot.digest))
+        self._to_keep: list[tuple[str, str, str]] | None = None
         self._counts: dict[str, int] = {}
         self._latency = LatencySketch()
         self._run: ShadowRun = runs.start(slot, budget, self._answered)
@@ -73,7 +85,25 @@ class ShadowDesk:
         with self._lock:
             found = ShadowTotals(self._version, self.digest, **self._counts, latency=self._latency)
             self._counts, self._latency = {}, LatencySketch()
-        return None if found.is_empty else found
+            if found.is_empty:
+                return None
+            self._to_keep = [
+                (nonce, pair.champion, pair.candidate)
+                for nonce, pair in self._pairs.items()
+                if pair.candidate is not None and pair.label is None
+            ]
+        return found
+
+    def memory(self) -> str | None:
+        """The pairs without a label as they were when counts were last taken, so that none is counted twice after a
+        restart; None if nothing was taken since this was last asked.
+        """
+        with self._lock:
+            pairs, self._to_keep = self._to_keep, None
+        if pairs is None:
+            return None
+        short = [pair for pair in pairs if max(map(len, pair)) <= MAX_KEPT_CHARS]
+        return json.dumps({"champion": self._champion, "candidate": self.digest, "pairs": short})
 
     def stop(self) -> None:
         """End the candidate. What it had counted can still be taken."""
@@ -90,7 +120,8 @@ class ShadowDesk:
                 self._count("errors")
                 self._pairs.pop(answer.nonce, None)
                 return
-            self._latency.add(answer.latency_ms)
+            if answer.latency_ms is not None:
+                self._latency.add(answer.latency_ms)
             if answer.is_nan:
                 self._count("nan")
             pair = self._pairs.get(answer.nonce)
@@ -114,3 +145,14 @@ class ShadowDesk:
 
     def _count(self, name: str) -> None:
         self._counts[name] = self._counts.get(name, 0) + 1
+
+
+def _read(kept: str, champion: str, candidate: str) -> list[tuple[str, _Pair]]:
+    """The pairs that were kept; none of them where they are of other versions, or cannot be read."""
+    try:
+        found = json.loads(kept) if kept else {}
+        if (found.get("champion"), found.get("candidate")) != (champion, candidate):
+            return []
+        return [(str(nonce), _Pair(str(own), str(other))) for nonce, own, other in found["pairs"][-MAX_REMEMBERED:]]
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return []

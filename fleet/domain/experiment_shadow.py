@@ -25,7 +25,7 @@ from fleet.domain.strata import ALL_CLASSES, MIN_CONTROL
 
 CHAMPION: Final = "the champion's on the same inputs"
 PREFIX: Final = "shadow."
-METRICS: Final = tuple(f"{PREFIX}{metric.value}" for metric in Metric)
+SKIPPED: Final = f"{PREFIX}skipped"  # of the inferences that were chosen, those for which a device had nothing to spare
 
 
 def stored(metric: str) -> str:
@@ -92,9 +92,8 @@ def _judge(spec: ExperimentSpec, asked: _Asked, rows: Sequence[ArmRow], harm: fl
         higher_is_better=metric.higher_is_better,
     )
     if isinstance(found, Unjudgeable):
-        return Judged(
-            replace(plain, sentence=f"WAIT: {metric.name} of {asked.arm}{on(asked.place)}: {found.reason}"), metric
-        )
+        why = f"{metric.name} of {asked.arm}{on(asked.place)}: {found.reason}{_starved(asked, rows)}"
+        return Judged(replace(plain, sentence=f"WAIT: {why}"), metric)
     ratio = found.numerator / found.denominator if found.denominator else None
     plain = replace(plain, treated=ArmSum(found.devices, found.numerator, found.denominator, ratio))
     if metric.metric != Metric.ACCURACY:
@@ -133,6 +132,20 @@ def _found(asked: _Asked, rows: Sequence[ArmRow]) -> _Found | Unjudgeable:
         trimmed,
         plain,
     )
+
+
+def _starved(asked: _Asked, rows: Sequence[ArmRow]) -> str:
+    """That devices have been too busy for the candidate, where that is why little was measured."""
+    skipped = [
+        row
+        for row in rows
+        if row.metric == SKIPPED and asked.place in {ALL_CLASSES, row.hardware_class} and row.numerator
+    ]
+    if not skipped:
+        return ""
+    share = math.fsum(row.numerator for row in skipped) / math.fsum(row.denominator for row in skipped)
+    devices = "1 device" if len(skipped) == 1 else f"{len(skipped):,} devices"
+    return f"; {devices} had no time or memory for {percent(share)} of what was chosen"
 
 
 def _noise(row: ArmRow, *, paired: bool) -> float:

@@ -2,15 +2,18 @@
 
 One real ONNX model is asked again and again through a lease, with a pause between inferences as a camera has, first alone,
 then with another one in its shadow, in turns. Prints the champion's latency as the application sees it, with and without,
-and their ratios; times under load say little, the ratios are of the same minutes.
+and their ratios; times under load say little, the ratios are of the same minutes. `--load 16` keeps so many other processes
+busy meanwhile, which is where a shadow would show first.
 """
 
 import argparse
 import json
 import statistics
+import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from hashlib import sha256
 from typing import Final
 
@@ -59,11 +62,43 @@ def compared(host: ModelHost) -> int:
     return sum(item.compared for item in taken if item is not None)
 
 
+@contextmanager
+def busy(count: int) -> Iterator[None]:
+    """So many processes that compute without end, of sessions of their own as other services are, and end with this."""
+    others = [
+        subprocess.Popen([sys.executable, "-c", "while True: pass"], start_new_session=True) for _ in range(count)
+    ]
+    try:
+        yield
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+
+
+def in_turns(host: ModelHost, candidate: OpenSlot, turns: int, inferences: int) -> tuple[list[float], list[float], int]:
+    """The champion's milliseconds alone and beside a shadow, and how many pairs were made."""
+    alone: list[float] = []
+    beside: list[float] = []
+    pairs = 0
+    for _ in range(turns):
+        alone += asked(host, inferences)
+        host.shadow(MODEL, candidate, BUDGET)
+        until = time.monotonic() + STARTS_WITHIN_S
+        while not compared(host) and time.monotonic() < until:
+            asked(host, 20)
+        beside += asked(host, inferences)
+        pairs += compared(host)
+        host.shadow(MODEL, None, BUDGET)
+    return alone, beside, pairs
+
+
 def main(words: Sequence[str]) -> int:
     """Measure in turns; 0 if the shadow has made pairs."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.shadow", description=__doc__)
     parser.add_argument("--turns", type=int, default=6)
     parser.add_argument("--inferences", type=int, default=400, help="in each turn")
+    parser.add_argument("--load", type=int, default=0, help="busy processes beside it")
     parser.add_argument("--json", metavar="OUT")
     options = parser.parse_args(words)
     host = ModelHost(
@@ -72,18 +107,8 @@ def main(words: Sequence[str]) -> int:
     champion, candidate = slot("1"), slot("2")
     host.prepare(champion)
     host.switch(Serving(MODEL, "1", champion.digest))
-    alone: list[float] = []
-    beside: list[float] = []
-    pairs = 0
-    for _ in range(options.turns):
-        alone += asked(host, options.inferences)
-        host.shadow(MODEL, candidate, BUDGET)
-        until = time.monotonic() + STARTS_WITHIN_S
-        while not compared(host) and time.monotonic() < until:
-            asked(host, 20)
-        beside += asked(host, options.inferences)
-        pairs += compared(host)
-        host.shadow(MODEL, None, BUDGET)
+    with busy(options.load):
+        alone, beside, pairs = in_turns(host, candidate, options.turns, options.inferences)
     figures: dict[str, float] = {"pairs": pairs, "inferences": len(beside)}
     for name, place in (("median", 0.5), ("p95", 0.95), ("p99", 0.99)):
         a, b = (statistics.quantiles(times, n=1_000)[int(place * 1_000) - 1] for times in (alone, beside))

@@ -116,6 +116,23 @@ def test_candidate_that_fails__beyond_its_limit__is_harm() -> None:
     assert "(limit 2%)" in intent.sentence
 
 
+def test_starved_candidate__is_not_measured_and_the_reason_says_so() -> None:
+    """Devices that had nothing to spare have skipped nearly everything: that is no harm, and no winner."""
+    world = World(7)
+    world.day(labels=2)
+    seen = world.facts()
+    rows = tuple(ArmRow("candidate", f"d-{n}", "edge-std", "shadow.skipped", 98, 100) for n in range(6))
+    facts = replace(seen, rows=seen.rows + rows)
+    ends_at = STARTED + timedelta(seconds=100)
+    early = decide(Snapshot(ExperimentState.RUNNING, spec(), facts, STARTED, ends_at), STARTED + timedelta(seconds=50))
+    late = decide(Snapshot(ExperimentState.RUNNING, spec(), facts, STARTED, ends_at), ends_at)
+    assert early.verdict is None
+    assert late.verdict is Verdict.INCONCLUSIVE
+    overall = next(i for i in analyse(spec(), facts).of("candidate", Role.SUCCESS) if i.stratum == ALL_CLASSES)
+    assert overall.finding is Finding.WAIT
+    assert overall.sentence.endswith("; 6 devices had no time or memory for 98% of what was chosen")
+
+
 def test_agreement_below_its_limit__is_no_winner() -> None:
     guardrails = {"agreement": {"min_share": 0.99, "min_compared_per_device": 20}}
     found = analyse(spec(guardrails=guardrails), after_days(12, gain=0.04).facts())

@@ -53,7 +53,9 @@ def begin(story: Story, **changes: Any) -> ExperimentRecord:
     return services.start(experiment_id=drafted.id, actor="test", now=story.now)
 
 
-def measure(story: Story, *, only_candidate: int, only_champion: int, errors: int = 0, version: str = "2") -> None:
+def measure(
+    story: Story, *, only_candidate: int, only_champion: int, errors: int = 0, version: str = "2", skipped: int = 0
+) -> None:
     """Every device with a shadow reports 100 pairs of it."""
     story.pass_time(1)
     reports = []
@@ -66,6 +68,7 @@ def measure(story: Story, *, only_candidate: int, only_champion: int, errors: in
                 story.releases["2"].digest,
                 n=100 + errors,
                 errors=errors,
+                skipped=skipped,
                 compared=100,
                 agreed=100 - gained - only_champion,
                 both=100 - gained - only_champion,
@@ -145,6 +148,19 @@ def test_shadow__fails_too_often__is_harm(story: Story) -> None:
     (decision,) = tick(story)
     assert decision.verdict == "harm"
     assert "the share of failed inferences, of candidate" in decision.sentence
+
+
+def test_shadow__devices_are_too_busy__waits_and_says_why(story: Story) -> None:
+    experiment = begin(story, success={"accuracy": {"effect_points": 1, "min_labels_per_device": 1_000}})
+    story.check()
+    measure(story, only_candidate=14, only_champion=2, skipped=300)
+    assert tick(story) == ()
+    accuracy = next(
+        item
+        for item in selectors.results(experiment.id, now=story.now).comparisons
+        if item["metric"] == "accuracy" and item["role"] == "success"
+    )
+    assert "16 devices had no time or memory for 75% of what was chosen" in str(accuracy["sentence"])
 
 
 def test_shadow__candidate_revoked__stops_at_once(story: Story) -> None:

@@ -15,7 +15,7 @@ from typing import Final
 from device_client.wire.bucketing import bucket
 from device_client.wire.messages import TelemetryWindow
 from fleet.apps.assignments.records import RuleView
-from fleet.domain.experiment_shadow import stored
+from fleet.domain.experiment_shadow import SKIPPED, stored
 from fleet.domain.filters.predicate import Described
 from fleet.domain.gate_policy import CRASHES, CUSTOM_PREFIX, Metric, Shape
 from fleet.domain.measurements import Side, Total
@@ -175,6 +175,8 @@ def _shadow_totals(rule: RuleView, window: TelemetryWindow, version: str) -> Ite
     if said.n:
         yield stored(Metric.ERRORS), Total(said.errors, said.n)
         yield stored(Metric.NAN), Total(said.nan, said.n)
+    if said.skipped or said.n:
+        yield SKIPPED, Total(said.skipped, said.skipped + said.n)
     if said.latency.total:
         yield stored(Metric.SLOW), Total(said.latency.above(rule.slow_ms), said.latency.total)
 
