@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fleet.domain.gate_policy import CRASHES
+from fleet.domain.gate_policy import CRASHES, Gates
 from fleet.domain.measure import measure
 from fleet.domain.measurements import DeviceRow, Measures, Side, Total, grouped
 from fleet.domain.stats.samples import Location, Sample
-from fleet.domain.strata import comparison
+from fleet.domain.strata import ALL_CLASSES, Comparison, comparison
 from tests.bench.statistics import DROP, EDGE, MARGIN, SCENARIOS, clopper_pearson, misses, summary
 from tests.bench.statistics_fleet import METRICS, Fleet, Lie, World
 from tests.bench.statistics_runs import Outcome, Plan, simulate
@@ -37,20 +37,22 @@ def rows(fleet: Fleet) -> list[DeviceRow]:
     return found
 
 
-def places(measured: Measures, *, has_control: bool) -> dict[tuple[str, ...], Location]:
-    """Every number that a gate may judge."""
+def places(measured: Measures, gates: Gates, compared: Comparison) -> dict[tuple[str, ...], Location]:
+    """Every number that a gate may judge: of limits the treated, of margins the strata or, without any, the own past."""
     found: dict[tuple[str, ...], Location] = {}
-    for (gate, stratum), item in measured.by_gate.items():
-        for side, arm in (("treated", item.treated), ("control", item.control)):
-            samples: list[tuple[str, Sample]] = [("adjusted", arm.adjusted)]
-            # Both leave out what only limits ask for.
-            samples += [("raw", arm.raw)] if gate == "errors" else []
+    strata = {item.name for item in compared.strata}
+    for gate in gates.measured:
+        for (name, stratum), item in measured.by_gate.items():
+            samples: list[tuple[str, Sample]] = []
+            if name == gate.name and gate.limit is not None:
+                samples.append(("as measured", item.treated.raw))
+            if name == gate.name and gate.margin is not None and stratum in strata:
+                samples += [("treated", item.treated.adjusted), ("control", item.control.adjusted)]
+            if name == gate.name and gate.margin is not None and not strata and stratum == ALL_CLASSES:
+                samples.append(("own past", item.own_past))
             for kind, sample in samples:
-                found[gate, stratum, side, kind, "plain"] = sample.plain
-                found[gate, stratum, side, kind, "trimmed"] = sample.trimmed
-        if not has_control:
-            found[gate, stratum, "own past", "plain"] = item.own_past.plain
-            found[gate, stratum, "own past", "trimmed"] = item.own_past.trimmed
+                found[name, stratum, kind, "plain"] = sample.plain
+                found[name, stratum, kind, "trimmed"] = sample.trimmed
     return found
 
 
@@ -63,9 +65,11 @@ def test_simulated_arms__same_totals__as_the_product_adds_them_up(world: World, 
         fleet.look()
     counts = fleet.counts()
     simulated = fleet.measures(policy, counts)
-    product = measure(policy.gates, counts, comparison(counts, has_baseline=True), grouped(rows(fleet)))
-    expected, got = (places(item, has_control=bool(counts.control)) for item in (product, simulated))
+    compared = comparison(counts, has_baseline=True)
+    product = measure(policy.gates, counts, compared, grouped(rows(fleet)))
+    expected, got = (places(item, policy.gates, compared) for item in (product, simulated))
     assert set(got) == set(expected)
+    assert len(expected) >= 2 * len(policy.gates.measured)
     for key, place in expected.items():
         assert got[key].n == place.n, key
         for name in ("value", "unit_variance", "floor"):
