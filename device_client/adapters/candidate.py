@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 CHILD: Final = "device_client.runtimes.shadow_child"
+GIVE_WAY: Final = "--give-way"
 MAX_LINE_BYTES: Final = 4_096
 READ_BYTES: Final = 2**16
 PIPE_BYTES: Final = 2**20  # what Linux gives to everybody; a camera's frame fits in one turn
@@ -37,9 +38,9 @@ class LostError(Exception):
 class CandidateProcess:
     """One process from its start to its end. Used by one thread; the parts of a frame must not change until it is sent."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, gives_way: bool) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", CHILD],
+            [sys.executable, "-m", CHILD, *([GIVE_WAY] if gives_way else [])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -46,14 +46,24 @@ class _Chosen(NamedTuple):
 
 
 class ChildShadows:
-    """`free_ram` says how many bytes of memory the machine can spare, or None where it cannot tell."""
+    """`free_ram` says how many bytes of memory the machine can spare, or None where it cannot tell.
 
-    def __init__(self, free_ram: Callable[[], int | None], *, answers_within_s: float = ANSWERS_WITHIN_S) -> None:
+    Candidates take what time everything else leaves, unless `gives_way` is false.
+    """
+
+    def __init__(
+        self,
+        free_ram: Callable[[], int | None],
+        *,
+        answers_within_s: float = ANSWERS_WITHIN_S,
+        gives_way: bool = True,
+    ) -> None:
         self._free_ram = free_ram
         self._answers_within_s = answers_within_s
+        self._gives_way = gives_way
 
     def start(self, slot: OpenSlot, budget: ShadowBudget, answered: Callable[[ShadowAnswer], None]) -> "ChildShadow":
-        return ChildShadow(slot, budget, answered, self._free_ram, self._answers_within_s)
+        return ChildShadow(slot, budget, answered, self._free_ram, self._answers_within_s, gives_way=self._gives_way)
 
 
 class ChildShadow:
@@ -66,6 +76,8 @@ class ChildShadow:
         answered: Callable[[ShadowAnswer], None],
         free_ram: Callable[[], int | None],
         answers_within_s: float,
+        *,
+        gives_way: bool,
     ) -> None:
         self._named = f"{slot.manifest.model} {slot.manifest.version}"
         self._frames = (slot.manifest.encode(), slot.files[slot.manifest.weights.name])
@@ -73,6 +85,7 @@ class ChildShadow:
         self._answered = answered
         self._free_ram = free_ram
         self._answers_within_s = answers_within_s
+        self._gives_way = gives_way
         self._waiting: deque[_Chosen] = deque()  # appended to by callers, taken from by the thread: both are atomic
         self._stopping = threading.Event()
         self._owed = 0.0  # of an inference: one is chosen whenever it is whole
@@ -130,7 +143,7 @@ class ChildShadow:
 
     def _live(self) -> None:
         """One process from its start to its end; returns where that was no fault of the candidate's."""
-        process = CandidateProcess()
+        process = CandidateProcess(gives_way=self._gives_way)
         self.pid = process.pid
         try:
             for frame in self._frames:

@@ -1,8 +1,9 @@
 """The process in which a candidate runs beside the champion. Run as `python -m device_client.runtimes.shadow_child`.
 
 stdin: frames of four bytes of length (big-endian) and so many bytes: the manifest, the weights, then the inputs of one
-inference after the other: a JSON head of types, shapes and whether it was no array behind its length, and the bytes of each. stdout: one line of JSON for the load
-and for each inference. It takes what time the machine has left, on one thread, and ends when its stdin does, or its parent.
+inference after the other: a JSON head behind its length, which says of each input its type, its shape and whether it was
+no array, and the bytes of each. stdout: one line of JSON for the load and for each inference. One thread; it ends when its
+stdin does, or its parent. With `--give-way` it takes what time the machine has left.
 """
 
 import contextlib
@@ -20,6 +21,7 @@ from typing import IO, Any, Final
 
 LENGTH: Final = struct.Struct(">I")
 LOWEST: Final = 19
+GIVE_WAY: Final = "--give-way"
 FIRST_TO_GO: Final = "1000"  # proc(5), oom_score_adj
 PR_SET_PDEATHSIG: Final = 1
 MAX_TEXT: Final = 300
@@ -30,7 +32,7 @@ def main() -> int:
     out = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever a runtime prints must not be taken for an answer
     source = sys.stdin.buffer
-    _step_back()
+    _stay_below(gives_way=GIVE_WAY in sys.argv)
     try:
         model = _load(source)
     except Exception as error:  # noqa: BLE001 - whatever a runtime raises, the parent has to hear of it
@@ -42,11 +44,12 @@ def main() -> int:
     return 0
 
 
-def _step_back() -> None:
+def _stay_below(*, gives_way: bool) -> None:
     """Behind everything else on this machine, first to go where memory is short, and not longer than the parent."""
-    os.nice(LOWEST)
-    with contextlib.suppress(OSError):
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    if gives_way:
+        os.nice(LOWEST)
+        with contextlib.suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:  # noqa: PTH123 - no path is made here
         file.write(FIRST_TO_GO)
     with contextlib.suppress(OSError, AttributeError):

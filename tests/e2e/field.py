@@ -198,6 +198,29 @@ class Field:
         """Oldest first."""
         return sorted(self.control.every(f"rollouts/{rollout}/decisions"), key=lambda item: item["id"])
 
+    # ------------------------------------------------------------ experiments
+
+    def compare(self, model: str, spec: Mapping[str, object]) -> str:
+        """Start an experiment; returns its id."""
+        experiment = str(self.control.post("experiments", {"model": model, "spec": spec})["id"])
+        self.control.post(f"experiments/{experiment}:start", {})
+        return experiment
+
+    def decided(self, experiment: str) -> dict[str, Any]:
+        """Wait until it says which arm it is, or that it cannot."""
+        seen: dict[str, Any] = self.wait(
+            f"experiment {experiment} to be decided",
+            lambda: self.control.get(f"experiments/{experiment}"),
+            lambda seen: seen["state"] in {"decided", "stopped"},
+        )
+        return seen
+
+    def promote(self, experiment: str, policy: Mapping[str, object]) -> str:
+        """Turn the winner into a rollout; returns its id."""
+        return str(self.control.post(f"experiments/{experiment}:promote", {"policy": policy})["rollout"])
+
+    # ------------------------------------------------------------ devices
+
     def running(self, model: str, ids: Sequence[str]) -> dict[str, tuple[str, str]]:
         """Version and state that each of these devices attests for the model."""
         return {

@@ -1,4 +1,5 @@
-"""Rollouts in the field: real models, real processes, the product's own statistics. One fleet, its scenarios side by side.
+"""Rollouts in the field, and a shadow: real models, real processes, the product's own statistics. One fleet, its scenarios
+side by side.
 
 Every scenario has a model and devices of its own and shares eight control devices with the others. Each runs to its end in
 a thread; its test looks at what came of it.
@@ -26,13 +27,13 @@ DEVICE: Final = {"window_s": 1.0, "probation_s": 2.0, "probation_inferences": 5,
 LABELS: Final = 30
 
 COMPARED: Final = tuple(f"field.{name}" for name in ("better", "confused", "slow"))
-CRASHING, SILENT, REMOTE = "field.crashing", "field.silent", "field.remote"
+CRASHING, SILENT, REMOTE, SHADOWED = "field.crashing", "field.silent", "field.remote", "field.shadowed"
 
 STEADY: Final = Squad("steady", 4, COMPARED)
 FRAGILE: Final = Squad("fragile", 4, (CRASHING,), images_per_s=10.0)
 DARK: Final = Squad("dark", 4, (SILENT,))
 REMOTES: Final = Squad("remote", 3, (REMOTE,))
-CONTROL: Final = Squad("control", 8, (*COMPARED, CRASHING, SILENT))
+CONTROL: Final = Squad("control", 8, (*COMPARED, CRASHING, SILENT, SHADOWED))
 
 
 @dataclass(frozen=True)
@@ -200,11 +201,59 @@ def travel(field: Field) -> Journey:
 
 
 @dataclass(frozen=True)
+class Shadowed:
+    """What came of a shadow: the experiment, its comparisons, who had served what by then, and in the end."""
+
+    experiment: Mapping[str, Any]
+    comparisons: Sequence[Mapping[str, Any]]
+    arms: Sequence[Mapping[str, Any]]
+    served_at_verdict: Mapping[str, Sequence[str]]
+    promoted: Outcome
+
+
+def shadow(field: Field) -> Shadowed:
+    """Version 2 runs beside version 1, is found better, and is promoted to everybody."""
+    control = field.squads[CONTROL.role]
+    install(field, SHADOWED, CONTROL.ids)
+    experiment = field.compare(
+        SHADOWED,
+        {
+            "arms": [
+                {"name": "champion", "version": "1", "weight": 0},
+                {"name": "candidate", "version": "2", "weight": 1},
+            ],
+            "shadow": {"inference_share": 1.0, "time_share": 0.5},
+            "population": {"filter": f'attributes.role == "{CONTROL.role}"'},
+            "success": {"accuracy": {"effect_points": 5, "min_labels_per_device": LABELS}},
+            "guardrails": {
+                "agreement": {"min_share": 0.3, "min_compared_per_device": LABELS},
+                "errors": {"max_share": 0.05, "min_inferences_per_device": LABELS},
+            },
+            "duration_s": 3_600,
+            "device": DEVICE,
+            "allow_delta": False,
+        },
+    )
+    decided = field.decided(experiment)
+    results = field.control.get(f"experiments/{experiment}/results")
+    served = {device_id: control.served(device_id, SHADOWED) for device_id in CONTROL.ids}
+    phase = {"share": 1.0, "min_duration_s": 0, "deadline_s": 3_600}
+    gates = {"install_failures": {"max_share": 0.1, "min_installed_share": 1.0}}
+    rollout = field.promote(experiment, {"phases": [phase], "gates": gates, "device": DEVICE, "allow_delta": False})
+    field.until(rollout, "completed")
+    field.settled(SHADOWED, CONTROL.ids, "2")
+    return Shadowed(
+        decided, results["comparisons"], results["arms"], served, outcome(field, SHADOWED, rollout, (CONTROL,))
+    )
+
+
+@dataclass(frozen=True)
 class Scenarios:
-    """What is under way: a rollout each, and the journey."""
+    """What is under way: a rollout each, the journey, and the shadow."""
 
     rollouts: Mapping[str, "Future[Outcome]"]
     journey: "Future[Journey]"
+    shadow: "Future[Shadowed]"
 
 
 @pytest.fixture(scope="module")
@@ -219,6 +268,7 @@ def scenarios(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scenarios]:
         CRASHING: (made.good, made.crashing),
         SILENT: (made.usable, made.good),
         REMOTE: (made.good, made.large, made.usable),
+        SHADOWED: (made.usable, made.good),
     }
     with running(directory, (STEADY, FRAGILE, DARK, REMOTES, CONTROL), versions) as field:
         steady = {**ERRORS, **ACCURACY}
@@ -229,8 +279,9 @@ def scenarios(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scenarios]:
             "crashing": lambda: move(field, CRASHING, FRAGILE, CRASHES, ends="reverted", auto_advance=False),
             "silent": lambda: fall_silent(field),
         }
-        journey = field.threads.submit(travel, field)
-        yield Scenarios({name: field.threads.submit(scenario) for name, scenario in under_way.items()}, journey)
+        journey, shadowed = field.threads.submit(travel, field), field.threads.submit(shadow, field)
+        rollouts = {name: field.threads.submit(scenario) for name, scenario in under_way.items()}
+        yield Scenarios(rollouts, journey, shadowed)
 
 
 def verdict_of(seen: Outcome) -> str:
@@ -310,3 +361,18 @@ def test_rollout__device_is_off_through_two_rollouts__goes_to_the_right_version_
     assert seen.served[first] == seen.served[second] == ["1", "2", "1", "3"]
     assert seen.served[away] == ["1", "1", "3"]
     assert seen.reports[away] == []
+
+
+def test_shadow__better_candidate__wins_without_being_served_and_is_promoted_to_everybody(
+    scenarios: Scenarios,
+) -> None:
+    seen = scenarios.shadow.result()
+    assert (seen.experiment["verdict"], seen.experiment["winner"]) == ("ship", "candidate"), seen.experiment["because"]
+    assert "higher than the champion's on the same inputs" in seen.experiment["because"]
+    overall = {item["metric"]: item["finding"] for item in seen.comparisons if item["stratum"] == "all classes"}
+    assert overall == {"accuracy": "better", "agreement": "pass", "errors": "pass"}
+    candidate = next(item for item in seen.arms if item["name"] == "candidate")
+    assert (candidate["offered"], candidate["committed"]) == (8, 8)
+    assert seen.served_at_verdict == dict.fromkeys(CONTROL.ids, ["1"])
+    assert seen.promoted.served == dict.fromkeys(CONTROL.ids, ["1", "2"])
+    assert set(seen.promoted.failed.values()) == {0}
