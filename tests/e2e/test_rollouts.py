@@ -373,6 +373,6 @@ def test_shadow__better_candidate__wins_without_being_served_and_is_promoted_to_
     assert overall == {"accuracy": "better", "agreement": "pass", "errors": "pass"}
     candidate = next(item for item in seen.arms if item["name"] == "candidate")
     assert (candidate["offered"], candidate["committed"]) == (8, 8)
-    assert seen.served_at_verdict == dict.fromkeys(CONTROL.ids, ["1"])
-    assert seen.promoted.served == dict.fromkeys(CONTROL.ids, ["1", "2"])
+    assert seen.served_at_verdict == {key: ["1"] for key in CONTROL.ids}
+    assert seen.promoted.served == {key: ["1", "2"] for key in CONTROL.ids}
     assert set(seen.promoted.failed.values()) == {0}
