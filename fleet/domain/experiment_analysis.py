@@ -18,9 +18,10 @@ from fleet.domain.experiment import ExperimentSpec
 from fleet.domain.experiment_findings import Analysis, ArmSum, Comparison, Facts, Finding, Judged, Role, Shares
 from fleet.domain.gate_policy import Gates, MeasuredGate, Shape
 from fleet.domain.gates.contrasted import Contrasts, Intervals, combined, contrasts, intervals, proven
-from fleet.domain.gates.words import apart, estimate_evidence, margin, on
+from fleet.domain.gates.words import apart, estimate_evidence, margin, named, on
 from fleet.domain.measure import measure
 from fleet.domain.measurements import Arm, DeviceRow, Measures, Side, Total, grouped
+from fleet.domain.policy import RolloutPolicy
 from fleet.domain.stats import anytime, holm
 from fleet.domain.stats.contrasts import Contrast
 from fleet.domain.stats.estimates import Estimate, Unjudgeable
@@ -58,7 +59,7 @@ def analyse(spec: ExperimentSpec, facts: Facts) -> Analysis:
     speaking = {name: len(devices.get(name, ())) for name in weights}
     judged, comparisons, notes = (_in_shadow if spec.shadow is not None else _in_arms)(spec, facts, devices)
     lost = sum(judged.get(name, 0) for name in facts.dropped)
-    adjusted = _with_holm(comparisons, spec.alpha, lost)
+    adjusted = _with_holm(comparisons, spec.policy, spec.alpha, lost)
     installs = {} if spec.shadow is not None else _all_installs(spec, facts)
     return Analysis(
         assigned=_shares("assigned", offered, weights, planned),
@@ -218,7 +219,9 @@ def _compare(case: _Case, metric: MeasuredGate, stratum: str, strata: tuple[Stra
     )
     found = Unjudgeable(strata) if isinstance(strata, str) else _contrast(case, metric, strata)
     if isinstance(found, Unjudgeable):
-        return Judged(replace(plain, sentence=f"WAIT: {_subject(plain)}: {found.reason}"), metric)
+        return Judged(
+            replace(plain, sentence=f"WAIT: {_subject(plain, metric, case.spec.policy)}: {found.reason}"), metric
+        )
     judge = _success if case.role is Role.SUCCESS else _guardrail
     return judge(case, metric, found, plain)
 
@@ -265,7 +268,9 @@ def _guardrail(case: _Case, metric: MeasuredGate, found: Contrasts, plain: Compa
         finding = Finding.PASS
     measured = replace(_with_bounds(plain, bounds), finding=finding)
     judged = Judged(measured, metric, bounds.trimmed)
-    return replace(judged, comparison=replace(measured, sentence=_sentence(measured, judged, bounds.trimmed)))
+    return replace(
+        judged, comparison=replace(measured, sentence=_sentence(measured, judged, bounds.trimmed, case.spec.policy))
+    )
 
 
 def _with_bounds(plain: Comparison, bounds: Intervals) -> Comparison:
@@ -300,7 +305,7 @@ def _installs(spec: ExperimentSpec, facts: Facts, arm: str, alpha: float) -> Com
     return Comparison(arm, "install_failures", Role.INSTALLS, ALL_CLASSES, finding, sentence, margin=limit)
 
 
-def _with_holm(judged: Sequence[Judged], alpha: float, lost: int) -> list[Comparison]:
+def _with_holm(judged: Sequence[Judged], policy: RolloutPolicy, alpha: float, lost: int) -> list[Comparison]:
     """Success: better only if it still is after all the questions that were asked, the `lost` ones of dropped arms too."""
     every = [item.comparison for item in judged]
     family = {(item.arm, item.metric, item.stratum): item.p for item in every if item.role is Role.SUCCESS}
@@ -313,18 +318,18 @@ def _with_holm(judged: Sequence[Judged], alpha: float, lost: int) -> list[Compar
         p = adjusted[item.arm, item.metric, item.stratum]
         better = item.finding is Finding.WAIT and p is not None and p <= alpha
         changed = replace(item, p_adjusted=p, finding=Finding.BETTER if better else item.finding)
-        found.append(replace(changed, sentence=_sentence(changed, one, one.bounds)))
+        found.append(replace(changed, sentence=_sentence(changed, one, one.bounds, policy)))
     return found
 
 
 # ---------------------------------------------------------------- words
 
 
-def _subject(item: Comparison) -> str:
-    return f"{item.metric} of {item.arm}{on(item.stratum)}"
+def _subject(item: Comparison, metric: MeasuredGate, policy: RolloutPolicy) -> str:
+    return f"{named(metric, policy)} of {item.arm}{on(item.stratum)}"
 
 
-def _sentence(item: Comparison, one: Judged, bounds: Estimate) -> str:
+def _sentence(item: Comparison, one: Judged, bounds: Estimate, policy: RolloutPolicy) -> str:
     """Like "BETTER: accuracy of candidate is 12.1 to 21.9 points higher than the control's (...); 4 and 8 devices"."""
     if item.role is Role.GUARDRAIL:
         aside = margin(one.metric)
@@ -333,4 +338,6 @@ def _sentence(item: Comparison, one: Judged, bounds: Estimate) -> str:
         aside = "p unknown" if p is None else f"p {p:.2g} at any look, adjusted"
     verdict = "FAIL" if item.finding is Finding.WORSE else item.finding.value.upper()
     devices = " and ".join(f"{side.devices}" for side in (item.treated, item.control) if side is not None) + " devices"
-    return f"{verdict}: {_subject(item)} is {apart(one.metric, bounds, one.than)} ({aside}); {devices}"
+    return (
+        f"{verdict}: {_subject(item, one.metric, policy)} is {apart(one.metric, bounds, one.than)} ({aside}); {devices}"
+    )

@@ -11,7 +11,7 @@ Costs the same for any number of devices: `measure` has added them up.
 from fleet.domain.budget import Allotment, Spent, allot
 from fleet.domain.gate_policy import MeasuredGate
 from fleet.domain.gates import arms, comparisons, crashes, limits, offers, own_past, silence
-from fleet.domain.gates.words import saying, undecided
+from fleet.domain.gates.words import named, saying, undecided
 from fleet.domain.policy import RolloutPolicy
 from fleet.domain.strata import ALL_CLASSES, Comparison, Part, comparison, has_control, parts
 from fleet.domain.verdicts import GateResult, Judgement, Kind, PhaseCounts, PhaseFacts, Verdict
@@ -35,7 +35,7 @@ def judge(policy: RolloutPolicy, facts: PhaseFacts) -> Judgement:
             found = _without_control(gate, policy, facts, compared.reason, budget.comparative)
             results += found
             if not found:
-                notes.append(f"{gate.name} is not compared with a control in this phase: {compared.reason}")
+                notes.append(f"{named(gate, policy)} is not compared with a control in this phase: {compared.reason}")
     if policy.gates.comparative:
         notes += compared.notes
         shared_out = arms.judge(policy, facts) if compared.strata else None
@@ -88,12 +88,12 @@ def _without_control(
     results = [] if past is None else [past]
     if carried is not None:
         verdict = carried.verdict if carried.verdict is Verdict.PASS else undecided(facts)
-        words = f"{gate.name} carried over from phase {carried.phase + 1}: {carried.sentence}"
+        words = f"{named(gate, policy)} carried over from phase {carried.phase + 1}: {carried.sentence}"
         evidence: dict[str, object] = {"from_phase": carried.phase, "reason": reason}
         results.append(GateResult(gate.name, Kind.CARRIED, ALL_CLASSES, verdict, saying(verdict, words), evidence))
     elif not later and past is None:
         verdict = undecided(facts)
-        words = f"{gate.name} was never compared with a control: {reason}"
+        words = f"{named(gate, policy)} was never compared with a control: {reason}"
         results.append(
             GateResult(gate.name, Kind.CARRIED, ALL_CLASSES, verdict, saying(verdict, words), {"reason": reason})
         )

@@ -301,7 +301,7 @@ def test_latency_gate__share_above_the_slo__verdict(*, share: float, at_deadline
 def test_latency_gate__no_windows_yet__waits() -> None:
     found = one(policy(latency={"slow_ms": 50, "max_slow_share": 0.05}), facts(), "latency")
     assert found.verdict is W
-    assert found.sentence == "WAIT: latency is known from 0 devices, needs 4"
+    assert found.sentence == "WAIT: the share of inferences slower than 50 ms is known from 0 devices, needs 4"
 
 
 def test_latency_gate__slower_than_the_control__fails_by_its_margin() -> None:

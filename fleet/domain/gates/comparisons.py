@@ -81,7 +81,7 @@ def _result(  # noqa: PLR0917 - two calls above
     shown: Estimate | Unjudgeable
     if isinstance(found, Unjudgeable):
         shown, verdict = found, undecided(facts)
-        words, more = f"{gate.name}{on(name)}: {found.reason}", dict[str, object]()
+        words, more = f"{named(gate, policy)}{on(name)}: {found.reason}", dict[str, object]()
     else:
         bounds = intervals(gate, found, alpha)
         shown, verdict = bounds.trimmed, proven(gate, bounds) or undecided(facts)

@@ -54,7 +54,7 @@ def _judged(  # noqa: PLR0917 - one call above
         words = f"{subject} {amount(gate, found.lower)} to {amount(gate, found.upper)} ({at}"
     elif arm.devices < needed:
         verdict = undecided(facts)
-        words = f"{gate.name} is known from {arm.devices:,} devices, needs {needed:,}"
+        words = f"{named(gate, policy)} is known from {arm.devices:,} devices, needs {needed:,}"
     elif measured >= limit if gate.higher_is_better else measured <= limit:
         verdict, words = Verdict.PASS, f"{subject} {amount(gate, measured)} ({at}"
     else:
