@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from fleet.domain.presets import PRESETS
+from fleet.entrypoints.cli.api import JsonObject
 from fleet.entrypoints.cli.commands.rollouts import POLICY_HELP
+from fleet.entrypoints.cli.counted import counted
 from tests.cli.conftest import CommandLine
 from tests.fakes.release_server import ReleaseServerSimulator
 
@@ -54,6 +56,11 @@ def test_rollout_start__policy_file_and_aliases__left_to_the_server(
         *("challenger", "champion"),
         {"phases": [{"share": 1.0}]},
     )
+
+
+def test_counted__fleet_is_being_counted__asked_again_until_it_is() -> None:
+    answers: list[JsonObject] = [{"state": "counting", "retry_after_s": 1}, {"eligible": 7}, {"eligible": 8}]
+    assert counted(lambda: answers.pop(0)) == {"eligible": 7}
 
 
 def test_rollout_start__help__names_every_preset() -> None:

@@ -1,24 +1,29 @@
 """Populations counted where their rows are, and by a job where a person would have to wait for them."""
 
 import json
+from collections.abc import Callable, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from django.test import Client
+from django.utils import timezone
 
 from device_client.wire.bucketing import BUCKETS, bucket
 from fleet.apps.assignments import selectors as assignments
 from fleet.apps.devices import selectors as devices
 from fleet.apps.devices import services as device_services
 from fleet.apps.devices.records import DeviceChoice
+from fleet.apps.experiments import dry_runs as experiment_dry_runs
+from fleet.apps.experiments import services as experiments
 from fleet.apps.jobs import services as jobs
 from fleet.apps.registry.models import Version
-from fleet.apps.rollouts import selectors, services, starting
-from fleet.apps.rollouts.records import RolloutRecord
+from fleet.apps.rollouts import dry_runs, selectors, services, starting
+from fleet.apps.rollouts.records import PlanRecord, RolloutRecord
 from fleet.demo import fleet_plan
 from fleet.domain.conductor import UNCOUNTED
-from fleet.domain.errors import ConflictError, InvalidInputError
+from fleet.domain.errors import ConflictError, InvalidInputError, UnavailableError
 from fleet.domain.filters.filter import Filter
 from fleet.domain.rollout_states import RolloutState
 from tests.server.catalogue import MODEL, NOW, later, make_model
@@ -97,10 +102,15 @@ def large(monkeypatch: pytest.MonkeyPatch) -> Story:
 
 
 def count(story: Story) -> int:
-    """Do the counting that is queued, as a worker does; returns how many jobs there were."""
+    """Do the counting that is queued; returns how many jobs there were."""
+    return do(story, services.JOB_KIND, services.count_population)
+
+
+def do(story: Story, kind: str, work: Callable[[Mapping[str, object], datetime], None]) -> int:
+    """Do what is queued of this kind, as a worker does; returns how many jobs there were."""
     done = 0
-    while (job := jobs.claim(kinds=[services.JOB_KIND], owner="w", lease_s=60, now=story.now)) is not None:
-        services.count_population(job.payload, story.now)
+    while (job := jobs.claim(kinds=[kind], owner="w", lease_s=60, now=story.now)) is not None:
+        work(job.payload, story.now)
         assert jobs.finish(job=job, now=story.now)
         done += 1
     return done
@@ -143,6 +153,75 @@ def test_start__control_of_too_many_devices__a_smaller_share_is_counted_and_kept
     count(large)
     (rule,) = [item for item in assignments.rules(MODEL) if item.source == rollout.id]
     assert rule.control_start == BUCKETS // 2
+
+
+def test_dry_run__large_fleet__is_counted_by_a_job_and_told_for_a_minute(large: Story) -> None:
+    def ask() -> PlanRecord | None:
+        return dry_runs.dry_run(model=MODEL, version="2", policy=RAMP, now=large.now, seed=fleet_plan.SEED_BETTER)
+
+    assert ask() is None
+    assert ask() is None
+    planned = services.plan(model=MODEL, version="2", policy=RAMP, now=large.now, seed=fleet_plan.SEED_BETTER)
+    assert do(large, dry_runs.JOB_KIND, dry_runs.answer) == 1
+    assert ask() == planned
+    large.pass_time(59)
+    enrol("late-1")
+    assert ask() == planned
+    large.pass_time(2)
+    assert ask() is None
+    assert do(large, dry_runs.JOB_KIND, dry_runs.answer) == 1
+    again = ask()
+    assert again is not None
+    assert again.counted_at == large.now
+    with pytest.raises(InvalidInputError, match="preset"):
+        dry_runs.dry_run(model=MODEL, version="2", policy="yolo", now=large.now)
+    with pytest.raises(ConflictError, match="baseline"):
+        dry_runs.dry_run(model=MODEL, version="2", policy=RAMP, against="2", now=large.now)
+
+
+def test_dry_run__job_was_given_up__said_once_and_tried_anew(large: Story) -> None:
+    assert dry_runs.dry_run(model=MODEL, version="2", policy=RAMP, now=large.now) is None
+    job = jobs.claim(kinds=[dry_runs.JOB_KIND], owner="w", lease_s=60, now=large.now)
+    assert job is not None
+    jobs.fail(job=job, error="it broke", now=large.now, permanent=True)
+    with pytest.raises(UnavailableError, match="could not be counted: it broke"):
+        dry_runs.dry_run(model=MODEL, version="2", policy=RAMP, now=large.now)
+    assert dry_runs.dry_run(model=MODEL, version="2", policy=RAMP, now=large.now) is None
+    assert do(large, dry_runs.JOB_KIND, dry_runs.answer) == 1
+    assert dry_runs.dry_run(model=MODEL, version="2", policy=RAMP, now=large.now) is not None
+
+
+def test_experiment_dry_run__large_fleet__is_counted_by_a_job(large: Story) -> None:
+    spec: dict[str, Any] = {
+        "arms": [{"name": "old", "version": "1"}, {"name": "new", "version": "2"}],
+        "control": "old",
+    }
+    spec |= {"success": {"accuracy": {"effect_points": 5}}}
+    drafted = experiments.create(model=MODEL, spec=spec, actor="test", now=large.now)
+    assert experiment_dry_runs.dry_run(experiment_id=drafted.id, now=large.now) is None
+    assert do(large, experiment_dry_runs.JOB_KIND, experiment_dry_runs.answer) == 1
+    planned = experiments.plan(experiment_id=drafted.id, now=large.now)
+    assert experiment_dry_runs.dry_run(experiment_id=drafted.id, now=large.now) == planned
+
+
+def test_page_and_rest__large_fleet__wait_for_the_count(large: Story, admin_client: Client) -> None:
+    body = {"model": MODEL, "version": "2", "policy": RAMP}
+
+    def ask() -> Any:
+        return admin_client.post("/api/v1/plan", body, content_type="application/json", headers={"host": "127.0.0.1"})
+
+    first = ask()
+    assert (first.status_code, first.json()["state"], first.headers["Retry-After"]) == (202, "counting", "1")
+    form = {"model": MODEL, "version": "2", "preset": "trial", "hardware_classes": "", "filter": "", "changes": ""}
+    page = admin_client.post("/rollouts/new", form, headers={"host": "127.0.0.1"})
+    assert "The devices are being counted" in page.text
+    # As workers do, who have clocks of their own.
+    large.now = timezone.now()
+    assert do(large, dry_runs.JOB_KIND, dry_runs.answer) == 2
+    second = ask()
+    assert (second.status_code, second.json()["eligible"]) == (200, second.json()["population"])
+    page = admin_client.post("/rollouts/new", form, headers={"host": "127.0.0.1"})
+    assert "devices would get it" in page.text
 
 
 def test_start__large_fleet__plan_cannot_work__cancelled_with_the_reason(large: Story) -> None:

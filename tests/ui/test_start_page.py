@@ -10,7 +10,9 @@ from playwright.sync_api import Browser, expect
 from pytest_django.live_server_helper import LiveServer
 
 from fleet.apps.audit import selectors as audit
+from fleet.apps.jobs import services as jobs
 from fleet.apps.registry import services as registry
+from fleet.apps.rollouts import dry_runs, starting
 from fleet.apps.rollouts import selectors as rollouts
 from fleet.apps.rollouts.models import Rollout
 from tests.ui.conftest import LOOKS, PASSWORD, open_as
@@ -141,3 +143,28 @@ def test_start__in_a_browser__from_the_list_to_the_cockpit(
         page.context.close()
     # A refused form is answered with 422, which the browser's console calls an error.
     assert [problem for problem in watch.problems if "422" not in problem] == []
+
+
+@pytest.mark.slow
+@pytest.mark.django_db(transaction=True)
+def test_dry_run__large_fleet__the_answer_comes_by_itself(
+    live_server: LiveServer, browser: Browser, watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(starting, "COUNTED_AT_ONCE", 3)
+    User.objects.create_superuser("ada", password=PASSWORD)
+    fleet(size=6, away=0)
+    page = open_as(browser, live_server.url, "ada", "light", watch)
+    page.goto(f"{live_server.url}/rollouts/new")
+    page.get_by_label("Model").select_option(MODEL)
+    page.get_by_label("Version or alias").fill("1")
+    page.get_by_role("button", name="Who would get it?").click()
+    expect(page.get_by_role("heading", name="The devices are being counted")).to_be_visible(timeout=20_000)
+    job = jobs.claim(kinds=[dry_runs.JOB_KIND], owner="w", lease_s=60, now=timezone.now())
+    assert job is not None
+    dry_runs.answer(job.payload, timezone.now())
+    assert jobs.finish(job=job, now=timezone.now())
+    expect(page.get_by_role("heading", name="Who gets nothing, and why")).to_be_visible(timeout=20_000)
+    page.get_by_role("button", name="Start the rollout").click()
+    expect(page.get_by_text("is scheduled.")).to_be_visible(timeout=20_000)
+    page.context.close()
+    assert watch.problems == []

@@ -42,7 +42,7 @@ class PlanRecord:
     """A dry run: how many devices each arm would have, what its comparisons need, and what this fleet can see.
 
     `eligible` devices have a build of every arm; `refused` are those that have not, by the version that does not fit.
-    Arms are counted with the given seed, or with a provisional one.
+    Arms are counted with the given seed, or with a provisional one, at the moment `counted_at`.
     """
 
     experiment: str
@@ -53,6 +53,7 @@ class PlanRecord:
     sizes: tuple[Sized, ...]
     findings: tuple[Finding, ...]
     duration_s: float
+    counted_at: datetime
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,7 @@ def plan(*, experiment_id: str, now: datetime, seed: str | None = None) -> PlanR
         sizes=planned.sizes,
         findings=planned.findings,
         duration_s=planned.duration_s,
+        counted_at=now,
     )
 
 

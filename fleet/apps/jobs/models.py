@@ -40,3 +40,15 @@ class Job(models.Model):
 
     def __str__(self) -> str:
         return f"{self.kind} {self.key} {self.state}"
+
+
+class Answer(models.Model):
+    """What a job found out for somebody who asked. Until `answered_at` nobody has; `key` is of the question."""
+
+    key = models.CharField(max_length=100, primary_key=True)
+    answer = models.JSONField(null=True)
+    asked_at = models.DateTimeField()
+    answered_at = models.DateTimeField(null=True)
+
+    def __str__(self) -> str:
+        return self.key

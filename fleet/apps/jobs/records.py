@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -36,3 +37,11 @@ class JobStatus:
     error: str
     created_at: datetime
     finished_at: datetime | None
+
+
+@dataclass(frozen=True)
+class AnswerRecord:
+    """What a job found out, and when."""
+
+    answer: Mapping[str, Any]
+    answered_at: datetime

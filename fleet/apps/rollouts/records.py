@@ -125,7 +125,7 @@ class PlanRecord:
 
     `population` counts active devices that ask for the model and pass the filters; `eligible` those that a variant
     fits; `outside` are those that ask for the model and are not in the population. `words` say whom each phase reaches.
-    Phases are counted with the given seed, or with a provisional one.
+    Phases are counted with the given seed, or with a provisional one, at the moment `counted_at`.
     """
 
     model: str
@@ -139,6 +139,7 @@ class PlanRecord:
     phases: tuple[PhaseCounts, ...]
     findings: tuple[Finding, ...]
     detectable: tuple[Detectable, ...]
+    counted_at: datetime
     outside: tuple[Refused, ...] = ()
     words: tuple[str, ...] = ()
 

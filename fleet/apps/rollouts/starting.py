@@ -65,6 +65,7 @@ def plan(
         phases=planned.phases,
         findings=(*planned.findings, *_neighbours(model, parsed, waits=bool(_approvals(model, parsed)))),
         detectable=planned.detectable,
+        counted_at=now,
         words=tuple(phase.words for phase in planned.policy.phases),
     )
 
@@ -313,6 +314,11 @@ def _baseline(model: str, against: str | None) -> VersionRecord | None:
         runs = "nothing" if baseline is None else f"version {baseline.label}"
         raise ConflictError("not_the_baseline", f"expected the baseline, which is {runs}, got version {against:.64}")
     return baseline
+
+
+def refuse_another_baseline(model: str, against: str | None) -> None:
+    """Raises `ConflictError` if `against` names a version that untreated devices do not run."""
+    _baseline(model, against)
 
 
 def _is_named(version: VersionRecord, reference: str) -> bool:

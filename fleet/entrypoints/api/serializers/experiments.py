@@ -101,6 +101,7 @@ class ExperimentPlanSerializer(Serializer[Any]):
     sizes = PlainField()
     findings = FindingSerializer(many=True)
     duration_s = serializers.FloatField()
+    counted_at = serializers.DateTimeField()
 
 
 class ResultsSerializer(Serializer[Any]):

@@ -131,6 +131,7 @@ class PlanSerializer(Serializer[Any]):
     phases = PlainField()
     findings = FindingSerializer(many=True)
     detectable = PlainField()
+    counted_at = serializers.DateTimeField()
 
 
 class ActionBody(Serializer[Any]):

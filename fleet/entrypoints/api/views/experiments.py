@@ -7,11 +7,12 @@ from typing import Any
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from fleet.apps.experiments import selectors, services
+from fleet.apps.experiments import dry_runs, selectors, services
 from fleet.apps.experiments.records import DecisionRecord, ExperimentRecord
 from fleet.domain.scopes import Scope
 from fleet.entrypoints.api.access import require, require_emergency, require_everything
 from fleet.entrypoints.api.base import ApiView
+from fleet.entrypoints.api.counting import CountingSerializer, counting
 from fleet.entrypoints.api.documentation import documented, paged
 from fleet.entrypoints.api.idempotency import HEADER, once
 from fleet.entrypoints.api.pagination import PageQuery, page
@@ -148,13 +149,21 @@ class ExperimentPlan(_OneExperiment):
 
     scopes = {"GET": Scope.READ}
 
-    @documented(forms.ExperimentPlanSerializer, summary="Dry run of an experiment", query=forms.ExperimentPlanQuery)
+    @documented(
+        forms.ExperimentPlanSerializer,
+        summary="Dry run of an experiment",
+        query=forms.ExperimentPlanQuery,
+        also={HTTPStatus.ACCEPTED: CountingSerializer},
+    )
     def get(self, _request: Request, experiment: str) -> Response:
-        """How many devices each arm would have, and what effects they could show. Stores nothing."""
+        """How many devices each arm would have, and what effects they could show. Starts nothing.
+
+        A large fleet is counted by a job: 202 until it is done; ask again after `Retry-After` seconds.
+        """
         self._found(experiment, Scope.READ)
         seed = self.query(forms.ExperimentPlanQuery).get("seed")
-        found = services.plan(experiment_id=experiment, seed=seed, now=self.now)
-        return Response(forms.ExperimentPlanSerializer(found).data)
+        found = dry_runs.dry_run(experiment_id=experiment, seed=seed, now=self.now)
+        return counting() if found is None else Response(forms.ExperimentPlanSerializer(found).data)
 
 
 class Results(_OneExperiment):

@@ -9,12 +9,13 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from fleet.apps.registry import selectors as registry
-from fleet.apps.rollouts import selectors, services
+from fleet.apps.rollouts import dry_runs, selectors, services
 from fleet.apps.rollouts.records import DecisionRecord, RolloutRecord
 from fleet.domain.errors import InvalidInputError
 from fleet.domain.scopes import Scope
 from fleet.entrypoints.api.access import require, require_emergency, require_everything
 from fleet.entrypoints.api.base import ApiView
+from fleet.entrypoints.api.counting import CountingSerializer, counting
 from fleet.entrypoints.api.documentation import documented, paged
 from fleet.entrypoints.api.idempotency import HEADER, once
 from fleet.entrypoints.api.pagination import PageQuery, page
@@ -37,12 +38,22 @@ class Plan(ApiView):
     scopes = {"POST": Scope.READ}
     names_model_later = True
 
-    @documented(forms.PlanSerializer, request=forms.PlanBody, summary="Dry run of a rollout")
+    @documented(
+        forms.PlanSerializer,
+        request=forms.PlanBody,
+        summary="Dry run of a rollout",
+        also={HTTPStatus.ACCEPTED: CountingSerializer},
+    )
     def post(self, _request: Request) -> Response:
-        """Who would get which variant, who would get none and why, what the gates could see. Stores nothing."""
+        """Who would get which variant, who would get none and why, what the gates could see. Starts nothing.
+
+        A large fleet is counted by a job: 202 until it is done. Send the same request again after `Retry-After` seconds;
+        for a minute it is answered from that count.
+        """
         body = self.body(forms.PlanBody)
         require(self.principal, Scope.READ, body["model"])
-        return Response(forms.PlanSerializer(services.plan(**body, now=self.now)).data)
+        found = dry_runs.dry_run(**body, now=self.now)
+        return counting() if found is None else Response(forms.PlanSerializer(found).data)
 
 
 class Rollouts(ApiView):

@@ -7,6 +7,7 @@ from urllib.parse import quote
 from fleet.entrypoints.cli.api import Api, JsonObject
 from fleet.entrypoints.cli.commands.rollouts import POLICY_HELP, read_policy
 from fleet.entrypoints.cli.context import Context
+from fleet.entrypoints.cli.counted import counted
 from fleet.entrypoints.cli.errors import CommandError, ExitCode
 from fleet.entrypoints.cli.grammar import Commands
 from fleet.entrypoints.cli.polling import poll
@@ -89,8 +90,9 @@ def run_create(context: Context, arguments: Namespace) -> int:
 
 
 def run_plan(context: Context, arguments: Namespace) -> int:
-    """Nothing is stored. Exit code 1 if the fleet is too small for the arms."""
-    plan = context.api().get(f"{_path(arguments.experiment)}/plan", seed=arguments.seed)
+    """Nothing is started. Exit code 1 if the fleet is too small for the arms."""
+    api = context.api()
+    plan = counted(lambda: api.get(f"{_path(arguments.experiment)}/plan", seed=arguments.seed))
     lines = [f"eligible for every arm: {plan['eligible']} of {plan['population']} devices"]
     lines += [f"  {count} take no part: {reason}" for reason, count in plan["refused"].items()]
     lines += [f"  {arm['name']} (version {arm['version']}): {_devices(arm)}" for arm in plan["arms"]]

@@ -10,6 +10,7 @@ from urllib.parse import quote
 from fleet.domain.presets import PRESETS
 from fleet.entrypoints.cli.api import Api, JsonObject, model_path
 from fleet.entrypoints.cli.context import Context
+from fleet.entrypoints.cli.counted import counted
 from fleet.entrypoints.cli.errors import CommandError, ExitCode
 from fleet.entrypoints.cli.grammar import Commands
 from fleet.entrypoints.cli.polling import poll
@@ -81,9 +82,10 @@ def run_start(context: Context, arguments: Namespace) -> int:
 
 
 def run_plan(context: Context, arguments: Namespace) -> int:
-    """Nothing is stored. Exit code 4 if there are devices and none could run the version."""
+    """Nothing is started. Exit code 4 if there are devices and none could run the version."""
     api = context.api()
-    plan = api.post("/plan", _body(arguments))
+    body = _body(arguments)
+    plan = counted(lambda: api.post("/plan", body))
     context.console.result(plan, *_plan_lines(plan))
     if plan["population"] and not plan["eligible"]:
         raise CommandError("incompatible", f"none of {plan['population']} devices can run it", ExitCode.INCOMPATIBLE)

@@ -10,7 +10,7 @@ from django.views.decorators.http import require_http_methods
 
 from fleet.apps.devices import selectors as devices
 from fleet.apps.registry import selectors as registry
-from fleet.apps.rollouts import services
+from fleet.apps.rollouts import dry_runs, services
 from fleet.domain.errors import ModelfleetError
 from fleet.domain.findings import Level
 from fleet.entrypoints.ui.access import actor_of, identity_of, operator
@@ -45,15 +45,20 @@ def start(request: HttpRequest) -> HttpResponse:
                 )
                 messages.success(request, f"{begun.id} is {begun.state.value.replace('_', ' ')}.", extra_tags="good")
                 return HttpResponseRedirect(reverse("ui:rollout", args=[begun.id]))
-            plan = services.plan(**wanted, policy=form.policy(), now=now)
+            plan = dry_runs.dry_run(**wanted, policy=form.policy(), now=now)
         except ModelfleetError as error:
             form.add_error(FIELD_OF_CODE.get(error.code), error.message)
         else:
-            context |= {
-                "plan": plan,
-                "steps": tuple(zip(plan.words, plan.phases, strict=False)),
-                "is_refused": any(item.level is Level.ERROR for item in plan.findings),
-                "again": StartForm({**request.POST.dict(), "is_seen": "on"}, models=sorted(latest), auto_id=False),
-            }
+            context |= {"plan": plan, "is_counting": plan is None}
+            context |= (
+                {}
+                if plan is None
+                else {
+                    "steps": tuple(zip(plan.words, plan.phases, strict=False)),
+                    "is_refused": any(item.level is Level.ERROR for item in plan.findings),
+                }
+            )
+            seen = {**request.POST.dict(), "is_seen": "" if plan is None else "on"}
+            context["again"] = StartForm(seen, models=sorted(latest), auto_id=False)
     status = 422 if form.errors else 200
     return render_page(request, "rollouts/start.html", context, section="rollouts", now=now, status=status)

@@ -8,7 +8,9 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
 
+from fleet.apps.experiments import dry_runs as experiment_dry_runs
 from fleet.apps.experiments import services as experiments
+from fleet.apps.rollouts import dry_runs
 from fleet.apps.rollouts import services as rollouts
 from fleet.entrypoints.gateway.conductor import INTERVAL_S, Conductor
 from fleet.entrypoints.gateway.lifecycle import stop_on_signals
@@ -34,6 +36,8 @@ class Command(BaseCommand):
                 {
                     rollouts.JOB_KIND: rollouts.count_population,
                     experiments.JOB_KIND: experiments.count_population,
+                    dry_runs.JOB_KIND: dry_runs.answer,
+                    experiment_dry_runs.JOB_KIND: experiment_dry_runs.answer,
                 },
                 holder,
                 server.clock(),

@@ -10,10 +10,11 @@ from django.core.management.base import BaseCommand
 
 from fleet.apps.assignments import services as assignments
 from fleet.apps.devices import counts as fleet_counts
+from fleet.apps.experiments import dry_runs as experiment_dry_runs
 from fleet.apps.experiments import services as experiments
 from fleet.apps.jobs import services as jobs
+from fleet.apps.rollouts import dry_runs, watch
 from fleet.apps.rollouts import services as rollouts
-from fleet.apps.rollouts import watch
 from fleet.apps.telemetry import retention
 from fleet.apps.webhooks import services as webhooks
 from fleet.entrypoints.gateway.lifecycle import stop_on_signals
@@ -41,6 +42,8 @@ class Command(BaseCommand):
                 "sweep": _sweep,
                 rollouts.JOB_KIND: rollouts.count_population,
                 experiments.JOB_KIND: experiments.count_population,
+                dry_runs.JOB_KIND: dry_runs.answer,
+                experiment_dry_runs.JOB_KIND: experiment_dry_runs.answer,
                 watch.JOB_KIND: watch.begin,
                 assignments.HOLDBACK_JOB_KIND: _end_holdback,
                 fleet_counts.JOB_KIND: fleet_counts.count,
