@@ -14,7 +14,7 @@ from typing import Final
 
 import bsdiff4
 
-from device_client.wire.errors import MalformedPatchError
+from device_client.wire.errors import MalformedPatchError, OversizedError
 from device_client.wire.tensor1.io import RandomAccess
 from fleet.domain.delta_sizes import BSDIFF4_MAX_BYTES
 from fleet.ports.delta_encoder import DeltaTooExpensiveError
@@ -26,6 +26,9 @@ _HEADER: Final = struct.Struct("<8sqqq")
 _CONTROL: Final = struct.Struct("<QQQ")
 _MAGIC: Final = b"BSDIFF40"
 _SIGN: Final = 1 << 63
+# bsdiff begins a step where it has found a match that is more than eight bytes better than the last one went on.
+_MIN_STEP_BYTES: Final = 8
+_MORE_STEPS: Final = 2
 _PIECE_BYTES: Final = 1 << 18
 _READ_BYTES: Final = 1 << 16
 
@@ -53,13 +56,17 @@ class Header:
 
 
 def read_header(patch: RandomAccess) -> Header:
-    """The patch's header; raises MalformedPatchError where it is none, or its parts do not fit the patch."""
+    """The patch's header; raises MalformedPatchError where it is none, or its parts do not fit the patch, and OversizedError."""
     content = patch.read_at(0, _HEADER.size)
     if len(content) < _HEADER.size:
         raise MalformedPatchError(f"expected a patch with a header of {_HEADER.size} bytes, got {len(content)}")
     magic, *lengths = _HEADER.unpack(content)
     if magic != _MAGIC or min(lengths) < 0 or _HEADER.size + lengths[0] + lengths[1] > patch.size:
         raise MalformedPatchError(f"expected a bsdiff4 header with lengths inside the patch, got {content.hex()}")
+    if lengths[2] > BSDIFF4_MAX_BYTES:
+        raise OversizedError(
+            f"expected a bsdiff4 patch that makes at most {BSDIFF4_MAX_BYTES} bytes, got one that announces {lengths[2]}"
+        )
     return Header(*lengths)
 
 
@@ -95,8 +102,8 @@ def patched(old: RandomAccess, patch: RandomAccess, patch_bytes: int, write: Cal
 def _steps(controls: "_Inflated", new_bytes: int) -> Iterator[tuple[int, int, int]]:
     """(bytes to add differences to, bytes to copy, by how much the old file's place moves), until all is made."""
     made = 0
-    # A step may make nothing, but bsdiff has at most one for each byte that it looks at.
-    for _ in range(new_bytes + 1):
+    most = new_bytes // _MIN_STEP_BYTES + _MORE_STEPS
+    for _ in range(most):
         if made >= new_bytes:
             return
         add, copy, seek = (_signed(word) for word in _CONTROL.unpack(controls.take(_CONTROL.size)))
@@ -104,7 +111,8 @@ def _steps(controls: "_Inflated", new_bytes: int) -> Iterator[tuple[int, int, in
             raise MalformedPatchError(f"expected lengths in a bsdiff4 patch, got {add} and {copy}")
         made += add + copy
         yield add, copy, seek
-    raise MalformedPatchError(f"expected at most {new_bytes + 1} steps in a bsdiff4 patch, got more")
+    if made < new_bytes:
+        raise MalformedPatchError(f"expected at most {most} steps in a bsdiff4 patch for {new_bytes} bytes, got more")
 
 
 def _signed(word: int) -> int:

@@ -8,8 +8,8 @@ readers of the format do not look. A `tensor1` patch has them in its header.
 import errno
 import hashlib
 import os
+import secrets
 import stat
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -97,6 +97,8 @@ class CreatedPatch:
     old_bytes: int
     new_bytes: int
     tensors: tuple[TensorStats, ...] = ()
+    # Of more tensors than a patch has instructions for, the smaller ones are bytes like any other.
+    taken_as_bytes: int = 0
 
 
 def layout_of(path: Path) -> Layout:
@@ -123,16 +125,17 @@ def _description_of(path: Path) -> Path | None:
 def create(old: Path, new: Path, patch: Path, codec: Codec | None, coding: Coding = Coding.PCODEC) -> CreatedPatch:
     """Make `patch`; without a codec the one that makes the smaller one. Raises OSError, DeltaTooExpensiveError."""
     with PreadFile(old) as before, PreadFile(new) as after, _finished(patch, (before, after)) as (file, path):
-        made, tensors = Codec.BSDIFF4, tuple[TensorStats, ...]()
+        made, tensors, taken_as_bytes = Codec.BSDIFF4, tuple[TensorStats, ...](), 0
         if codec is not Codec.BSDIFF4:
             made = Codec.TENSOR1 if coding is Coding.PCODEC else Codec.TENSOR1_PORTABLE
-            tensors = encode(before, after, layout_of(old), layout_of(new), file, coding=coding).tensors
+            said = encode(before, after, layout_of(old), layout_of(new), file, coding=coding)
+            tensors, taken_as_bytes = said.tensors, said.taken_as_bytes
             file.seek(0, os.SEEK_END)
             file.flush()
         if codec is Codec.BSDIFF4 or (codec is None and is_tried(before.size, after.size)):
             other = diff(old, new) + _TRAILER_MAGIC + before.sha256() + after.sha256()
             if codec is Codec.BSDIFF4 or len(other) < file.tell():
-                made, tensors = Codec.BSDIFF4, ()
+                made, tensors, taken_as_bytes = Codec.BSDIFF4, (), 0
                 file.seek(0)
                 file.truncate()
                 file.write(other)
@@ -142,7 +145,7 @@ def create(old: Path, new: Path, patch: Path, codec: Codec | None, coding: Codin
             _apply_to(before, written, digest)
         if digest.value != after.sha256():
             raise OutputMismatchError("expected a patch that makes the new file, got one that makes another")
-        return CreatedPatch(made, path.stat().st_size, before.size, after.size, tensors)
+        return CreatedPatch(made, path.stat().st_size, before.size, after.size, tensors, taken_as_bytes)
 
 
 def apply(old: Path, patch: Path, new: Path) -> int:
@@ -153,7 +156,8 @@ def apply(old: Path, patch: Path, new: Path) -> int:
         _finished(new, (before, source)) as (file, path),
     ):
         announced, room = _announced_bytes(source), os.statvfs(path)
-        if announced > room.f_bavail * room.f_frsize:
+        # Some that live in memory do not count what they have.
+        if room.f_blocks and announced > room.f_bavail * room.f_frsize:
             said = f"expected room for {announced} bytes, got {room.f_bavail * room.f_frsize}"
             raise OSError(errno.ENOSPC, said, str(new))
         _apply_to(before, source, file)
@@ -220,33 +224,36 @@ def _apply_bsdiff4(old: PreadFile, patch: PreadFile, out: "BinaryIO | _Digest") 
 def _finished(path: Path, inputs: Iterable[PreadFile]) -> Iterator[tuple[BinaryIO, Path]]:
     """A file that becomes `path` when the block ends well, and that leaves no trace when it does not.
 
-    Raises OSError where that would replace one of the inputs, or what is no regular file.
+    Raises OSError where that would replace one of the inputs, or what is no regular file. Through a link it is what the link
+    leads to that is replaced, as `cp` does; a link that leads nowhere is refused, as `cp` does too.
     """
+    if path.is_symlink() and not path.exists():
+        raise OSError(errno.ENOENT, "expected a file or nothing, got a link that leads nowhere", str(path))
     if path.exists() and not path.is_file():
         said = f"expected a regular file or nothing, got {_kind(path.stat().st_mode)}"
         raise OSError(errno.EINVAL, said, str(path))
     if any(file.is_same_as(path) for file in inputs):
         raise OSError(errno.EINVAL, "expected another file than those that are read, got one of them", str(path))
-    draft: Path | None = None
+    place = path.resolve()
+    # Named before it is made, so that it is removed at whatever moment this ends.
+    draft = place.with_name(f".{place.name[:_PREFIX_LETTERS]}.{secrets.token_hex(8)}")
     try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name[:_PREFIX_LETTERS]}.", dir=path.parent)
-        draft = Path(name)
+        descriptor = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "w+b") as file:
             yield cast("BinaryIO", file), draft
             file.flush()
             os.fsync(file.fileno())
         # Whoever made a file private before did not mean its next version to be public.
-        draft.chmod(stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o666 & ~_umask())
-        draft.replace(path)
-        _sync(path.parent)
+        draft.chmod(stat.S_IMODE(place.stat().st_mode) if place.exists() else 0o666 & ~_umask())
+        draft.replace(place)
+        _sync(place.parent)
     except OSError as error:
         # What was read has its name in the error; the rest concerns this file, by whatever name it had by then.
-        if draft is None or error.filename in {None, str(draft)}:
+        if error.filename in {None, str(draft)}:
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     finally:
-        if draft is not None:
-            draft.unlink(missing_ok=True)
+        draft.unlink(missing_ok=True)
 
 
 def _sync(folder: Path) -> None:

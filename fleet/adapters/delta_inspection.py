@@ -43,6 +43,8 @@ class Part:
     output_bytes: int
     elements: int
     patch_bytes: int
+    # Small tensors that one instruction makes; `name` is the first one's.
+    tensors: int = 1
 
     @property
     def bits_per_weight(self) -> float:
@@ -68,8 +70,10 @@ class Inspected:
 
 
 def inspect(patch: Path, model: Path | None = None) -> Inspected:
-    """Look into a patch; `model` is the new file, whose tensors' names are used. Raises OSError, MalformedPatchError,
-    and ValueError where `model` is another file.
+    """Look into a patch; `model` is the new file, whose tensors' names are used.
+
+    Raises OSError, MalformedPatchError for a patch that has not all of its records or more than those, and ValueError where
+    `model` is another file.
     """
     with PreadFile(patch) as file:
         if file.read_at(0, len(MAGIC)) != MAGIC:
@@ -77,10 +81,14 @@ def inspect(patch: Path, model: Path | None = None) -> Inspected:
         header = decoder.read_header(file)
         parts: tuple[Part, ...] = ()
         is_verbatim = Flag.VERBATIM in header.flags
-        if not is_verbatim:
+        if is_verbatim:
+            end = HEADER_BYTES + header.new_bytes
+        else:
             instructions = decoder.read_prologue(file, header).instructions
-            costs = _costs(file, instructions, header.block_bytes, HEADER_BYTES + header.prologue_bytes)
+            costs, end = _costs(file, instructions, header.block_bytes, HEADER_BYTES + header.prologue_bytes)
             parts = _parts(instructions, costs, _tensors(model, header) if model is not None else ())
+        if end != file.size:
+            raise TruncatedPatchError(f"expected a patch of {end} bytes, got one of {file.size}")
         return Inspected(
             Codec.TENSOR1,
             file.size,
@@ -105,8 +113,10 @@ def _tensors(model: Path, header: Header) -> tuple[Segment, ...]:
     return layout_of(model).segments
 
 
-def _costs(file: PreadFile, instructions: Collection[Instruction], block_bytes: int, position: int) -> list[float]:
-    """Bytes of records by instruction."""
+def _costs(
+    file: PreadFile, instructions: Collection[Instruction], block_bytes: int, position: int
+) -> tuple[list[float], int]:
+    """Bytes of records by instruction, and where the last record ends."""
     costs = [0.0] * len(instructions)
     for block in blocks(instructions, block_bytes):
         first = block.pieces[0]
@@ -120,7 +130,7 @@ def _costs(file: PreadFile, instructions: Collection[Instruction], block_bytes: 
         if position > file.size:
             raise TruncatedPatchError(f"expected a record that ends at {position}, got a patch of {file.size} bytes")
         _divide(block, length + _CHECKSUM_BYTES, costs)
-    return costs
+    return costs, position
 
 
 def _divide(block: Block, length: int, costs: list[float]) -> None:
@@ -146,13 +156,14 @@ def _parts(
     for item, cost in zip(instructions, costs, strict=True):
         while following < len(segments) and segments[following].end <= offset:
             following += 1
-        inside = following < len(segments) and segments[following].offset < offset + item.length
-        name = segments[following].name if inside else ""
+        after = following
+        while after < len(segments) and segments[after].offset < offset + item.length:
+            after += 1
         literal = item.length if item.kind is Kind.LITERAL else 0
         elements = item.length // item.record_bytes * sum(field.count for field in item.fields)
         found.append(
             Part(
-                name,
+                segments[following].name if after > following else "",
                 item.kind.name.lower(),
                 item.predictor.name.lower() if item.kind is Kind.DELTA else "",
                 "+".join(field.element.name.lower() for field in item.fields),
@@ -160,6 +171,7 @@ def _parts(
                 item.length,
                 elements or item.length,
                 round(cost) or literal,
+                max(1, after - following),
             )
         )
         offset += item.length

@@ -1,14 +1,24 @@
 """`modelfleet delta`: files in, files out, and nothing wrong or half-done ever left behind."""
 
 import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
 
+from device_client.wire.tensor1.format import MAX_FILE_BYTES, pack_header, parse_header
+from fleet.domain.delta_sizes import BSDIFF4_MAX_BYTES
 from tests.cli.conftest import CommandLine
 from tests.delta.pairs import files
 
+ROOT = Path(__file__).resolve().parents[2]
 DICE = np.random.default_rng(11)
 WEIGHTS = {
     "embed": DICE.normal(0, 0.05, (400, 64)).astype(np.float32),
@@ -35,11 +45,22 @@ def modelfleet(home: Path) -> CommandLine:
     return CommandLine({"HOME": str(home)})
 
 
+def waits_for(condition: Callable[[], bool]) -> None:
+    """Until it holds; a minute at most."""
+    until = time.monotonic() + 60
+    while not condition() and time.monotonic() < until:
+        time.sleep(0.01)
+
+
 def names(home: Path) -> set[str]:
     return {path.name for path in home.iterdir()}
 
 
-@pytest.mark.parametrize("words", [(), ("--codec", "tensor1"), ("--codec", "bsdiff4"), ("--portable",)])
+@pytest.mark.parametrize(
+    "words",
+    [(), ("--codec", "tensor1"), ("--codec", "bsdiff4"), ("--portable",)],
+    ids=lambda words: " ".join(words) or "auto",
+)
 def test_create_and_apply__every_codec__the_new_file(
     modelfleet: CommandLine, home: Path, words: tuple[str, ...]
 ) -> None:
@@ -191,14 +212,86 @@ def test_apply__unreadable_or_closed__one_line_with_its_name(modelfleet: Command
 
 
 def test_apply__more_than_there_is_room_for__one_line_before_it_begins(modelfleet: CommandLine, home: Path) -> None:
-    modelfleet.ok("delta", "create", home / "old", home / "new", home / "patch", "--codec", "bsdiff4")
-    patch = bytearray((home / "patch").read_bytes())
-    patch[24:32] = (1 << 62).to_bytes(8, "little")
-    (home / "patch").write_bytes(bytes(patch))
+    modelfleet.ok("delta", "create", home / "old", home / "new", home / "patch", "--codec", "tensor1")
+    patch = (home / "patch").read_bytes()
+    forged = pack_header(replace(parse_header(patch), new_bytes=MAX_FILE_BYTES))
+    (home / "patch").write_bytes(forged + patch[len(forged) :])
     ran = modelfleet("delta", "apply", home / "old", home / "patch", home / "tuned")
     assert ran.code == 1
-    assert f"{home / 'tuned'}: expected room for {1 << 62} bytes" in ran.err
+    assert f"{home / 'tuned'}: expected room for {MAX_FILE_BYTES} bytes" in ran.err
     assert (home / "tuned").read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("words", [("apply", "old", "patch", "tuned"), ("inspect", "patch")], ids=" ".join)
+def test_delta__bsdiff4_that_announces_more_than_it_is_for__one_line_at_once(
+    modelfleet: CommandLine, home: Path, words: tuple[str, ...]
+) -> None:
+    modelfleet.ok("delta", "create", home / "old", home / "new", home / "patch", "--codec", "bsdiff4")
+    patch = bytearray((home / "patch").read_bytes())
+    patch[24:32] = (BSDIFF4_MAX_BYTES + 1).to_bytes(8, "little")
+    (home / "patch").write_bytes(bytes(patch))
+    ran = modelfleet("delta", words[0], *(home / word for word in words[1:]))
+    assert (ran.code, ran.err.count("\n")) == (1, 1)
+    assert f"{home / 'patch'}: expected a bsdiff4 patch that makes at most {BSDIFF4_MAX_BYTES} bytes" in ran.err
+    assert (home / "tuned").read_bytes() == b"precious"
+
+
+def test_apply__through_a_link__replaces_what_it_leads_to(modelfleet: CommandLine, home: Path) -> None:
+    modelfleet.ok("delta", "create", home / "old", home / "new", home / "patch")
+    (home / "folder").mkdir()
+    (home / "folder" / "model").write_bytes(b"precious")
+    (home / "link").symlink_to(Path("folder") / "model")
+    assert modelfleet("delta", "apply", home / "old", home / "patch", home / "link").code == 0
+    assert (home / "link").readlink() == Path("folder") / "model"
+    assert (home / "folder" / "model").read_bytes() == (home / "new").read_bytes()
+    assert [path.name for path in (home / "folder").iterdir()] == ["model"]
+
+
+def test_apply__through_a_link_to_nothing__refused(modelfleet: CommandLine, home: Path) -> None:
+    modelfleet.ok("delta", "create", home / "old", home / "new", home / "patch")
+    (home / "link").symlink_to("nothing")
+    ran = modelfleet("delta", "apply", home / "old", home / "patch", home / "link")
+    assert ran.code == 1
+    assert f"{home / 'link'}: expected a file or nothing, got a link that leads nowhere" in ran.err
+    assert names(home) == {"old", "new", "patch", "tuned", "link"}
+
+
+def modelfleet_process(*words: str | Path | bytes, stdout: int | BinaryIO = subprocess.PIPE) -> subprocess.Popen[bytes]:
+    """The command as people run it."""
+    command = [sys.executable, "-m", "fleet.entrypoints.cli", "delta", *words]
+    return subprocess.Popen(command, cwd=ROOT, stdout=stdout, stderr=subprocess.PIPE)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=lambda number: number.name)
+def test_create__ended_by_a_signal__leaves_no_draft(home: Path, number: signal.Signals) -> None:
+    # Compressing this takes ten seconds.
+    (home / "large").write_text(np.random.default_rng(1).bytes(8 << 20).hex())
+    process = modelfleet_process("create", home / "new", home / "large", home / "patch", "--codec", "tensor1")
+    waits_for(lambda: bool(list(home.glob(".patch.*"))) or process.poll() is not None)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, said
+    assert b"Traceback" not in said
+    assert names(home) == {"old", "new", "tuned", "large"}
+
+
+def test_apply__names_that_are_no_utf_8__said_with_escapes(home: Path) -> None:
+    folder = os.fsencode(home)
+    assert modelfleet_process("create", home / "old", home / "new", folder + b"/p\xff").wait(60) == 0
+    process = modelfleet_process("apply", home / "old", folder + b"/p\xff", folder + b"/m\xff")
+    out, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (0, b"")
+    assert rb"m\udcff: " in out
+    assert Path(os.fsdecode(folder + b"/m\xff")).read_bytes() == (home / "new").read_bytes()
+
+
+def test_apply__nobody_can_be_told__one_line(modelfleet: CommandLine, home: Path) -> None:
+    modelfleet.ok("delta", "create", home / "old", home / "new", home / "patch")
+    with Path("/dev/full").open("wb") as full:
+        process = modelfleet_process("apply", home / "old", home / "patch", home / "tuned", stdout=full)
+        _, said = process.communicate(timeout=60)
+    assert (process.returncode, said.count(b"\n")) == (1, 1), said
+    assert b"No space left" in said
 
 
 def test_inspect__tensor1__predictor_bits_and_bytes_by_tensor(modelfleet: CommandLine, home: Path) -> None:
@@ -252,3 +345,32 @@ def test_create__external_data__its_model_file_helps(modelfleet: CommandLine, ho
         "delta", "create", home / "a.onnx.data", home / "b.onnx.data", home / "p", "--codec", "tensor1"
     )
     assert "embed" in {item["name"] for item in made["tensors"]}
+
+
+@pytest.mark.parametrize("change", ["bytes behind the end", "cut"])
+@pytest.mark.parametrize("kind", ["records", "verbatim"])
+def test_inspect__not_a_whole_patch__one_line(modelfleet: CommandLine, home: Path, kind: str, change: str) -> None:
+    if kind == "verbatim":
+        (home / "new").write_bytes(np.random.default_rng(1).bytes(3000))
+    modelfleet.ok("delta", "create", home / "old", home / "new", home / "patch", "--codec", "tensor1")
+    assert modelfleet.ok("delta", "inspect", home / "patch")["is_verbatim"] == (kind == "verbatim")
+    patch = (home / "patch").read_bytes()
+    (home / "patch").write_bytes(patch + b"x" if change == "bytes behind the end" else patch[:-1])
+    ran = modelfleet("delta", "inspect", home / "patch")
+    assert (ran.code, ran.err.count("\n")) == (1, 1)
+    assert str(home / "patch") in ran.err
+
+
+def test_inspect__as_text__begins_with_the_whole(modelfleet: CommandLine, home: Path) -> None:
+    modelfleet.ok("delta", "create", home / "old", home / "new", home / "patch", "--codec", "tensor1")
+    lines = modelfleet("delta", "inspect", home / "patch").out.splitlines()
+    assert lines[0].startswith(f"{home / 'patch'}: tensor1, ")
+    assert lines[1].startswith(f"old file: {(home / 'old').stat().st_size} bytes, sha256 ")
+    assert "instructions, blocks of 131072 bytes, needs pcodec" in lines[3]
+
+
+def test_create__of_an_empty_file__no_share_of_nothing(modelfleet: CommandLine, home: Path) -> None:
+    (home / "new").write_bytes(b"")
+    ran = modelfleet("delta", "create", home / "old", home / "new", home / "patch")
+    assert ran.code == 0
+    assert ran.out.rstrip().endswith("B, of an empty file")

@@ -14,7 +14,7 @@ from device_client.wire.errors import MalformedPatchError
 from device_client.wire.tensor1 import Checkpoint, check_base, decode, read_header
 from device_client.wire.tensor1.decoder import read_prologue
 from device_client.wire.tensor1.errors import OutputMismatchError, WrongBaseError
-from device_client.wire.tensor1.format import HEADER_BYTES, MAX_STREAM_BYTES, Flag
+from device_client.wire.tensor1.format import HEADER_BYTES, MAX_INSTRUCTIONS, MAX_STREAM_BYTES, Flag
 from fleet.adapters.delta_tensor import Coding
 from fleet.adapters.delta_tensor.encoder import _probable
 from fleet.domain.layouts import Dtype, Layout, Quantisation, Segment
@@ -225,16 +225,6 @@ def test_patch__tensors_renamed_and_rounded__still_finds_them(cast: str) -> None
     assert len(patch) < 0.02 * len(new)
 
 
-def test_patch__more_tensors_than_a_patch_has_instructions__is_of_the_whole_file() -> None:
-    dice = np.random.default_rng(1)
-    content, other = dice.bytes(280_000), dice.bytes(280_000)
-    segments = [Segment(4 * number, 2, Dtype.INT16, (1,), f"t{number}") for number in range(70_000)]
-    layout = Layout.of(len(content), "any", segments)
-    mixed = b"".join(content[at : at + 2] + other[at : at + 2] for at in range(0, 280_000, 4))
-    patch, _ = make(content, mixed, layouts=(layout, layout))
-    assert applied(content, patch) == mixed
-
-
 def test_patch__same_inputs__same_bytes() -> None:
     old, new = files.safetensors({"w": weights(1, 384, 384)}), files.safetensors({"w": weights(1, 384, 384) * 1.001})
     assert make(old, new, block_bytes=8192)[0] == make(old, new, block_bytes=8192)[0]
@@ -330,3 +320,45 @@ def test_apply__old_file_differs_where_the_patch_only_copies__never_succeeds() -
     patch, _ = make(old, new)
     with pytest.raises((OutputMismatchError, MalformedPatchError)):
         applied(old[:-5] + bytes((old[-5] ^ 1,)) + old[-4:], patch)
+
+
+def test_patch__thousands_of_small_tensors__share_instructions_and_are_told_apart() -> None:
+    count = 3000
+    before = {f"layer.{number}": array for number, array in enumerate(weights(1, count, 32))}
+    after = {name: array * np.float32(1.001) for name, array in before.items()}
+    old, new = files.safetensors(before), files.safetensors(after)
+    patch, stats = make(old, new)
+    assert applied(old, patch) == new
+    assert len(read_prologue(Held(patch), read_header(Held(patch))).instructions) < 20
+    assert {item.name: item.predictor for item in stats.tensors} == dict.fromkeys(before, "same")
+    assert 0.9 < sum(item.patch_bytes for item in stats.tensors) / len(patch) <= 1
+
+
+def test_patch__more_tensors_than_instructions__the_largest_are_tensors_still() -> None:
+    # Four bytes that changed, four that did not, and one tensor that is worth something.
+    count = MAX_INSTRUCTIONS // 2 + 100
+    before, large = weights(2, count, 2), weights(3, 64, 64)
+    after, tuned = before.copy(), large * np.float32(1.001)
+    after[:, 0] *= np.float32(1.001)
+    segments = [Segment(8 * number, 4, Dtype.FLOAT32, (1,), f"small.{number}") for number in range(count)]
+    segments.append(Segment(8 * count, large.nbytes, Dtype.FLOAT32, (64, 64), "large"))
+    layout = Layout.of(8 * count + large.nbytes, "made up", segments)
+    old, new = before.tobytes() + large.tobytes(), after.tobytes() + tuned.tobytes()
+    patch, stats = make(old, new, layouts=(layout, layout))
+    assert applied(old, patch) == new
+    assert stats.taken_as_bytes > count // 2
+    assert "large" in {item.name for item in stats.tensors}
+    assert stats.patch_bytes < 0.6 * len(new)
+
+
+def test_patch__more_runs_than_a_block_may_have__smaller_blocks() -> None:
+    before = weights(4, 6000, 4)
+    after = before.copy()
+    after[:, 0] *= np.float32(1.001)
+    segments = [Segment(16 * number, 4, Dtype.FLOAT32, (1,), str(number)) for number in range(len(before))]
+    layout = Layout.of(before.nbytes, "made up", segments)
+    old, new = before.tobytes(), after.tobytes()
+    patch, stats = make(old, new, layouts=(layout, layout))
+    assert applied(old, patch) == new
+    assert stats.taken_as_bytes == 0
+    assert read_header(Held(patch)).block_bytes < 512 << 10

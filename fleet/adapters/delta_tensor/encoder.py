@@ -56,6 +56,8 @@ _SMALL_FILE_BYTES: Final = 8 << 20
 _SMALL_BLOCK_BYTES: Final = 128 << 10
 # With so many instructions, of at most 100 bytes each in practice, there is room for all literals too.
 _MAX_SURE: Final = 1 << 14
+# What is planned for of a file with more tensors than a patch may have instructions.
+_FEWER_TENSORS: Final = MAX_INSTRUCTIONS // 4
 
 
 def encode(
@@ -78,24 +80,43 @@ def encode(
     keep_freed_memory()
     block_bytes = max(MIN_BLOCK_BYTES, min(block_bytes, MAX_BLOCK_BYTES))
     writing = _Writing(old, new, out, coding=coding, block_bytes=block_bytes)
-    plan = Planner(old, new, old_layout, new_layout, coding, block_bytes).plan()
-    while writing.block_bytes > MIN_BLOCK_BYTES and not _has_room(plan, writing.block_bytes):
-        writing.block_bytes = max(MIN_BLOCK_BYTES, writing.block_bytes // 2)
-        if not all(_is_cut_by(item, writing.block_bytes) for item in plan.instructions):
-            plan = Planner(old, new, old_layout, new_layout, coding, writing.block_bytes).plan()
-    if not _fits(plan):
-        plan = _whole(new)
+    plan, layout = _planned(writing, old_layout, new_layout)
     size = writing.write(plan)
     if size > _probable(new) and plan.instructions != _whole(new).instructions:
         size = _smaller_of(writing, plan, size, new)
     if size > HEADER_BYTES + new.size:
         size = writing.write_verbatim()
-        return EncodeStats(old.size, new.size, size, 0, verbatim=True, needs_pcodec=False, tensors=())
+        return EncodeStats(old.size, new.size, size, 0, verbatim=True, needs_pcodec=False)
     copied = sum(item.length for item in writing.plan.instructions if item.kind is Kind.COPY)
-    tensors = _tensors(writing.plan, writing.spent, new_layout)
     return EncodeStats(
-        old.size, new.size, size, copied, verbatim=False, needs_pcodec=writing.needs_pcodec, tensors=tensors
+        old.size,
+        new.size,
+        size,
+        copied,
+        verbatim=False,
+        needs_pcodec=writing.needs_pcodec,
+        tensors=_tensors(writing.plan, writing.spent, layout),
+        taken_as_bytes=len(new_layout.segments) - len(layout.segments),
     )
+
+
+def _planned(writing: "_Writing", old_layout: Layout, new_layout: Layout) -> tuple[Plan, Layout]:
+    """A plan that a patch has room for, and the new tensors that it knows of: all, or the largest ones, or none."""
+    count = len(new_layout.segments)
+    for layout in (new_layout, new_layout.largest(_FEWER_TENSORS)) if count > _FEWER_TENSORS else (new_layout,):
+        plan = writing.planned(old_layout, layout)
+        if _fits(plan):
+            return _cut(writing, plan, old_layout, layout), layout
+    return _whole(writing.new), new_layout.largest(0)
+
+
+def _cut(writing: "_Writing", plan: Plan, old_layout: Layout, new_layout: Layout) -> Plan:
+    """The plan, or one for smaller blocks where they would have too many runs."""
+    while writing.block_bytes > MIN_BLOCK_BYTES and not _has_room(plan, writing.block_bytes):
+        writing.block_bytes = max(MIN_BLOCK_BYTES, writing.block_bytes // 2)
+        if not all(_is_cut_by(item, writing.block_bytes) for item in plan.instructions):
+            plan = writing.planned(old_layout, new_layout)
+    return plan
 
 
 def _digest(file: RandomAccess) -> bytes:
@@ -152,13 +173,16 @@ def _whole(new: RandomAccess) -> Plan:
 
 
 def _tensors(plan: Plan, spent: dict[int, int], layout: Layout) -> tuple[TensorStats, ...]:
+    """What each tensor took; those of one instruction share its bytes by their lengths."""
     sizes = dict.fromkeys(plan.unchanged, 0)
     predictors = dict.fromkeys(plan.unchanged, Kind.COPY.name.lower())
-    for number, tensor in plan.tensors.items():
+    for number, tensors in plan.tensors.items():
         item = plan.instructions[number]
-        sizes[tensor] = sizes.get(tensor, 0) + spent.get(number, 0)
         word = item.predictor.name if item.kind is Kind.DELTA else item.kind.name
-        predictors.setdefault(tensor, word.lower())
+        lengths = [layout.segments[tensor].length for tensor in tensors]
+        for tensor, length in zip(tensors, lengths, strict=True):
+            sizes[tensor] = sizes.get(tensor, 0) + spent.get(number, 0) * length // sum(lengths)
+            predictors.setdefault(tensor, word.lower())
     return tuple(
         TensorStats(segment.name, segment.dtype, segment.elements, segment.length, predictors[number], sizes[number])
         for number, segment in enumerate(layout.segments)
@@ -189,7 +213,7 @@ class _Writing:
         block_bytes: int,
     ) -> None:
         self._old = old
-        self._new = new
+        self.new = new
         self._out = out
         self._coding = coding
         self.block_bytes = block_bytes
@@ -200,6 +224,10 @@ class _Writing:
         self.plan = Plan(())
         self.spent: dict[int, int] = {}
         self.needs_pcodec = False
+
+    def planned(self, old_layout: Layout, new_layout: Layout) -> Plan:
+        """What may be written."""
+        return Planner(self._old, self.new, old_layout, new_layout, self._coding, self.block_bytes).plan()
 
     def write(self, plan: Plan) -> int:
         """The patch that follows from a plan; returns its size."""
@@ -218,7 +246,7 @@ class _Writing:
                 if item.kind is Kind.STREAM:
                     step = self.block_bytes
                     lengths = [min(step, item.length - start) for start in range(0, item.length, step)]
-                    stream = payloads(self._new, block.offset, iter(lengths), item.length, item.scalars[0])
+                    stream = payloads(self.new, block.offset, iter(lengths), item.length, item.scalars[0])
             if item.kind is Kind.STREAM:
                 payload = next(stream)
                 made = _Made(payload, made.checksum, ((number, len(payload)),), used_pcodec=False)  # noqa: PLW2901
@@ -232,8 +260,8 @@ class _Writing:
     def write_verbatim(self) -> int:
         """The header and the new file."""
         self._out.seek(HEADER_BYTES)
-        for start in range(0, self._new.size, _HASHED):
-            self._out.write(self._new.read_at(start, min(_HASHED, self._new.size - start)))
+        for start in range(0, self.new.size, _HASHED):
+            self._out.write(self.new.read_at(start, min(_HASHED, self.new.size - start)))
         size = self._out.tell()
         self._out.truncate(size)
         self._head(Flag.VERBATIM, 0, 0, 0, 0)
@@ -245,7 +273,7 @@ class _Writing:
             self.block_bytes,
             self._old.size,
             self._digests[0].result(),
-            self._new.size,
+            self.new.size,
             self._digests[1].result(),
             reach_back,
             packed,
@@ -282,7 +310,7 @@ class _Writing:
                 yield first, future.result()
 
     def _made(self, block: Block) -> _Made:
-        content = self._new.read_at(block.offset, block.length)
+        content = self.new.read_at(block.offset, block.length)
         checksum = zlib.crc32(content)
         number, item = block.pieces[0].number, block.pieces[0].item
         if item.kind is Kind.STREAM:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from device_client.wire.tensor1.blocks import LARGE_RUN_BYTES
 from device_client.wire.tensor1.elements import Element
 from device_client.wire.tensor1.format import (
     MAX_INSTRUCTIONS,
@@ -49,6 +50,7 @@ _WORTH: Final = {Predictor.LOW_RANK: 0.9}
 _MIN_FITTED: Final = 4096
 _INCOMPRESSIBLE: Final = 0.995
 _BYTES: Final = (Field(Element.U8, 1),)
+_NONE: Final = range(0)
 
 
 @dataclass(slots=True)
@@ -57,7 +59,8 @@ class Step:
 
     item: Instruction
     fit: Fit | None = None
-    tensor: int | None = None
+    # Numbers in the new file's layout.
+    tensors: range = _NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +70,7 @@ class Plan:
     instructions: tuple[Instruction, ...]
     parameters: Mapping[int, bytes] = field(default_factory=dict)
     records: Mapping[int, bytes] = field(default_factory=dict)
-    tensors: Mapping[int, int] = field(default_factory=dict)
+    tensors: Mapping[int, range] = field(default_factory=dict)
     # Elements in a row of those that make a plain matrix from its start.
     columns: Mapping[int, int] = field(default_factory=dict)
     literals: bytes = b""
@@ -103,7 +106,7 @@ class Planner:
                 continue
             self._open(position, segment.offset)
             for part in step:
-                part.tensor = number
+                part.tensors = range(number, number + 1)
                 if part.item.kind is Kind.COPY:
                     self._unchanged.add(number)
                 self._steps.append(part)
@@ -270,7 +273,7 @@ class Planner:
             offset, length = step.item.old_offset, step.item.length
             moved = _end_of(filled)
             if moved is not None and moved + length <= self.old.size and self._equal(moved, offset, length):
-                filled.append(Step(Instruction(Kind.COPY, length, moved), tensor=step.tensor))
+                filled.append(Step(Instruction(Kind.COPY, length, moved), tensors=step.tensors))
                 continue
             if index is None:
                 index = ByteIndex(self.old, gaps)
@@ -279,7 +282,7 @@ class Planner:
             position = offset
             for copy in copies:
                 filled += self._region(position, copy.new_offset - position, moved, copy.old_offset)
-                filled.append(Step(Instruction(Kind.COPY, copy.length, copy.old_offset), tensor=step.tensor))
+                filled.append(Step(Instruction(Kind.COPY, copy.length, copy.old_offset), tensors=step.tensors))
                 position, moved = copy.new_offset + copy.length, copy.old_offset + copy.length
             at_end = self.old.size if offset + length == self.new.size else None
             filled += self._region(position, offset + length - position, moved, at_end)
@@ -337,7 +340,7 @@ class Planner:
             instructions,
             {number: step.fit.parameters for number, step in enumerate(steps) if step.fit and step.fit.parameters},
             {number: step.fit.written for number, step in enumerate(steps) if step.fit and step.fit.parameters},
-            {number: step.tensor for number, step in enumerate(steps) if step.tensor is not None},
+            {number: step.tensors for number, step in enumerate(steps) if step.tensors},
             {number: columns for number, step in enumerate(steps) if (columns := self._columns(step))},
             bytes(literals),
             reach_back(instructions),
@@ -346,9 +349,9 @@ class Planner:
 
     def _columns(self, step: Step) -> int:
         """How long the rows are that a step makes; 0 for what is no matrix."""
-        if step.tensor is None or step.item.kind is not Kind.DELTA or len(step.item.fields) > 1:
+        if len(step.tensors) != 1 or step.item.kind is not Kind.DELTA or len(step.item.fields) > 1:
             return 0
-        tensor = tensor_of(self.new_layout.segments[step.tensor])
+        tensor = tensor_of(self.new_layout.segments[step.tensors[0]])
         return tensor.inner if tensor.fields == step.item.fields and tensor.element is not None else 0
 
     def _placed(self, step: Step, literals: bytearray) -> list[Step]:
@@ -356,9 +359,9 @@ class Planner:
         offset, length = step.item.old_offset, step.item.length
         if length < _STREAM_FROM and len(literals) + length <= _MAX_LITERALS:
             literals += self.new.read_at(offset, length)
-            return [Step(Instruction(Kind.LITERAL, length), tensor=step.tensor)]
+            return [Step(Instruction(Kind.LITERAL, length), tensors=step.tensors)]
         method = STORED if lzma_ratio(self.new, offset, length, probes=16) > _INCOMPRESSIBLE else lzma_method(3, 0, 0)
-        return [Step(item, tensor=step.tensor) for item in streams(length, method)]
+        return [Step(item, tensors=step.tensors) for item in streams(length, method)]
 
 
 def streams(length: int, method: int) -> list[Instruction]:
@@ -388,17 +391,35 @@ def _end_of(steps: Sequence[Step]) -> int | None:
 
 
 def _joined(steps: Sequence[Step]) -> list[Step]:
-    """Neighbours that one instruction can make."""
+    """Neighbours that one instruction can make. Small tensors that were neighbours before are one run, as they would be coded anyway."""
     joined: list[Step] = []
     for step in steps:
         if joined and step.item.kind is not Kind.STREAM:
             last = joined[-1].item
-            alike = replace(last, length=step.item.length, old_offset=step.item.old_offset) == step.item
             read = last.length if last.kind is Kind.LITERAL else last.old_length
             plain = last.kind is not Kind.DELTA or last.predictor in {Predictor.SAME, Predictor.NOTHING}
-            follows = last.old_offset + read == step.item.old_offset
-            if alike and plain and follows and (last.kind is not Kind.DELTA or joined[-1].tensor == step.tensor):
-                joined[-1] = Step(replace(last, length=last.length + step.item.length), tensor=joined[-1].tensor)
+            if plain and last.old_offset + read == step.item.old_offset and _is_alike(joined[-1], step):
+                joined[-1] = Step(
+                    replace(last, length=last.length + step.item.length), tensors=_named(joined[-1], step)
+                )
                 continue
         joined.append(step)
     return joined
+
+
+def _is_alike(last: Step, step: Step) -> bool:
+    """Whether two steps say the same of different bytes."""
+    if last.item.kind is not step.item.kind:
+        return False
+    if step.item.kind is Kind.DELTA and last.tensors != step.tensors:
+        # Runs that are large enough are coded alone, by rows and columns.
+        is_small = last.item.length + step.item.length < LARGE_RUN_BYTES and len(step.item.fields) == 1
+        if not (is_small and last.tensors and step.tensors):
+            return False
+    return replace(last.item, length=step.item.length, old_offset=step.item.old_offset) == step.item
+
+
+def _named(last: Step, step: Step) -> range:
+    """The tensors that a joint step is said to make: of bytes that are copied or literal, the first one's."""
+    is_shared = step.item.kind is Kind.DELTA and last.tensors != step.tensors
+    return range(last.tensors.start, step.tensors.stop) if is_shared else last.tensors

@@ -22,7 +22,10 @@ class TensorStats:
 
 @dataclass(frozen=True, slots=True)
 class EncodeStats:
-    """A whole patch: its tensors in the order of the new file, and what the rest took."""
+    """A whole patch: its tensors in the order of the new file, and what the rest took.
+
+    `taken_as_bytes` counts tensors that a patch had no instruction for: they are coded as bytes that are none.
+    """
 
     old_bytes: int
     new_bytes: int
@@ -30,4 +33,5 @@ class EncodeStats:
     copied_bytes: int
     verbatim: bool
     needs_pcodec: bool
-    tensors: tuple[TensorStats, ...]
+    tensors: tuple[TensorStats, ...] = ()
+    taken_as_bytes: int = 0

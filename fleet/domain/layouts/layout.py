@@ -201,6 +201,11 @@ class Layout:
         """How many of the file's bytes are of a known tensor."""
         return sum(segment.length for segment in self.segments)
 
+    def largest(self, count: int) -> Self:
+        """The same file with its `count` largest tensors; the others are bytes among the rest."""
+        kept = sorted(self.segments, key=lambda segment: (-segment.length, segment.offset))[:count]
+        return replace(self, segments=tuple(sorted(kept, key=lambda segment: segment.offset)))
+
     def gaps(self) -> Iterator[tuple[int, int]]:
         """(offset, length) of the runs of bytes that belong to no segment."""
         position = 0

@@ -1,10 +1,12 @@
 """`modelfleet`: parses the command line, runs one command, turns what went wrong into one line and an exit code."""
 
 import os
+import signal
 import sys
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Mapping, Sequence
 from importlib import import_module, metadata
+from io import TextIOWrapper
 from typing import Final, TextIO
 
 from fleet.entrypoints.cli.console import Console
@@ -77,13 +79,35 @@ def run(words: Sequence[str], environment: Mapping[str, str], out: TextIO, err: 
 
 
 def main() -> int:
-    """The entry point of the installed command."""
+    """The entry point of the installed command. What ends it from outside lets it clean up first."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # Whoever says nohup means it.
+            signal.signal(number, _end)
+    for stream in (sys.stdout, sys.stderr):
+        # Names of files need not be text in anybody's encoding.
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         return run(sys.argv[1:], os.environ, sys.stdout, sys.stderr)
     except BrokenPipeError:
-        # Whoever read our output has seen enough; keep Python from complaining about it at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return int(ExitCode.ERROR)
+        # Whoever read our output has seen enough.
+        _say_no_more()
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        _say_no_more()
+        sys.stderr.write(f"modelfleet: expected room for what was to be said, got: {error.strerror or error}\n")
+    return int(ExitCode.ERROR)
+
+
+def _end(number: int, _frame: object) -> None:
+    # As the shell counts those that a signal has ended.
+    sys.exit(128 + number)
+
+
+def _say_no_more() -> None:
+    """Keep Python from complaining about its output once more at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

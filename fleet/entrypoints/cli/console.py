@@ -43,11 +43,21 @@ class Console:
         """One of many outcomes of a command that follows something: one line each, JSON or text."""
         print(json.dumps(document, sort_keys=True) if self._as_json else line, file=self._out, flush=True)
 
-    def table(self, document: object, columns: Sequence[str], rows: Sequence[Sequence[object]], *, empty: str) -> None:
-        """A list: `document` as JSON, or a table; `empty` is said instead of a table without rows."""
+    def table(
+        self,
+        document: object,
+        columns: Sequence[str],
+        rows: Sequence[Sequence[object]],
+        *,
+        empty: str = "",
+        above: Sequence[str] = (),
+    ) -> None:
+        """A list: `document` as JSON, or a table beneath some lines; `empty` is said instead of a table without rows."""
         if self._as_json or not rows:
-            self.result(document, empty)
+            self.result(document, *above, *([empty] if empty else ()))
             return
+        for line in above:
+            print(line, file=self._out)
         table = Table(box=box.SIMPLE_HEAD if self._out.isatty() else None, pad_edge=False, show_edge=False)
         for column in columns:
             table.add_column(column, overflow="fold")

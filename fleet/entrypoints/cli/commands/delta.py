@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from device_client.wire.errors import WireError
+from device_client.wire.tensor1.errors import WrongBaseError
 from fleet.entrypoints.cli.context import Context
 from fleet.entrypoints.cli.errors import CommandError, ExitCode
 from fleet.entrypoints.cli.grammar import Commands
@@ -45,21 +46,21 @@ def register(commands: Commands) -> None:
 def run_create(context: Context, arguments: Namespace) -> int:
     """Make and prove a patch."""
     codec = None if arguments.codec == AUTO else arguments.codec
-    with _one_line():
+    with _one_line(arguments):
         made = wiring.create_patch(arguments.old, arguments.new, arguments.patch, codec, portable=arguments.portable)
-    share = 100 * made.patch_bytes / max(made.new_bytes, 1)
     tensors = [{**asdict(item), "bits_per_weight": round(item.bits_per_weight, 4)} for item in made.tensors]
+    said = f"{arguments.patch}: {made.codec.value}, {_share(made.patch_bytes, made.new_bytes)}"
+    if made.taken_as_bytes:
+        said += f"; {made.taken_as_bytes} tensors are too small and too many, and were taken as bytes"
     context.console.result(
-        {**asdict(made), "codec": made.codec.value, "tensors": tensors, "patch": str(arguments.patch)},
-        f"{arguments.patch}: {made.codec.value}, {show_bytes(made.patch_bytes)}, "
-        f"{share:.3f} % of {show_bytes(made.new_bytes)}",
+        {**asdict(made), "codec": made.codec.value, "tensors": tensors, "patch": str(arguments.patch)}, said
     )
     return ExitCode.HEALTHY
 
 
 def run_apply(context: Context, arguments: Namespace) -> int:
     """Rebuild the new file."""
-    with _one_line():
+    with _one_line(arguments):
         size = wiring.apply_patch(arguments.old, arguments.patch, arguments.new)
     context.console.result(
         {"new": str(arguments.new), "new_bytes": size}, f"{arguments.new}: {show_bytes(size)}, sha256 as announced"
@@ -69,12 +70,12 @@ def run_apply(context: Context, arguments: Namespace) -> int:
 
 def run_inspect(context: Context, arguments: Namespace) -> int:
     """Show what each tensor costs."""
-    with _one_line():
+    with _one_line(arguments):
         found = wiring.inspect_patch(arguments.patch, arguments.model)
     parts = [{**asdict(part), "bits_per_weight": round(part.bits_per_weight, 4)} for part in found.parts]
     rows = [
         (
-            part.name or f"@{part.output_offset}",
+            (part.name or f"@{part.output_offset}") + (f" and {part.tensors - 1} more" if part.tensors > 1 else ""),
             part.predictor or part.kind,
             part.dtype,
             part.elements,
@@ -84,30 +85,52 @@ def run_inspect(context: Context, arguments: Namespace) -> int:
         )
         for part in found.parts
     ]
+    head = [f"{arguments.patch}: {found.codec.value}, {_share(found.patch_bytes, found.new_bytes)}"]
+    if found.is_verbatim:
+        head.append("the whole new file as it is")
+    if found.old_bytes is not None:
+        head.append(f"old file: {found.old_bytes} bytes, sha256 {found.old_sha256}")
+        head.append(f"new file: {found.new_bytes} bytes, sha256 {found.new_sha256}")
+    if found.parts:
+        needs = "needs pcodec" if found.needs_pcodec else "needs no pcodec"
+        head.append(f"{len(found.parts)} instructions, blocks of {found.block_bytes} bytes, {needs}")
+        head.append(f"header and table with literals: {found.header_bytes} bytes; the rest is in the records:")
     context.console.table(
         {**asdict(found), "codec": found.codec.value, "parts": parts},
         ("TENSOR", "PREDICTOR", "DTYPE", "WEIGHTS", "BITS/WEIGHT", "PATCH BYTES", "NEW BYTES"),
         rows,
-        empty=f"{arguments.patch}: {found.codec.value}, {found.patch_bytes} bytes, makes {found.new_bytes} bytes"
-        + (", the whole new file as it is" if found.is_verbatim else ""),
+        above=head,
     )
     return ExitCode.HEALTHY
 
 
+def _share(part_bytes: int, whole_bytes: int) -> str:
+    """A size, and how much of another that is where it has one."""
+    share = (
+        f"{100 * part_bytes / whole_bytes:.3f} % of {show_bytes(whole_bytes)}" if whole_bytes else "of an empty file"
+    )
+    return f"{show_bytes(part_bytes)}, {share}"
+
+
 @contextmanager
-def _one_line() -> Iterator[None]:
-    """What can go wrong with files and patches, as this command's errors."""
+def _one_line(arguments: Namespace) -> Iterator[None]:
+    """What can go wrong with files and patches, as this command's errors, each with the file that it is about."""
     try:
         yield
+    except WrongBaseError as error:
+        raise CommandError(error.code, f"{arguments.old}: {error}") from error
     except WireError as error:
-        raise CommandError(error.code, str(error)) from error
+        raise CommandError(error.code, f"{arguments.patch}: {error}") from error
     except DeltaTooExpensiveError as error:
-        raise CommandError("delta_too_expensive", str(error)) from error
+        raise CommandError("delta_too_expensive", f"{arguments.patch}: {error}") from error
     except MemoryError as error:
-        raise CommandError("memory_short", "expected memory for these files and this patch, got too little") from error
+        said = f"{arguments.patch}: expected memory for these files and this patch, got too little"
+        raise CommandError("memory_short", said) from error
     except (ValueError, OverflowError) as error:
         message = str(error).replace("\n", " ")
-        raise CommandError("delta_failed", f"expected files and a patch that fit together, got: {message}") from error
+        raise CommandError(
+            "delta_failed", f"{arguments.patch}: expected files and a patch that fit together, got: {message}"
+        ) from error
     except OSError as error:
         raise CommandError("file_unusable", f"{error.filename or 'file'}: {error.strerror or error}") from error
     except ImportError as error:
