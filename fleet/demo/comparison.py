@@ -49,8 +49,7 @@ class Comparison:
         experiment = self._control.get(f"experiments/{self._id}")
         if experiment["verdict"] != "ship":
             raise StoryError(f"expected the verdict ship, got {experiment['verdict']}: {experiment['because']}")
-        for sentence in str(experiment["because"]).split("; "):
-            self._progress.say(sentence)
+        self._progress.decided("verdict", experiment["because"])
 
     def promote(self, policy: Mapping[str, object]) -> str:
         """Turn the winner into a rollout from its share; returns the rollout's id."""

@@ -22,8 +22,9 @@ from fleet.demo.progress import StoryError
 from fleet.entrypoints.up.children import end_with_parent
 
 ROOT: Final = Path(fleet.__file__).resolve().parents[1]
-READY_WITHIN_S: Final = 60.0
+READY_WITHIN_S: Final = 180.0
 STOP_WITHIN_S: Final = 20.0
+ANSWERS_WITHIN_S: Final = 60.0
 LOGIN: Final = "admin"
 
 
@@ -87,7 +88,7 @@ class ControlPlane:
         self._client = httpx.Client(
             base_url=url,
             headers={"Authorization": f"Bearer {self._environment['MODELFLEET_TOKEN']}"},
-            timeout=30.0,
+            timeout=ANSWERS_WITHIN_S,
         )
 
     def stop(self) -> None:

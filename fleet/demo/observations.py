@@ -1,5 +1,6 @@
 """What the server observed, read from its public API and given names. Nothing here is preset or remembered."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -151,11 +152,8 @@ def decisions(control: ControlPlane, rollout: str) -> list[Mapping[str, Any]]:
 
 
 def count_by_version(devices: Iterable[Running]) -> dict[str, int]:
-    """How many devices attest each version."""
-    counts: dict[str, int] = {}
-    for device in devices:
-        counts[device.version or "none"] = counts.get(device.version or "none", 0) + 1
-    return dict(sorted(counts.items()))
+    """How many devices attest each version; the empty one is none."""
+    return dict(sorted(Counter(device.version for device in devices).items()))
 
 
 def exposed(events: Iterable[Event], version: str) -> set[str]:

@@ -1,5 +1,6 @@
 """What a person sees while the story runs, and how the story waits: bounded, and with a reason when it gives up."""
 
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -7,6 +8,8 @@ from typing import Final, TypeVar
 
 Seen = TypeVar("Seen")
 POLL_S: Final = 0.5
+_NEXT: Final = re.compile(r"; (?=(?:BETTER|PASS|FAIL|WAIT|INCONCLUSIVE): |devices )")
+_INDENT: Final = " " * 13  # as wide as the time
 
 
 class StoryError(Exception):
@@ -33,6 +36,13 @@ class Progress:
     def say(self, text: str) -> None:
         """One thing that happened in this step."""
         self._print(f"[{self.elapsed_s:6.1f} s] {text}")
+
+    def decided(self, what: str, sentence: str) -> None:
+        """A decision with its reasons: one line where there is one, else a line for each gate or comparison."""
+        first, *others = _NEXT.split(sentence)
+        self.say(f"{what}: {first}")
+        for other in others:
+            self._print(f"{_INDENT}{other}")
 
     @staticmethod
     def _print(line: str) -> None:

@@ -141,7 +141,7 @@ def table(report: Mapping[str, Any]) -> str:
         accuracy = "-" if item["accuracy"] is None else f"{100 * item['accuracy']:.1f} %"
         p95 = "-" if item["p95_ms"] is None else f"{item['p95_ms']:.2f} ms"
         lines.append(f"v{version:<7} {accuracy:<10} {p95:<8} {item['devices']:<8} {item['devices_now']}")
-    seconds = report["seconds_to_revert"]
+    seconds, slow = report["seconds_to_revert"], report["slow_model"]
     sent, full = report["bytes_sent"] / MIB, report["bytes_full"] / MIB
     other = report["bytes_bsdiff4"] / MIB
     lines += [
@@ -152,9 +152,9 @@ def table(report: Mapping[str, Any]) -> str:
         f"exposed to v3               {report['exposed_to_v3']} devices, back on v2 "
         + ("never" if seconds is None else f"{seconds:.0f} s after the first exposure"),
         f"A/B test of v2              {_told(report['experiment'])}",
-        f"slow v5                     {report['slow_model']['exposed']} devices, {report['slow_model']['sentence']}",
+        f"slow v5                     {slow['exposed']} devices, stopped: {slow['sentence'].removeprefix('FAIL: ')}",
         f"refused the altered v4      {report['tampered_refused']} devices",
         f"killed device recovered     {'yes, from where it was' if report['killed_device_recovered'] else 'NO'}",
-        f"failed inferences           {report['failed_inferences']} of {report['inferences_seen_by_applications']}",
+        f"failed inferences           {report['failed_inferences']} of {report['inferences_seen_by_applications']:,}",
     ]
     return "\n".join(lines)

@@ -88,7 +88,8 @@ def _without_control(
     results = [] if past is None else [past]
     if carried is not None:
         verdict = carried.verdict if carried.verdict is Verdict.PASS else undecided(facts)
-        words = f"{named(gate, policy)} carried over from phase {carried.phase + 1}: {carried.sentence}"
+        said = carried.sentence.removeprefix(saying(Verdict.PASS, ""))
+        words = f"{named(gate, policy)} carried over from phase {carried.phase + 1}: {said}"
         evidence: dict[str, object] = {"from_phase": carried.phase, "reason": reason}
         results.append(GateResult(gate.name, Kind.CARRIED, ALL_CLASSES, verdict, saying(verdict, words), evidence))
     elif not later and past is None:

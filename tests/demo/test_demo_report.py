@@ -4,8 +4,11 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
 
+import pytest
+
 from fleet.demo import report
 from fleet.demo.observations import COMMITTED, Candidate, Event, bytes_by
+from fleet.demo.progress import Progress
 
 NOW: Final = datetime(2026, 3, 1, tzinfo=UTC)
 UPDATE: Final = Event(
@@ -100,3 +103,12 @@ def test_build__slow_version__stopped_by_its_latency_and_by_nothing_else() -> No
     named = report.failures(report.build(replace(observed(*SLOW), decisions=[otherwise])), 0)
     assert "v5 on 4 devices, stopped for its latency" in named
     assert "every device that had v5 back on v2" in named
+
+
+def test_decision__of_several_gates__has_a_line_for_each(capsys: pytest.CaptureFixture[str]) -> None:
+    Progress().decided(
+        "complete", "PASS: 4 of 4 devices installed it; 4 devices; PASS: accuracy is 1; devices fall as meant"
+    )
+    first, *others = capsys.readouterr().out.splitlines()
+    assert first.endswith(" s] complete: PASS: 4 of 4 devices installed it; 4 devices")
+    assert [line.strip() for line in others] == ["PASS: accuracy is 1", "devices fall as meant"]

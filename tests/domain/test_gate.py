@@ -258,7 +258,7 @@ def test_comparison__last_phase__carries_the_last_verdict() -> None:
     )
     found = one(policy(accuracy={"margin_points": 5}), last, "accuracy")
     assert (found.kind, found.verdict) == (Kind.CARRIED, P)
-    assert found.sentence == "PASS: accuracy carried over from phase 2: PASS: fine"
+    assert found.sentence == "PASS: accuracy carried over from phase 2: fine"
 
 
 @pytest.mark.parametrize("carried", [{}, {"accuracy": Carried(1, W, "WAIT: unsure")}])
