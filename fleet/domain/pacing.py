@@ -10,10 +10,12 @@ from typing import Final
 
 from device_client.wire.fields import Fields
 from fleet.domain.errors import InvalidInputError
+from fleet.domain.gate_policy import known
 
 MAX_DEVICES: Final = 10_000_000
 LEAST_WAIT_S: Final = 15.0
 LONGEST_WAIT_S: Final = 3_600.0
+_GROWTH_KEYS: Final = frozenset({"start", "factor", "every"})
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,9 @@ class Pacing:
         """How many devices a minute, once `committed` have the version; zero means no cap."""
         if self.growth is None:
             return self.per_minute
-        steps = min(committed // self.growth.every, 200)
+        # After this many steps it is at its largest; a larger power could not be calculated.
+        enough = math.ceil(math.log(MAX_DEVICES / self.growth.start, self.growth.factor))
+        steps = min(committed // self.growth.every, enough)
         grown = min(float(MAX_DEVICES), self.growth.start * self.growth.factor**steps)
         return min(self.per_minute, int(grown)) if self.per_minute else int(grown)
 
@@ -114,7 +118,7 @@ def parse_pacing(fields: Fields, where: str, *, silent_after_s: float) -> Pacing
     """Read the caps; raises `InvalidInputError` for growth that does not grow."""
     growth = None
     if fields.has("growth"):
-        said = fields.child("growth")
+        said = known(fields.raw("growth"), _GROWTH_KEYS, f"{where}.growth")
         growth = Growth(
             start=said.integer("start", minimum=1, maximum=MAX_DEVICES),
             factor=said.number("factor", minimum=1.0, maximum=100.0),

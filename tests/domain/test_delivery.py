@@ -14,7 +14,7 @@ from fleet.domain.calendar import Calendar, known_zone, parse_calendar
 from fleet.domain.conditions import Conditions
 from fleet.domain.delivery import parse_delivery
 from fleet.domain.errors import InvalidInputError
-from fleet.domain.pacing import Growth, Pacing, Traffic, admit
+from fleet.domain.pacing import MAX_DEVICES, Growth, Pacing, Traffic, admit
 
 BERLIN = ZoneInfo("Europe/Berlin")
 
@@ -154,6 +154,17 @@ def test_admit__at_a_cap__waits_spread_over_what_is_left() -> None:
 def test_rate__grows_with_what_succeeded__up_to_the_cap() -> None:
     pace = Pacing(per_minute=100, growth=Growth(start=10, factor=2, every=50))
     assert [pace.rate(done) for done in (0, 49, 50, 100, 150, 200, 10**9)] == [10, 10, 20, 40, 80, 100, 100]
+
+
+@pytest.mark.parametrize("factor", [1.0 + 1e-12, 1.001, 2.0, 100.0], ids=["least", "slow", "double", "largest"])
+def test_rate__however_many_succeeded__never_falls_and_is_a_number(factor: float) -> None:
+    pace = Pacing(growth=Growth(start=1, factor=factor, every=1))
+    rates = [pace.rate(done) for done in (0, 10, 155, 200, 1_000, 10**7)]
+    assert rates == sorted(rates)
+    assert rates[0] == 1
+    assert rates[-1] <= MAX_DEVICES
+    if factor > 1.0001:
+        assert rates[-1] == MAX_DEVICES
 
 
 @given(
