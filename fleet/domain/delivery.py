@@ -6,7 +6,7 @@ from typing import Final
 from device_client.wire.fields import Fields
 from fleet.domain.calendar import DEVICE_ZONE, Calendar, parse_calendar
 from fleet.domain.conditions import Conditions, parse_conditions
-from fleet.domain.gate_policy import known
+from fleet.domain.gate_policy import known, section
 from fleet.domain.pacing import Pacing, parse_pacing
 
 CALENDAR_KEYS: Final = frozenset({"days", "hours", "time_zone", "unknown_time_zone"})
@@ -38,9 +38,9 @@ def parse_delivery(fields: Fields, where: str, *, silent_after_s: float = 900.0)
         windows=None
         if windows is None
         else parse_calendar(known(windows, CALENDAR_KEYS, f"{where}.windows"), f"{where}.windows", zone=DEVICE_ZONE),
-        conditions=parse_conditions(known(fields.raw("conditions") or {}, _CONDITION_KEYS, f"{where}.conditions")),
+        conditions=parse_conditions(section(fields.raw("conditions"), _CONDITION_KEYS, f"{where}.conditions")),
         pacing=parse_pacing(
-            known(fields.raw("pacing") or {}, _PACING_KEYS, f"{where}.pacing"),
+            section(fields.raw("pacing"), _PACING_KEYS, f"{where}.pacing"),
             f"{where}.pacing",
             silent_after_s=silent_after_s,
         ),

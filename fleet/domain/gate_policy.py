@@ -144,11 +144,16 @@ def known(value: object, keys: frozenset[str], where: str) -> Fields:
     return fields
 
 
+def section(value: object, keys: frozenset[str], where: str) -> Fields:
+    """The same of an object that may be absent. Nothing else stands for an empty one: `[]` or `false` is a mistake."""
+    return known({} if value is None else value, keys, where)
+
+
 def parse_gates(value: object) -> tuple[Gates, float | None]:
     """The gates, and the latency gate's threshold in milliseconds; raises `WireError` that says what was expected."""
-    every = known(value, _NAMES, "policy.gates")
+    every = section(value, _NAMES, "policy.gates")
     default = Gates()
-    other = {name: known(every.raw(name) or {}, keys, f"policy.gates.{name}") for name, keys in _OTHERS.items()}
+    other = {name: section(every.raw(name), keys, f"policy.gates.{name}") for name, keys in _OTHERS.items()}
     installs, rollbacks, silence = other["install_failures"], other["rollbacks"], other["silence"]
     measured: list[MeasuredGate] = []
     slow_ms: float | None = None

@@ -21,7 +21,7 @@ from fleet.domain.errors import InvalidInputError
 from fleet.domain.facts import Denied
 from fleet.domain.filters.filter import Filter
 from fleet.domain.filters.syntax import MAX_CHARS as MAX_FILTER_CHARS
-from fleet.domain.gate_policy import YEAR_S, Gates, encode_gates, known, parse_gates
+from fleet.domain.gate_policy import YEAR_S, Gates, encode_gates, known, parse_gates, section
 from fleet.domain.phases import DAY_S, MAX_COUNT, Phase, device_ids, parse_phases
 from fleet.domain.presets import PRESETS
 from fleet.domain.schedule import KEYS as SCHEDULE_KEYS
@@ -175,10 +175,13 @@ _DEVICE_KEYS: Final = frozenset(DevicePolicy.__dataclass_fields__)
 
 
 def _with_preset(value: object) -> dict[str, object]:
-    """The document with what its preset says filled in. A gate given as null is taken out."""
-    document: object = {"preset": value} if isinstance(value, str) else value
-    if not isinstance(document, dict):
+    """The document with what its preset says filled in. A gate given as null is taken out; any other field that is null
+    is as if it were absent.
+    """
+    said: object = {"preset": value} if isinstance(value, str) else value
+    if not isinstance(said, dict):
         raise InvalidInputError("policy_invalid", f"policy: expected an object or a preset's name, got {value!r:.60}")
+    document = {key: item for key, item in said.items() if item is not None}
     name = document.get("preset") or ""
     if name and (not isinstance(name, str) or name not in PRESETS):
         raise InvalidInputError(
@@ -200,11 +203,11 @@ def _with_preset(value: object) -> dict[str, object]:
 def _policy(document: dict[str, object]) -> RolloutPolicy:
     fields = known(document, _KEYS, "policy")
     default = RolloutPolicy(phases=())
-    population = known(document.get("population") or {}, _POPULATION_KEYS, "policy.population")
-    holdback = known(document.get("holdback") or {}, frozenset({"share", "for_s"}), "policy.holdback")
-    gates, slow_ms = parse_gates(document.get("gates") or {})
-    device_value = document.get("device") or {}
-    device = DevicePolicy.parse(known(device_value, _DEVICE_KEYS, "policy.device"))
+    population = section(document.get("population"), _POPULATION_KEYS, "policy.population")
+    holdback = section(document.get("holdback"), frozenset({"share", "for_s"}), "policy.holdback")
+    gates, slow_ms = parse_gates(document.get("gates"))
+    device_value = document.get("device")
+    device = DevicePolicy.parse(section(device_value, _DEVICE_KEYS, "policy.device"))
     if slow_ms is not None:
         if isinstance(device_value, dict) and device_value.get("slow_ms", slow_ms) != slow_ms:
             raise InvalidInputError(
@@ -231,7 +234,7 @@ def _policy(document: dict[str, object]) -> RolloutPolicy:
         active_within_s=population.number(
             "active_within_s", minimum=1, maximum=YEAR_S, default=default.active_within_s
         ),
-        denied=_denied(population.raw("deny") or {}),
+        denied=_denied(population.raw("deny")),
         device=device,
         parameters=fields.pairs("parameters", max_items=MAX_PARAMETERS),
         allow_delta=fields.flag("allow_delta", default=default.allow_delta),
@@ -246,15 +249,13 @@ def _policy(document: dict[str, object]) -> RolloutPolicy:
         holdback_s=holdback.number("for_s", maximum=10 * YEAR_S, default=0.0),
         delivery=parse_delivery(fields, "policy", silent_after_s=gates.silence_grace_s),
         together=_together(fields),
-        schedule=parse_schedule(
-            known(fields.raw("schedule") or {}, SCHEDULE_KEYS, "policy.schedule"), "policy.schedule"
-        ),
-        revert=_revert(fields.raw("revert") or {}),
+        schedule=parse_schedule(section(fields.raw("schedule"), SCHEDULE_KEYS, "policy.schedule"), "policy.schedule"),
+        revert=_revert(fields.raw("revert")),
     )
 
 
 def _revert(value: object) -> Revert:
-    fields = known(value, frozenset({"share_per_step", "every_s"}), "policy.revert")
+    fields = section(value, frozenset({"share_per_step", "every_s"}), "policy.revert")
     default = Revert()
     return Revert(
         share_per_step=fields.number("share_per_step", minimum=0.01, maximum=1.0, default=default.share_per_step),
@@ -264,7 +265,7 @@ def _revert(value: object) -> Revert:
 
 def _denied(value: object) -> Denied:
     where = "policy.population.deny"
-    fields = known(value, frozenset({"devices", "groups"}), where)
+    fields = section(value, frozenset({"devices", "groups"}), where)
     return Denied(
         devices=frozenset(device_ids(fields, "devices", where)),
         groups=frozenset(fields.texts("groups", max_items=MAX_NAMES, max_chars=63)),

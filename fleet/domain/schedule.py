@@ -10,6 +10,7 @@ from fleet.domain.errors import InvalidInputError
 
 KEYS: Final = frozenset({"start_at", "days", "hours", "time_zone"})
 DEFAULT_ZONE: Final = "UTC"
+_LAST_YEAR: Final = 2200  # the hours of a week after it can still be reckoned with
 
 
 @dataclass(frozen=True)
@@ -42,14 +43,21 @@ def parse_schedule(fields: Fields, where: str) -> Schedule:
     start_at = None
     if fields.has("start_at"):
         text = fields.text("start_at", max_chars=40)
-        try:
-            start_at = datetime.fromisoformat(text)
-        except ValueError:
-            start_at = None
-        if start_at is None or start_at.tzinfo is None:
+        start_at = _moment(text)
+        if start_at is None:
             raise InvalidInputError(
-                "policy_invalid", f"{where}.start_at: expected a moment such as 2026-03-01T08:00:00Z, got {text!r}"
+                "policy_invalid",
+                f"{where}.start_at: expected a moment such as 2026-03-01T08:00:00Z, before the year {_LAST_YEAR}, got {text!r}",
             )
-        start_at = start_at.astimezone(UTC)
     has_hours = any(fields.has(key) for key in ("days", "hours", "time_zone"))
     return Schedule(start_at, parse_calendar(fields, where, zone=DEFAULT_ZONE) if has_hours else None)
+
+
+def _moment(text: str) -> datetime | None:
+    """A moment with its zone, in UTC; None for anything else, and for one that no calendar gets to."""
+    try:
+        found = datetime.fromisoformat(text)
+        moment = found.astimezone(UTC) if found.tzinfo is not None else None
+    except (ValueError, OverflowError):
+        return None
+    return moment if moment is not None and moment.year < _LAST_YEAR else None

@@ -60,6 +60,14 @@ def test_policy__preset_with_own_gate__keeps_the_others() -> None:
     assert parsed.gates.measured[0].margin == pytest.approx(0.02)
 
 
+def test_policy__field_that_is_null__is_as_if_it_were_absent() -> None:
+    whole = RolloutPolicy.parse("safe-ramp")
+    assert RolloutPolicy.parse({"preset": "safe-ramp", "gates": None, "phases": None, "device": None}) == whole
+    without = RolloutPolicy.parse({"preset": "safe-ramp", "gates": {"errors": None}})
+    assert [gate.name for gate in whole.gates.measured] == ["errors"]
+    assert without.gates.measured == ()
+
+
 def test_policy__latency_gate__sets_the_devices_slow_threshold() -> None:
     parsed = RolloutPolicy.parse(DEMO)
     assert parsed.device.slow_ms == 250
@@ -125,6 +133,19 @@ def test_policy__latency_gate__sets_the_devices_slow_threshold() -> None:
         ({"phases": RAMP, "device": {"probation": 3}}, "got probation"),
         ({"phases": RAMP, "device": {"window_s": -1}}, "window_s"),
         ({"phases": RAMP, "parameters": {"a": 1}}, "policy.parameters"),
+        ({"preset": "safe-ramp", "gates": []}, "policy.gates: expected an object, got list"),
+        ({"preset": "safe-ramp", "gates": False}, "policy.gates: expected an object, got bool"),
+        ({"phases": RAMP, "gates": {"crashes": False}}, "policy.gates.crashes: expected an object, got bool"),
+        ({"phases": RAMP, "population": []}, "policy.population: expected an object, got list"),
+        ({"phases": RAMP, "population": {"deny": ""}}, "policy.population.deny: expected an object, got str"),
+        ({"phases": RAMP, "device": 0}, "policy.device: expected an object, got int"),
+        ({"phases": RAMP, "revert": False}, "policy.revert: expected an object, got bool"),
+        ({"phases": RAMP, "conditions": []}, "policy.conditions: expected an object, got list"),
+        ({"phases": RAMP, "pacing": {"growth": {"start": 1, "factor": 2, "every": 1, "max": 5}}}, "got max"),
+        ({"phases": RAMP, "schedule": {"start_at": "0001-01-01T00:00:00+23:59"}}, "before the year"),
+        ({"phases": RAMP, "schedule": {"start_at": "9999-12-31T23:59:59-23:59"}}, "before the year"),
+        ({"phases": RAMP, "schedule": {"start_at": "9999-12-31T23:00:00Z", "days": ["mon"]}}, "before the year"),
+        ({"phases": RAMP, "schedule": {"start_at": "2026-03-01T08:00:00"}}, "a moment such as"),
     ],
 )
 def test_policy__broken__is_refused_and_says_what_came(policy: object, got: str) -> None:
