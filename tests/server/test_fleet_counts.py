@@ -4,11 +4,12 @@ from datetime import timedelta
 
 import pytest
 from django.db import connection
+from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
 from fleet.apps.devices import counts, selectors
 from fleet.apps.devices.models import Device, DeviceModel, FleetCount
-from fleet.apps.devices.records import RunningCount
+from fleet.apps.devices.records import DeviceChoice, RunningCount
 from fleet.apps.jobs import selectors as jobs
 from tests.server.catalogue import MODEL, NOW, later
 
@@ -90,3 +91,58 @@ def test_attesting__active_devices_of_one_version__counted(fleet: None) -> None:
     with CaptureQueriesContext(connection) as queries:
         selectors.attesting(MODEL, "3")
     assert "JOIN" not in "".join(query["sql"] for query in queries)
+
+
+@pytest.mark.parametrize(
+    ("choice", "devices"),
+    [
+        (DeviceChoice(), 13),
+        (DeviceChoice(state="active"), 12),
+        (DeviceChoice(hardware_class="class-1"), 6),
+        (DeviceChoice(hardware_class="class-0", online=True), 4),
+        (DeviceChoice(hardware_class="no-such"), 0),
+        (DeviceChoice(search="dev-1"), None),
+        (DeviceChoice(model=MODEL, version="1"), None),
+    ],
+    ids=["all", "state", "class", "connection", "none", "search", "version"],
+)
+def test_matching__counted_by_a_job__as_counted_now_or_unknown(
+    fleet: None, choice: DeviceChoice, devices: int | None
+) -> None:
+    counted_now = counts.matching(choice)
+    assert counted_now == selectors.count_devices(choice=choice)
+    counts.count({}, NOW)
+    assert counts.matching(choice) == devices
+    assert devices in (None, counted_now)
+    assert counts.hardware_classes() == selectors.hardware_classes() == ("class-0", "class-1")
+
+
+def test_search__rare_devices_of_many__found_part_by_part(fleet: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selectors, "SEARCHED", 5)
+    wanted = DeviceChoice(search="dev-9")
+    parts, after = [], ""
+    while True:
+        found = selectors.search(choice=wanted, after=after, limit=2)
+        parts.append([row.id for row in found.rows])
+        after = found.following
+        if not after:
+            break
+    assert parts == [[], [], ["dev-9"]]
+    many = selectors.search(choice=DeviceChoice(hardware_class="class-1"), limit=2)
+    assert ([row.id for row in many.rows], many.following) == (["dev-1", "dev-11"], "dev-12")
+
+
+def test_devices__large_fleet__page_and_rest_look_in_parts(
+    fleet: None, monkeypatch: pytest.MonkeyPatch, admin_client: Client
+) -> None:
+    monkeypatch.setattr(selectors, "SEARCHED", 5)
+    counts.count({}, NOW)
+    page = admin_client.get("/devices?search=dev-9", headers={"host": "127.0.0.1"})
+    assert "None of the devices so far matches" in page.text
+    assert "Those that match these filters" in page.text
+    address, found = "/api/v1/devices?search=dev-9", []
+    while address:
+        answer = admin_client.get(address, headers={"host": "127.0.0.1"}).json()
+        found += [item["device_id"] for item in answer["results"]]
+        address = answer["next"]
+    assert found == ["dev-9"]

@@ -5,13 +5,13 @@ with its moment; only before the first such count does asking cost as much as co
 """
 
 from collections.abc import Mapping
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from datetime import datetime, timedelta
 from typing import Final
 
 from fleet.apps.devices import selectors
 from fleet.apps.devices.models import Device, DeviceModel, FleetCount
-from fleet.apps.devices.records import DeviceChoice, FleetCounts, RunningCount, RunningCounts
+from fleet.apps.devices.records import DeviceChoice, DeviceCount, FleetCounts, RunningCount, RunningCounts
 from fleet.apps.jobs import selectors as job_selectors
 from fleet.apps.jobs import services as jobs
 
@@ -28,10 +28,36 @@ ACTIVE: Final = "active"
 def fleet(now: datetime) -> FleetCounts:
     """The active devices, those of them that are online, and those that are away."""
     row = _stored(FLEET)
+    found = _count_fleet(now) if row is None else _read(row)
+    active = [item for item in found if item.state == ACTIVE]
+    return FleetCounts(
+        sum(item.devices for item in active),
+        sum(item.devices for item in active if item.online),
+        sum(item.silent for item in active),
+        now if row is None else row.counted_at,
+    )
+
+
+def matching(choice: DeviceChoice) -> int | None:
+    """How many devices are chosen; None for what nobody has counted of a large fleet."""
+    row = _stored(FLEET)
     if row is None:
-        return _count_fleet(now)
-    total, online, away = row.counted
-    return FleetCounts(total, online, away, row.counted_at)
+        return selectors.count_devices(choice=choice)
+    if replace(choice, hardware_class="", state="", online=None) != selectors.EVERY_DEVICE:
+        return None
+    return sum(
+        item.devices
+        for item in _read(row)
+        if choice.hardware_class in ("", item.hardware_class)
+        and choice.state in ("", item.state)
+        and choice.online in (None, item.online)
+    )
+
+
+def hardware_classes() -> tuple[str, ...]:
+    """The classes that devices have, in order."""
+    row = _stored(FLEET)
+    return selectors.hardware_classes() if row is None else tuple(sorted({item.hardware_class for item in _read(row)}))
 
 
 def running(model: str, now: datetime) -> RunningCounts:
@@ -52,8 +78,8 @@ def ask(now: datetime) -> None:
 
 def count(_payload: Mapping[str, object], now: datetime) -> None:
     """The work of a `fleet-count` job. Models that no device runs any more are forgotten."""
-    found = _count_fleet(now)
-    rows = [FleetCount(model=FLEET, counted=[found.total, found.online, found.away], counted_at=now)]
+    found = [list(astuple(item)) for item in _count_fleet(now)]
+    rows = [FleetCount(model=FLEET, counted=found, counted_at=now)]
     models = DeviceModel.objects.order_by("model").values_list("model", flat=True).distinct()
     for model in models:
         counted = [list(astuple(item)) for item in _count_running(model, now).rows]
@@ -73,14 +99,12 @@ def _stored(model: str) -> FleetCount | None:
     return FleetCount.objects.filter(pk=model).first()
 
 
-def _count_fleet(now: datetime) -> FleetCounts:
-    chosen = (
-        DeviceChoice(state=ACTIVE),
-        DeviceChoice(state=ACTIVE, online=True),
-        DeviceChoice(state=ACTIVE, silent_since=now - AWAY_AFTER),
-    )
-    total, online, away = (selectors.count_devices(choice=choice) for choice in chosen)
-    return FleetCounts(total, online, away, now)
+def _read(row: FleetCount) -> tuple[DeviceCount, ...]:
+    return tuple(DeviceCount(*item) for item in row.counted)
+
+
+def _count_fleet(now: datetime) -> tuple[DeviceCount, ...]:
+    return selectors.device_counts(silent_since=now - AWAY_AFTER)
 
 
 def _count_running(model: str, now: datetime) -> RunningCounts:

@@ -74,6 +74,14 @@ class DeviceChoice:
 
 
 @dataclass(frozen=True)
+class FoundDevices:
+    """Some of the devices that were looked for, in order of id. `following` is the id after which to look on; empty: no more."""
+
+    rows: tuple[DeviceRecord, ...]
+    following: str
+
+
+@dataclass(frozen=True)
 class Claim:
     """Devices that something else has taken: of those chosen, whose buckets under `seed` are in `spans`, or `ids`.
 
@@ -150,6 +158,17 @@ class RunningCounts:
 
     rows: tuple[RunningCount, ...]
     counted_at: datetime
+
+
+@dataclass(frozen=True)
+class DeviceCount:
+    """How many devices of one class there are in one state; `silent` of them gave no sign of life since a moment."""
+
+    hardware_class: str
+    state: str
+    online: bool
+    devices: int
+    silent: int
 
 
 @dataclass(frozen=True)

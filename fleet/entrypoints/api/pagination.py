@@ -38,14 +38,35 @@ def page(
     cursor: type[int] | type[str] = int,
 ) -> Response:
     """One page. `fetch(after, limit)` gives the items behind the key `after` (None for the first page)."""
-    values = view.query(PageQuery)
-    size = values.get("page_size", DEFAULT_PAGE_SIZE)
-    found = fetch(_decode(values["cursor"], cursor) if "cursor" in values else None, size + 1)
+    after, size = _asked(view, cursor)
+    found = fetch(after, size + 1)
     shown = found[:size]
+    return _answer(view, shown, key(shown[-1]) if len(found) > size else None, render)
+
+
+def search(
+    view: ApiView, look: Callable[[str, int], tuple[Sequence[Item], str]], render: type[Serializer[Any]]
+) -> Response:
+    """One page of what is looked for in parts. `look(after, limit)` gives what it found behind the key `after`, and the key
+    behind which to look on, empty at the end.
+    """
+    after, size = _asked(view, str)
+    found, following = look(str(after or ""), size)
+    return _answer(view, found, following or None, render)
+
+
+def _asked(view: ApiView, cursor: type[int] | type[str]) -> tuple[Key | None, int]:
+    values = view.query(PageQuery)
+    after = _decode(values["cursor"], cursor) if "cursor" in values else None
+    return after, values.get("page_size", DEFAULT_PAGE_SIZE)
+
+
+def _answer(view: ApiView, shown: Sequence[Item], last: Key | None, render: type[Serializer[Any]]) -> Response:
+    """The items, and where the page behind the key `last` is."""
     following = None
-    if len(found) > size:
+    if last is not None:
         parameters = {name: view.request.query_params[name] for name in view.request.query_params}
-        parameters["cursor"] = _encode(key(shown[-1]))
+        parameters["cursor"] = _encode(last)
         following = f"{view.request.build_absolute_uri(view.request.path)}?{urlencode(parameters)}"
     return Response({"next": following, "previous": None, "results": render(shown, many=True).data})
 

@@ -15,7 +15,7 @@ from fleet.domain.scopes import Scope
 from fleet.entrypoints.api.access import require
 from fleet.entrypoints.api.base import ApiView
 from fleet.entrypoints.api.documentation import documented, paged
-from fleet.entrypoints.api.pagination import page, whole
+from fleet.entrypoints.api.pagination import search, whole
 from fleet.entrypoints.api.serializers import fleet as forms
 from fleet.wiring import fleet_access
 
@@ -27,7 +27,7 @@ class Devices(ApiView):
 
     @paged(forms.DeviceSerializer, summary="List devices", query=forms.DeviceQuery)
     def get(self, _request: Request) -> Response:
-        """In order of id."""
+        """In order of id. A large fleet is looked through in parts: a page may hold few devices, or none, and have a next one."""
         asked = self.query(forms.DeviceQuery)
         choice = DeviceChoice(
             model=asked.get("model", ""),
@@ -40,10 +40,11 @@ class Devices(ApiView):
             filter=Filter.parse(asked.get("filter", "")),
         )
 
-        def fetch(after: str | None, limit: int) -> Sequence[DeviceRecord]:
-            return selectors.devices(choice=choice, after=after or "", limit=limit)
+        def look(after: str, limit: int) -> tuple[Sequence[DeviceRecord], str]:
+            found = selectors.search(choice=choice, after=after, limit=limit)
+            return found.rows, found.following
 
-        return page(self, fetch, lambda item: item.id, forms.DeviceSerializer, cursor=str)
+        return search(self, look, forms.DeviceSerializer)
 
 
 class Device(ApiView):

@@ -6,8 +6,8 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.views.decorators.http import require_safe
 
 from fleet.apps.assignments import selectors as assignments
-from fleet.apps.devices import selectors
-from fleet.apps.devices.records import DeviceChoice
+from fleet.apps.devices import counts, selectors
+from fleet.apps.devices.records import DeviceChoice, FoundDevices
 from fleet.domain.errors import NotFoundError
 from fleet.domain.filters.errors import FilterError
 from fleet.domain.filters.filter import Filter
@@ -53,19 +53,18 @@ def devices(request: HttpRequest) -> HttpResponse:
         search=chosen["search"],
         filter=wanted,
     )
-    rows = () if unreadable else selectors.devices(choice=choice, after=after, limit=PAGE_ROWS + 1)
-    shown = rows[:PAGE_ROWS]
+    found = FoundDevices((), "") if unreadable else selectors.search(choice=choice, after=after, limit=PAGE_ROWS)
     context = {
-        "devices": shown,
-        "total": 0 if unreadable else selectors.count_devices(choice=choice),
+        "devices": found.rows,
+        "total": 0 if unreadable else counts.matching(choice),
         "unreadable": unreadable,
         "chosen": chosen,
         "is_filtered": any(chosen.values()),
-        "classes": selectors.hardware_classes(),
+        "classes": counts.hardware_classes(),
         "states": STATES,
         "connections": tuple(CONNECTIONS),
         "first": query(chosen) if after else "",
-        "next": query({**chosen, "after": shown[-1].id}) if len(rows) > PAGE_ROWS else "",
+        "next": query({**chosen, "after": found.following}) if found.following else "",
     }
     return render_page(request, "devices/list.html", context, section="devices", now=moment())
 

@@ -9,7 +9,7 @@ from django.http import HttpRequest, HttpResponse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods
 
-from fleet.apps.devices import selectors as devices
+from fleet.apps.devices import counts
 from fleet.apps.registry import selectors as registry
 from fleet.apps.trust import selectors as trust
 from fleet.apps.trust import services
@@ -44,7 +44,7 @@ def enrol(request: HttpRequest) -> HttpResponse:
                 context |= {"claim": claim, "command": _command(claim.device_id, token, anchors), "form": ClaimForm()}
                 status = 200
     context |= {
-        "classes": devices.hardware_classes(),
+        "classes": counts.hardware_classes(),
         "models": registry.models(),
         "claims": trust.claims(limit=RECENT_CLAIMS),
     }

@@ -8,7 +8,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 from django.views.decorators.http import require_http_methods
 
-from fleet.apps.devices import selectors as devices
+from fleet.apps.devices import counts
 from fleet.apps.registry import selectors as registry
 from fleet.apps.rollouts import dry_runs, services
 from fleet.domain.errors import ModelfleetError
@@ -35,7 +35,7 @@ def start(request: HttpRequest) -> HttpResponse:
     asked = {"model": text(request, "model"), "version": text(request, "version")}
     asked["version"] = asked["version"] or latest.get(asked["model"], "")
     form = StartForm(request.POST if request.method == "POST" else None, initial=asked, models=sorted(latest))
-    context: dict[str, object] = {"form": form, "latest": latest, "classes": devices.hardware_classes()}
+    context: dict[str, object] = {"form": form, "latest": latest, "classes": counts.hardware_classes()}
     if request.method == "POST" and form.is_valid():
         wanted = {"model": form.cleaned_data["model"], "version": form.cleaned_data["version"]}
         try:
