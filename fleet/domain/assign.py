@@ -137,8 +137,7 @@ def assign(
         return found
     if found.build is None and found.decision is Decision.NOTHING:
         return found
-    asked.note(model, "refused", f"{reason}: the device keeps what it runs")
-    return Assignment(model, Decision.NOTHING, f"{reason}: the device keeps what it runs", tuple(asked.marks))
+    return asked.stopped(reason)
 
 
 def postponed(
@@ -233,6 +232,21 @@ class _Asked:
             bucket=place,
             until=until,
             waits_for=rule,
+        )
+
+    def stopped(self, reason: str) -> Assignment:
+        """No move in any direction, for a reason. What is downloaded is for when that is over."""
+        sentence = f"{reason}: the device keeps what it runs"
+        keeps = self.running is not None and self.running.state in _KEEPS_BYTES
+        if keeps:
+            sentence += " and what it has downloaded"
+        self.note(self.rules.model, "refused", sentence)
+        return Assignment(
+            self.rules.model,
+            Decision.LATER if keeps else Decision.NOTHING,
+            sentence,
+            tuple(self.marks),
+            until=self.now + HELD_POLL if keeps else None,
         )
 
     def nothing(self) -> Assignment:

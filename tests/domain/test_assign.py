@@ -77,6 +77,20 @@ def test_assign__rule_held__keeps_those_who_run_it_and_takes_no_new_ones() -> No
 
 
 @pytest.mark.parametrize("state", [UpdateState.DOWNLOADING, UpdateState.HALTED], ids=lambda state: state.value)
+@pytest.mark.parametrize("base", [(BASE,), ()], ids=["update", "first install"])
+def test_assign__stopped_while_a_device_downloads__later_so_that_it_keeps_the_bytes(
+    state: UpdateState, base: tuple[Rule, ...]
+) -> None:
+    """A stop comes before the conductor holds the rollout, and stays while it does."""
+    facts = device(runs=BASE.builds[0])
+    facts = replace(facts, models={MODEL: replace(facts.models[MODEL], state=state)})
+    for rollout in (rule(2, "2"), rule(2, "2", state=RuleState.HELD)):
+        answer = assign(facts, [*base, rollout], model=MODEL, now=NOW, stop="everything was stopped by anna")
+        assert (answer.decision, answer.until) == (Decision.LATER, NOW + HELD_POLL)
+        assert answer.version in {"", "1"}
+
+
+@pytest.mark.parametrize("state", [UpdateState.DOWNLOADING, UpdateState.HALTED], ids=lambda state: state.value)
 def test_assign__rule_held_while_a_device_downloads__later_so_that_it_keeps_the_bytes(state: UpdateState) -> None:
     held = rule(2, "2", state=RuleState.HELD)
     facts = device(runs=BASE.builds[0])

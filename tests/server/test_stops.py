@@ -1,13 +1,16 @@
 """The emergency stop on real services and both databases: nobody moves, what runs keeps running, everybody hears why."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from device_client.wire.director import Decision
 from device_client.wire.messages import PlanNotice
 from device_client.wire.messages import RuleState as Ask
+from device_client.wire.states import UpdateState
+from fleet.apps.assignments import answers, stops
 from fleet.apps.assignments import selectors as assignments
-from fleet.apps.assignments import stops
 from fleet.apps.audit import selectors as audit
 from fleet.apps.outbox import services as outbox
 from fleet.apps.rollouts import selectors, services
@@ -94,6 +97,27 @@ def test_stop__the_conductor__holds_what_runs_and_a_person_resumes_it(story: Sto
     assert story.tick() == ()
     services.resume(**act)
     assert state_of(rollout) is RolloutState.RUNNING
+
+
+def test_stop__device_in_mid_download__is_told_to_wait_until_it_is_over(story: Story, rollout: RolloutRecord) -> None:
+    story.check(only=story.devices[:8])
+    device = next(item for item in story.devices[:8] if item.running.version == "1")
+    device.running = replace(device.running, version="", digest="", state=UpdateState.DOWNLOADING)
+
+    def told() -> Decision:
+        asked = device.check(story.now)
+        answer = answers.answer_check(device_id=device.device_id, check=asked, now=story.now)
+        return answer.binding.answers[MODEL].decision
+
+    stops.stop(scope=MODEL, reason="smoke", actor="user:anna", now=story.now)
+    assert told() is Decision.LATER
+    device.running = replace(device.running, state=UpdateState.HALTED)
+    assert [item.action for item in story.tick()] == ["hold"]
+    assert told() is Decision.LATER
+    stops.lift(scope=MODEL, reason="", actor="user:anna", now=story.now)
+    assert told() is Decision.LATER
+    services.resume(rollout_id=rollout.id, actor="test", reason="", now=story.now)
+    assert told() is Decision.NOW
 
 
 def test_stop__rollout_that_would_start__refused(story: Story) -> None:
