@@ -169,13 +169,14 @@ class _Asked:
         """What the running and held rules say; None lets the baselines speak. The loop that every check runs through."""
         facts, marks = self.facts, self.marks
         device_id, hardware_class = facts.device_id, facts.hardware_class
+        encoded_id = device_id.encode()
         for rule in self.rules.ramping:
             if rule.is_selective:
                 objection = _outside(facts, rule)
                 if objection is not None:
                     marks.append((rule.source, "refused", (_refusal, rule, objection)))
                     continue
-            place = rule.line.bucket(device_id)
+            place = rule.line.bucket(encoded_id)
             if rule.shadow is not None:
                 self._in_shadow(rule, place)
                 continue
@@ -399,7 +400,7 @@ class _Asked:
         ended_at = rule.ended_at or _EPOCH
         if rule.holdback.for_s and self.now >= ended_at + timedelta(seconds=rule.holdback.for_s):
             return False
-        return rule.line.bucket(self.facts.device_id) >= rule.holdback.start
+        return rule.line.bucket(self.facts.device_id.encode()) >= rule.holdback.start
 
     def _returns(self) -> bool:
         """Whether it comes back from a version that was withdrawn, which no window and no condition may delay."""

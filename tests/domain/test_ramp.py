@@ -205,7 +205,7 @@ def test_plan__control_of_more_devices_than_are_needed__smaller_and_said() -> No
 
 @given(st.text(max_size=40), st.text(max_size=40))
 def test_seeded__any_device__is_in_the_bucket_of_the_shared_hash(seed: str, device_id: str) -> None:
-    assert Seeded(seed).bucket(device_id) == bucket(seed, device_id)
+    assert Seeded(seed).bucket(device_id.encode()) == bucket(seed, device_id)
 
 
 def test_phase__each_kind__reads_back() -> None:

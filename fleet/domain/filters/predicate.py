@@ -121,6 +121,9 @@ def _comparison(field: Field, order: Order, value: Value) -> Predicate:
     if not isinstance(wanted, int):
         if field.source is Source.HARDWARE_CLASS:
             return lambda device: device.hardware_class == wanted
+        if field.source is Source.ATTRIBUTE:  # what is no text equals none
+            key = field.key
+            return lambda device: device.attributes.get(key) == wanted
         return lambda device: reads(device) == wanted
     compare = _COMPARED[order]
 
