@@ -165,11 +165,14 @@ def _two_files(scratch: Path, codec: str) -> Iterator[tuple[Path, Path]]:
 
 
 def measure_command(name: str, pair: Pair, scratch: Path) -> Measured:
-    """Create and apply with a baseline that is a command."""
+    """Create and apply with a baseline that is a command; raises StepFailedError, also where it says that it is done and is not."""
     program, create_words, apply_words = COMMANDS[name]
     with _two_files(scratch, name) as (patch, rebuilt):
         made = _run(program, create_words, {"old": pair.old, "new": pair.new, "patch": patch})
         applied = _run(_APPLIERS.get(program, program), apply_words, {"old": pair.old, "new": rebuilt, "patch": patch})
+        for path in (patch, rebuilt):
+            if not path.is_file():
+                raise StepFailedError(f"{program}: exit 0, and no {path.name}")
         return Measured(
             patch.stat().st_size,
             made[1],

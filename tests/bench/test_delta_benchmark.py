@@ -1,6 +1,7 @@
 """The benchmark itself: its JSON on a pair, its means and targets on figures. No absolute time is asserted."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,12 @@ def test_benchmark__one_pair_cannot_be_made__the_others_are_measured_and_it_says
 ) -> None:
     for name, content in (("a", b"old" * 999), ("b", b"new" * 999), ("empty", b"")):
         (tmp_path / name).write_bytes(content)
+    # A baseline that aborts on one pair, or says that it is done and is not, is no failure of ours.
+    program = tmp_path / "bin" / "zstd"
+    program.parent.mkdir()
+    program.write_text('#!/bin/sh\ncase "$*" in *--patch-from*) kill -ABRT $$;; esac\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
     plain = delta_measuring.measure
 
     def killed_once(codec: str, pair: delta_measuring.Pair, scratch: Path) -> Any:
@@ -122,6 +129,8 @@ def test_benchmark__one_pair_cannot_be_made__the_others_are_measured_and_it_says
     assert "error" in bad
     assert (bad["patch_bytes"], bad["sha256_ok"]) == (None, False)
     assert (emptied["new_bytes"], emptied["sha256_ok"], filled["sha256_ok"]) == (0, True, True)
+    assert emptied["baselines"]["zstd-patch"] == {"error": "zstd: exit -6"}
+    assert emptied["baselines"]["full-zstd19"] == {"error": "zstd: exit 0, and no full-zstd19.patch"}
     assert document["summary"]["failed"] == ["bad"]
     assert [row["result"] for row in document["summary"]["targets"] if row["what"].startswith("sha256")] == ["2 of 3"]
 
