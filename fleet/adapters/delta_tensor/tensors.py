@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from device_client.wire.tensor1.elements import Element
 from device_client.wire.tensor1.format import MAX_FIELDS, MAX_RECORD_BYTES, Field
 from device_client.wire.tensor1.io import RandomAccess
+from fleet.adapters.delta_tensor.sketches import Sketches, sketch
 from fleet.domain.layouts import Dtype, Layout, Segment
 
 _ELEMENTS: Final = {
@@ -33,7 +34,9 @@ _ELEMENTS: Final = {
 _SUFFIX: Final = re.compile(r"([._](de)?quanti[sz]ed|[._]q(uant)?[248]?|[._](fp|bf)?(16|32)|_cast)+$")
 _PROBES: Final = 4
 _PROBE_BYTES: Final = 256
-_MAX_CANDIDATES: Final = 128
+# Of so many of one shape and type all are probed; of more, those with the likeliest sketches.
+_ALL_PROBED: Final = 32
+_LIKELY: Final = 8
 # Distances of probes, 0 for equal and about 1 for unrelated ones: of versions of one tensor, and of one that was rounded.
 _ALIKE: Final = 0.35
 _ROUNDED: Final = 0.01
@@ -109,6 +112,7 @@ class Pairing:
             self._by_base.setdefault(base_name(segment.name), []).append(segment)
             self._by_shape.setdefault((segment.dtype, segment.shape), []).append(segment)
         self._used: set[int] = set()
+        self._sketches: dict[tuple[Dtype, tuple[int, ...]], Sketches] = {}
 
     def match(self, new: RandomAccess, segment: Segment) -> Segment | None:
         """The old tensor that predicts this one best, or None."""
@@ -143,13 +147,15 @@ class Pairing:
 
     def _alike(self, new: RandomAccess, segment: Segment) -> Segment | None:
         """Of the old tensors of this shape and type, the one whose probes are nearest; unused ones win ties."""
-        candidates = self._by_shape.get((segment.dtype, segment.shape), [])
-        if not candidates or segment.length < 2 * _PROBE_BYTES:
+        if segment.length < 2 * _PROBE_BYTES:
+            return None
+        candidates = self._likely(new, segment, segment.dtype)
+        if not candidates:
             return None
         tensor = tensor_of(segment)
         wanted = _probes(new, segment, tensor)
         best, nearest = None, _ALIKE
-        for item in sorted(candidates, key=lambda item: item.offset in self._used)[:_MAX_CANDIDATES]:
+        for item in sorted(candidates, key=lambda item: item.offset in self._used):
             distance = _distance(wanted, _probes(self._old, item, tensor))
             if distance < nearest:
                 best, nearest = item, distance
@@ -161,10 +167,20 @@ class Pairing:
             return None
         wanted = _few(new, segment)
         for dtype in sorted(_FLOATS - {segment.dtype}):
-            for item in self._by_shape.get((dtype, segment.shape), [])[:_MAX_CANDIDATES]:
+            for item in self._likely(new, segment, dtype):
                 if _distance(wanted, _few(self._old, item)) < _ROUNDED:
                     return item
         return None
+
+    def _likely(self, new: RandomAccess, segment: Segment, dtype: Dtype) -> Sequence[Segment]:
+        """The old tensors of this shape and that type, or those whose sketches say that they may be what is looked for."""
+        key = (dtype, segment.shape)
+        candidates = self._by_shape.get(key, [])
+        if len(candidates) <= _ALL_PROBED:
+            return candidates
+        if key not in self._sketches:
+            self._sketches[key] = Sketches([sketch(_few(self._old, item)) for item in candidates])
+        return [candidates[number] for number in self._sketches[key].nearest(sketch(_few(new, segment)), _LIKELY)]
 
 
 def fits(old: Segment, new: Segment) -> bool:
@@ -196,10 +212,11 @@ def _probes(file: RandomAccess, segment: Segment, tensor: Tensor) -> NDArray[np.
 
 
 def _few(file: RandomAccess, segment: Segment) -> NDArray[np.float64]:
-    """Some numbers of a tensor of floats, the same ones whatever their type."""
-    element = _ELEMENTS[segment.dtype]
-    count = min(_FEW, segment.elements)
-    places = [(segment.elements - count) * index // (_PROBES - 1) for index in range(_PROBES)]
+    """Some numbers of a tensor, the same ones whatever their type; of blocks and of what is narrower than a byte, some bytes."""
+    element = tensor_of(segment).element or Element.U8
+    available = segment.length // element.width
+    count = min(_FEW, available)
+    places = [(available - count) * index // (_PROBES - 1) for index in range(_PROBES)]
     runs = [file.read_at(segment.offset + place * element.width, count * element.width) for place in places]
     return numbers(b"".join(runs), element)
 
