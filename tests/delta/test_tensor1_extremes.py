@@ -48,8 +48,8 @@ F32, F16, I8 = (Field(Element.F32, 1),), (Field(Element.F16, 1),), (Field(Elemen
 BYTES = tuple(Field(Element.U8, 1) for _ in range(5))
 DERIVATION = Derivation(Formula.ASYMMETRIC, 0, Element.F32, 1, 1, 0x42FE0000, 0x3F800000, 0)
 NOISE = np.random.default_rng(2).bytes(MAX_PARAMETER_BYTES)
-# What a device may take in all, and what Python and its libraries take of it: 48 MiB less 35.
-ABOVE_LIBRARIES_MIB = 13.0
+# What a device may take in all. What Python and its libraries take of it depends on whether their modules are compiled.
+DEVICE_MIB = 48.0
 APPLIES = """
 import sys
 from tests.bench.delta_process import File, status_mib
@@ -57,11 +57,10 @@ from pathlib import Path
 import numpy, pcodec
 from device_client.wire.tensor1 import errors
 from device_client.wire.tensor1.decoder import apply
-before = status_mib("VmHWM")
 try:
     apply(File(Path(sys.argv[2])), File(Path(sys.argv[1])), lambda offset, content: None)
 except errors.OutputMismatchError:
-    print(status_mib("VmHWM") - before)
+    print(status_mib("VmHWM"))
 """
 
 
@@ -145,7 +144,7 @@ def _stream() -> bytes:
     [_tiny_records, _tiny_tensors, _multiplied, _derived, _scaled, _whole_bytes, _stream],
     ids=lambda made: made.__name__.strip("_"),
 )
-def test_patch__at_the_limits__takes_13_mib(made: Callable[[], bytes], tmp_path: Path) -> None:
+def test_patch__at_the_limits__fits_a_device(made: Callable[[], bytes], tmp_path: Path) -> None:
     (tmp_path / "old").write_bytes(OLD)
     (tmp_path / "patch").write_bytes(made())
     ran = subprocess.run(
@@ -156,7 +155,7 @@ def test_patch__at_the_limits__takes_13_mib(made: Callable[[], bytes], tmp_path:
         check=True,
         timeout=120,
     )
-    assert float(ran.stdout) <= ABOVE_LIBRARIES_MIB
+    assert float(ran.stdout) <= DEVICE_MIB
 
 
 @given(

@@ -15,7 +15,7 @@ what this module returns is safe to follow. It knows no model format. It reads n
 import hashlib
 import struct
 import zlib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 from typing import Final
@@ -45,6 +45,8 @@ MAX_STREAM_BYTES: Final = 16 << 20
 MAX_OLD_ROWS: Final = 1 << 16
 MIN_COLUMNS: Final = 4
 MAX_PARAMETER_BYTES: Final = 4 << 20
+# Of a plane of parameters' bytes, which may each have statistics of their own.
+_PARTS: Final = 4
 # Of which derived ones take twice as much while they are computed.
 MAX_DERIVED_CHANNELS: Final = 1 << 19
 MAX_FIELDS: Final = 8
@@ -370,12 +372,16 @@ def pack_parameters(raw: bytes) -> bytes:
     """A parameter record without its length: words of four bytes, first all lowest bytes, and deflated. Zeros are nothing."""
     if raw.count(0) == len(raw):
         return b""
-    planes = b"".join(raw[index::4] for index in range(4))
-    # Planes of rounded numbers have runs and little else that recurs: looking for more took a third of planning's time.
-    packers = (
-        zlib.compressobj(6, zlib.DEFLATED, -15, 9, strategy) for strategy in (zlib.Z_RLE, zlib.Z_DEFAULT_STRATEGY)
-    )
-    return min((packer.compress(planes) + packer.flush() for packer in packers), key=len)
+    planes = [raw[index::4] for index in range(4)]
+    part = -(-len(planes[0]) // _PARTS)
+    parts = [plane[start : start + part] for plane in planes for start in range(0, len(plane), part)]
+    return min(_run_lengths([b"".join(planes)]), _run_lengths(parts), key=len)
+
+
+def _run_lengths(parts: Sequence[bytes]) -> bytes:
+    """Deflated, each part with statistics of its own. Rounded numbers have runs of bytes and little else that recurs."""
+    packer = zlib.compressobj(6, zlib.DEFLATED, -15, 9, zlib.Z_RLE)
+    return b"".join(packer.compress(part) + packer.flush(zlib.Z_BLOCK) for part in parts) + packer.flush()
 
 
 def unpack_parameters(chunks: Iterable[bytes], length: int) -> bytearray:

@@ -29,17 +29,8 @@ from fleet.adapters.delta_tensor.samples import Sample
 from fleet.adapters.delta_tensor.tensors import Tensor, sample_ranges
 from fleet.domain.layouts import Quantisation, Segment
 
-_WINDOW_ELEMENTS: Final = 1 << 17
+WINDOW_ELEMENTS: Final = 1 << 17
 _STEP: Final = 2.0**-24
-# How far a number of each type is from what it was rounded from, at most, as a share of it.
-_ROUNDING: Final = {Element.F16: 2.0**-11, Element.BF16: 2.0**-8, Element.F32: 2.0**-24}
-_RANKS: Final = (4, 8, 16, 32)
-_PATCH_EDGE: Final = 72
-_PATCH_RUN: Final = 8
-# Of a normal distribution, and what keeps a component of zeros from being divided by.
-_MEDIAN_TO_SPREAD: Final = 1.4826
-_TINY: Final = 1e-30
-_SEED: Final = 20
 # What one run of training can have decayed a weight by, in steps of 2**-24.
 _DECAYS: Final = (1.5, 1e5)
 # Looking for a decay takes longer than the bytes that it could save of fewer elements are worth.
@@ -112,7 +103,7 @@ class Pair:
 
     def windows(self, unit: int = 1) -> Iterator[tuple[int, NDArray[np.float32], NDArray[np.float32]]]:
         """(first element, old numbers, new numbers) of runs of whole units."""
-        step = max(1, _WINDOW_ELEMENTS // unit) * unit
+        step = max(1, WINDOW_ELEMENTS // unit) * unit
         for first in range(0, self.count, step):
             count = min(step, self.count - first)
             yield first, self.old_run(first, count), self.new_run(first, count)
@@ -129,7 +120,8 @@ class Pair:
 def _run(file: RandomAccess, offset: int, element: Element, first: int, count: int) -> NDArray[np.float32]:
     raw = integers(file.read_at(offset + first * element.width, count * element.width), element)
     values = reals(raw, element)
-    return np.where(np.isfinite(values), values, np.float32(0.0))
+    finite = np.isfinite(values)
+    return values if finite.all() else np.where(finite, values, np.float32(0.0))
 
 
 def float_fits(pair: Pair, sample: Sample) -> Iterator[Fit]:
@@ -142,7 +134,6 @@ def float_fits(pair: Pair, sample: Sample) -> Iterator[Fit]:
             row_scale(pair, sample, old, new),
         )
         yield from (fit for fit in found if fit is not None)
-        yield from low_rank(pair, old, new)
 
 
 def prune(pair: Pair, old: NDArray[np.float32], new: NDArray[np.float32]) -> Fit | None:
@@ -219,114 +210,6 @@ def row_scale(pair: Pair, sample: Sample, old: NDArray[np.float32], new: NDArray
         product = np.einsum("ij,ij->i", grid, made)
         scales[top : top + len(grid)] = np.where(energy > 0, product / np.where(energy > 0, energy, 1), 1.0)
     return Fit(Predictor.ROW_SCALE, (inner, rows), scales.astype("<f4").tobytes())
-
-
-def low_rank(pair: Pair, old: NDArray[np.float32], new: NDArray[np.float32]) -> Iterator[Fit]:
-    """A difference that is a product of two thin matrices, as a merged LoRA adapter leaves."""
-    inner, rows = pair.inner, pair.rows
-    if (
-        min(inner, rows) < 2 * _PATCH_EDGE // 3
-        or inner > _MAX_ROW
-        or rows * inner != pair.count
-        or np.array_equal(old, new)
-    ):
-        return
-    rank = _rank(pair)
-    if rank is None or 4 * rank * (rows + inner) > MAX_PARAMETER_BYTES:
-        return
-    # A randomised range finder in two passes; its randomness is a constant, so the patch is deterministic.
-    probe = np.random.default_rng(_SEED).standard_normal((inner, rank + 8)).astype(np.float32)
-    reach = np.concatenate([_differences(before, after, inner) @ probe for _, before, after in pair.windows(inner)])
-    basis, _ = np.linalg.qr(reach)
-    core = np.zeros((basis.shape[1], inner), dtype=np.float64)
-    for first, before, after in pair.windows(inner):
-        top = first // inner
-        part = _differences(before, after, inner)
-        core += basis[top : top + len(part)].T @ part
-    left, values, right = np.linalg.svd(core, full_matrices=False)
-    weight = np.sqrt(values[:rank])
-    u = (basis @ left[:, :rank]) * weight
-    v = right[:rank] * weight[:, None]
-    u, v = _rounded(u, v, _spread_left(pair, u, v))
-    yield Fit(Predictor.LOW_RANK, (rank, inner), np.concatenate([v.reshape(-1), u.reshape(-1)]).astype("<f4").tobytes())
-
-
-def _spread_left(pair: Pair, u: NDArray[np.float64], v: NDArray[np.float64]) -> float:
-    """The square of what a typical element lacks after the product, judged by rows from the middle."""
-    count = max(1, min(pair.rows, _WINDOW_ELEMENTS // pair.inner))
-    top = (pair.rows - count) // 2
-    first, length = top * pair.inner, count * pair.inner
-    left = _differences(pair.old_run(first, length), pair.new_run(first, length), pair.inner) - u[top : top + count] @ v
-    return (_MEDIAN_TO_SPREAD * middle(np.abs(left).reshape(-1))) ** 2
-
-
-def _rounded(u: NDArray[np.float64], v: NDArray[np.float64], variance: float) -> tuple[Any, Any]:
-    """Both factors as multiples of powers of two, each component's as coarse as pays.
-
-    One more bit for all P parameters makes the error that their rounding brings to N elements a quarter as large. That pays
-    down to a share of P / N of the variance that is left anyway, evenly divided among the rank's 2 r factors.
-    """
-    rank = len(v)
-    error = variance * min(0.5, (u.size + v.size) / (len(u) * v.shape[1])) / (2 * rank)
-    if not error > 0:
-        return u, v
-    rms_u = np.sqrt((u * u).mean(axis=0)) + _TINY
-    rms_v = np.sqrt((v * v).mean(axis=1)) + _TINY
-    # Rounding to a step leaves a twelfth of its square, times the other factor's.
-    step_u = 2.0 ** np.rint(0.5 * np.log2(12 * error) - np.log2(rms_v))
-    step_v = 2.0 ** np.rint(0.5 * np.log2(12 * error) - np.log2(rms_u))
-    return np.rint(u / step_u) * step_u, np.rint(v / step_v[:, None]) * step_v[:, None]
-
-
-def _differences(before: NDArray[np.float32], after: NDArray[np.float32], inner: int) -> NDArray[np.float32]:
-    return (after - before).reshape(-1, inner)
-
-
-def _rank(pair: Pair) -> int | None:
-    """The rank that would save most, judged by a square cut out of the difference; None if none saves enough."""
-    inner, rows = pair.inner, pair.rows
-    edge = min(_PATCH_EDGE, inner, rows)
-    # Rows of the cut come in a few runs, as far as those are short, and share their columns, from the middle of the matrix.
-    start = (inner - edge) // 2
-    run = max(1, min(_PATCH_RUN, _WINDOW_ELEMENTS // inner))
-    cut = np.empty((edge, edge), dtype=np.float64)
-    rounding = np.empty(edge, dtype=np.float64)
-    for top in range(0, edge, run):
-        count = min(run, edge - top)
-        first = (rows - count) * top // max(1, edge - count) * inner + start
-        span = (count - 1) * inner + edge
-        made = pair.new_run(first, span).astype(np.float64)
-        difference = made - pair.old_run(first, span)
-        for index in range(count):
-            part = slice(index * inner, index * inner + edge)
-            cut[top + index] = difference[part]
-            rounding[top + index] = np.sqrt(made[part] @ made[part]) * _ROUNDING[pair.new_element]
-    return _saving_rank(cut, rounding, rows, inner, pair.new_element)
-
-
-def _saving_rank(
-    cut: NDArray[np.float64], rounding: NDArray[np.float64], rows: int, inner: int, element: Element
-) -> int | None:
-    sizes = np.sqrt(np.einsum("ij,ij->i", cut, cut))
-    # Rows that nothing but rounding has changed are of no rank, and would look as if one more component each paid.
-    changed = sizes > 2 * rounding
-    if np.count_nonzero(changed) < len(cut) // 4:
-        return None
-    # Rows count alike: a few large ones among many small ones are sparse, not of low rank.
-    values = np.linalg.svd(cut[changed] / sizes[changed, None], compute_uv=False)
-    energy = float((values**2).sum())
-    best, saved = None, 0.3
-    for rank in _RANKS:
-        if rank >= len(values) // 2:
-            break
-        # Taking the largest of noise's own components flatters; what is left is scaled back up.
-        left = float((values[rank:] ** 2).sum()) / (1 - rank / len(values)) ** 2
-        bits = 0.5 * np.log2(energy / max(left, energy * 2.0**-40))
-        cost = 32.0 * rank * (rows + inner) / (rows * inner)
-        gain = min(bits, 8.0 * element.width) - cost
-        if gain > saved + 0.05:
-            best, saved = rank, gain
-    return best
 
 
 # ------------------------------------------------------------------------------------- whole numbers

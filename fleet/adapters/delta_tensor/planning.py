@@ -6,6 +6,7 @@ matched against the old file's, and what has no match is literal, or a stream wh
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Final
 
 from device_client.wire.tensor1.blocks import LARGE_RUN_BYTES
@@ -24,7 +25,7 @@ from device_client.wire.tensor1.format import (
 from device_client.wire.tensor1.io import RandomAccess
 from device_client.wire.tensor1.reach import reach_back
 from device_client.wire.tensor1.streams import STORED, lzma_method
-from fleet.adapters.delta_tensor import fitting, samples
+from fleet.adapters.delta_tensor import fitting, low_rank, samples
 from fleet.adapters.delta_tensor.byte_matching import ByteIndex
 from fleet.adapters.delta_tensor.fitting import Fit, Pair
 from fleet.adapters.delta_tensor.residual_coding import Coding
@@ -182,7 +183,8 @@ class Planner:
             return [Step(same)]
         fits: Iterator[Fit] = iter(())
         if element.is_float and element is not Element.F64:
-            fits = fitting.float_fits(Pair(self.old, self.new, *offsets, element, element, count, inner), sample)
+            pair = Pair(self.old, self.new, *offsets, element, element, count, inner)
+            fits = chain(fitting.float_fits(pair, sample), low_rank.products(pair))
         elif element in {Element.I8, Element.U8} and length == tensor.segment.length:
             fits = fitting.requantise(self.old, self.new, before.segment, tensor.segment)
         step, cost = self._best(Step(same), cost, fits, sample, count)
