@@ -148,3 +148,33 @@ def test_approved__large_fleet__begins_when_it_is_counted(story: Story, monkeypa
     assert approve(story, rollout, "user:bo").state is RolloutState.SCHEDULED
     services.count_population({"rollout": rollout.id, "phase": 0}, story.now)
     assert selectors.rollout(rollout.id).state is RolloutState.RUNNING
+
+
+def test_approved__large_fleet__baseline_changes_before_the_count__cancelled(
+    story: Story, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    story.push("2")
+    rollout = waiting(story, approvals=1)
+    monkeypatch.setattr(starting, "COUNTED_AT_ONCE", 10)
+    approve(story, rollout, "user:bo")
+    other = story.start("2", {**ALL, "priority": 5})
+    services.count_population({"rollout": other.id, "phase": 0}, story.now)
+    services.advance(rollout_id=other.id, actor="test", reason="", now=story.now)
+    services.count_population({"rollout": rollout.id, "phase": 0}, story.now)
+    found = selectors.rollout(rollout.id)
+    assert found.state is RolloutState.CANCELLED
+    assert "the baseline is not the version that it was approved against" in found.because
+
+
+def test_approved__large_fleet__two_at_once__the_second_waits_for_the_first(
+    story: Story, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    story.push("2")
+    monkeypatch.setattr(starting, "COUNTED_AT_ONCE", 10)
+    first, second = waiting(story, approvals=1), waiting(story, approvals=1, version="2")
+    for rollout in (first, second):
+        approve(story, rollout, "user:bo")
+    for rollout in (first, second):
+        services.count_population({"rollout": rollout.id, "phase": 0}, story.now)
+    states = [selectors.rollout(item.id).state for item in (first, second)]
+    assert states == [RolloutState.RUNNING, RolloutState.SCHEDULED]

@@ -12,6 +12,7 @@ from django.utils import timezone
 
 from device_client.wire.bucketing import BUCKETS, bucket
 from fleet.apps.assignments import selectors as assignments
+from fleet.apps.assignments import stops
 from fleet.apps.devices import selectors as devices
 from fleet.apps.devices import services as device_services
 from fleet.apps.devices.records import DeviceChoice
@@ -20,6 +21,7 @@ from fleet.apps.experiments import services as experiments
 from fleet.apps.jobs import services as jobs
 from fleet.apps.registry.models import Version
 from fleet.apps.rollouts import dry_runs, selectors, services, starting
+from fleet.apps.rollouts.population import Population
 from fleet.apps.rollouts.records import PlanRecord, RolloutRecord
 from fleet.demo import fleet_plan
 from fleet.domain.conductor import UNCOUNTED
@@ -261,6 +263,39 @@ def test_start__large_fleet__version_revoked_before_it_is_counted__cancelled(lar
         RolloutState.CANCELLED,
         "not started: expected a published version, got 2 revoked",
     )
+
+
+def test_start__large_fleet__stopped_before_it_is_counted__begins_when_the_stop_is_lifted(large: Story) -> None:
+    rollout = large.start("2", RAMP, fleet_plan.SEED_BETTER)
+    stops.stop(scope=MODEL, reason="smoke", actor="user:anna", now=large.now)
+    assert count(large) == 1
+    assert state_of(rollout) is RolloutState.SCHEDULED
+    with pytest.raises(ConflictError, match="smoke"):
+        large.start("2", {**RAMP, "priority": 1})
+    assert large.tick() == ()
+    stops.lift(scope=MODEL, reason="", actor="user:anna", now=large.now)
+    assert large.tick() == ()  # it asks for the count again
+    assert count(large) == 1
+    assert state_of(rollout) is RolloutState.RUNNING
+
+
+def test_start__large_fleet__somebody_speaks_while_it_is_counted__is_not_cancelled(
+    large: Story, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rollout = large.start("2", RAMP, fleet_plan.SEED_BETTER)
+    counted = starting.population
+
+    def slow(**asked: Any) -> Population:
+        monkeypatch.setattr(starting, "population", counted)
+        services.override_quiet(rollout_id=rollout.id, actor="eve", reason="it is urgent", now=large.now)
+        return counted(**asked)
+
+    monkeypatch.setattr(starting, "population", slow)
+    assert count(large) == 1
+    assert state_of(rollout) is RolloutState.SCHEDULED
+    large.tick()
+    assert count(large) == 1
+    assert state_of(rollout) is RolloutState.RUNNING
 
 
 def test_cancel__before_it_is_counted__never_begins(large: Story) -> None:

@@ -6,26 +6,22 @@ is in its way (another rollout of the model) has ended. The conductor tries agai
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import Final
 
 from django.db import transaction
 
-from fleet.apps.assignments import selectors as assignments
 from fleet.apps.rollouts import moves
-from fleet.apps.rollouts.decisions import CONDUCTOR, Reason
+from fleet.apps.rollouts.decisions import Reason
 from fleet.apps.rollouts.models import Decision
 from fleet.apps.rollouts.records import RolloutRecord
 from fleet.apps.rollouts.rows import locked, unlocked
 from fleet.apps.rollouts.selectors import rollout_record
-from fleet.apps.rollouts.snapshots import baseline_version_id, quiet_until
+from fleet.apps.rollouts.snapshots import quiet_until
 from fleet.apps.rollouts.starting import ask_for_count, begin_counted, in_the_way, is_large
 from fleet.domain import approvals
 from fleet.domain.approvals import Actor, Waiting
 from fleet.domain.errors import InvalidInputError
 from fleet.domain.policy import RolloutPolicy
 from fleet.domain.rollout_states import RolloutEvent, RolloutState, next_state
-
-BASELINE_CHANGED: Final = "the baseline is not the version that it was approved against: start it again"
 
 
 def approve(
@@ -89,12 +85,8 @@ def begin_scheduled(*, rollout_id: str, now: datetime, require: Callable[[], Non
         return None
     if quiet_until(row, now) is not None:
         return None
-    if assignments.stop_of(row.model_id) or in_the_way(row.model_id, policy) is not None:
+    if in_the_way(row.model_id, policy) is not None:
         return None
-    if row.approvals_required and baseline_version_id(row.model_id) != row.against_id:
-        with transaction.atomic():
-            require()
-            return moves.cancel(locked(rollout_id, row.revision), Reason(CONDUCTOR, BASELINE_CHANGED), now)
     if is_large(row.model_id):
         ask_for_count(row, 0, now)
         return None

@@ -36,11 +36,17 @@ from fleet.domain.errors import ConflictError, InvalidInputError, ModelfleetErro
 from fleet.domain.findings import Finding, Level
 from fleet.domain.policy import RolloutPolicy
 from fleet.domain.rollout_states import OFFERING, RolloutState
+from fleet.domain.schedule import Schedule
 from fleet.domain.verdicts import PhaseCounts
 
 COUNTED_AT_ONCE: Final = 500  # devices that ask for the model; more are counted by a job
 JOB_KIND: Final = "population"
 JOB_PRIORITY: Final = 1_000_000  # people wait for it, and it is short
+BASELINE_CHANGED: Final = "the baseline is not the version that it was approved against: start it again"
+# Codes of what a start may meet.
+_STOPPED: Final = "stopped"
+_MOVED_ON: Final = "rollout_revision"
+_OCCUPIED: Final = frozenset({"rollout_active", "experiment_active"})
 
 
 def plan(
@@ -239,7 +245,10 @@ def _alone(model: str, policy: RolloutPolicy) -> Iterator[None]:
 
 
 def in_the_way(model: str, policy: RolloutPolicy) -> ConflictError | None:
-    """Why a rollout with this policy cannot begin beside what moves devices of the model now; None if it can."""
+    """Why a rollout with this policy cannot begin beside what moves or stops devices of the model; None if it can."""
+    stop = assigned.stop_of(model)
+    if stop:
+        return ConflictError(_STOPPED, f"expected no stop in force, got one: {stop}")
     experiment = assigned.running_experiment(model)
     if experiment:
         return ConflictError(
@@ -355,9 +364,10 @@ def count_population(payload: Mapping[str, object], now: datetime) -> None:
 def begin_counted(
     row: Rollout, policy: RolloutPolicy, now: datetime, require: Callable[[], None] = lambda: None
 ) -> Decision | None:
-    """Count the fleet and begin a scheduled rollout, or cancel it with what stands against it.
+    """Count the fleet and begin a scheduled rollout, or cancel it with what stands against it. None if it goes on waiting.
 
-    `require` raises, inside the transaction, if the caller may not.
+    What came while the fleet was counted is looked at again: an emergency stop, somebody's word, another baseline, which
+    ends a rollout that was approved against the old one. `require` raises, inside the transaction, if the caller may not.
     """
     version = registry.version_by_id(row.version_id)
     baseline = _baseline(row.model_id, None)
@@ -368,11 +378,25 @@ def begin_counted(
         with _alone(row.model_id, policy):
             require()
             held = locked(row.pk, row.revision)
+            runs = baseline_version_id(row.model_id)
+            if row.approvals_required and runs != row.against_id:
+                raise ConflictError("baseline_changed", BASELINE_CHANGED)
+            if runs != (None if baseline is None else baseline.id):
+                return None
             return _begin(held, version=version, baseline=baseline, planned=planned, now=now)
     except (InvalidInputError, ConflictError) as error:
         if error.code == leadership.LOST:
             raise
-        return _cancel(row, error, now)
+        return None if _passes_by(error, row, policy) else _cancel(row, error, now)
+
+
+def _passes_by(error: ModelfleetError, row: Rollout, policy: RolloutPolicy) -> bool:
+    """Whether a rollout that waits for its moment waits for this to be over, too; the conductor tries again.
+
+    One that was to start at once does not queue behind another, wherever its fleet is counted.
+    """
+    may_queue = row.approvals_required or policy.schedule != Schedule()
+    return error.code in {_STOPPED, _MOVED_ON} or (may_queue and error.code in _OCCUPIED)
 
 
 def _refuse_counted(row: Rollout, policy: RolloutPolicy, now: datetime) -> None:
