@@ -23,6 +23,7 @@ from fleet.domain.errors import ConflictError, ForbiddenError, InvalidInputError
 from fleet.domain.experiment import ExperimentSpec
 from fleet.domain.experiment_states import ExperimentState
 from fleet.domain.facts import RuleState
+from fleet.domain.policy import RolloutPolicy
 from fleet.domain.rollout_states import RolloutState
 from tests.fakes.fleet_simulator import SimulatedDevice
 from tests.server.catalogue import MODEL, revoke
@@ -480,6 +481,19 @@ def test_promote__winners_rollout_is_reverted__winners_go_back_too(story: Story)
     assert story.running() == {"1": 16}
 
 
+def test_promote__phases_by_name_and_by_count__are_kept(story: Story) -> None:
+    experiment = decided(story)
+    (winner, *_) = (device.device_id for device in story.devices if device.running.version == "2")
+    phases = [{"devices": [winner]}, {"count": 6}, {"share": 0.2}, {"share": 1.0}]
+    promoted = services.promote(
+        experiment_id=experiment.id, policy={**RAMP, "phases": phases}, actor="test", reason="", now=story.now
+    )
+    rollout = rollouts.rollout(promoted.rollout or "")
+    kept = RolloutPolicy.parse(rollout.policy).phases
+    assert [phase.words for phase in kept] == ["1 named device", "6 devices", "100%"]
+    assert rollout.reach == "1 named device"
+
+
 def test_promote__cut_short_after_the_rollout_had_started__goes_on_with_it(story: Story) -> None:
     experiment = decided(story)
     first = services.promote(experiment_id=experiment.id, policy=RAMP, actor="test", reason="", now=story.now)
@@ -508,6 +522,36 @@ def test_tick__one_cannot_be_judged__is_told_and_stays(story: Story) -> None:
     (failure,) = conducting.tick(now=story.now, holder=HOLDER).failures
     assert failure.subject == experiment.id
     assert "expected a control" in failure.sentence
+
+
+@pytest.mark.parametrize("jump_s", [3_600.0, -3_600.0], ids=["ahead", "back"])
+def test_tick__clock_jumps_an_hour__no_time_is_over_and_none_is_gained(story: Story, jump_s: float) -> None:
+    experiment = begin(story)
+    story.check()
+    assert tick(story) == ()
+    story.pass_time(jump_s)
+    seen = conducting.tick(now=story.now, holder=HOLDER, jumped_s=jump_s)
+    assert (seen.decisions, seen.failures) == ((), ())
+    moved = selectors.experiment(experiment.id)
+    assert None not in (experiment.ends_at, moved.ends_at)
+    assert moved.ends_at == (experiment.ends_at or story.now) + timedelta(seconds=jump_s)
+    story.pass_time(590)
+    assert tick(story) == ()
+    story.pass_time(11)
+    (decision,) = tick(story)
+    assert (decision.action, decision.verdict) == ("decide", "inconclusive")
+
+
+def test_tick__clock_jumps_ahead__winner_waits_for_the_minimum_all_the_same(story: Story) -> None:
+    begin(story, min_duration_s=300)
+    story.check()
+    story.pass_time(3_600)
+    assert conducting.tick(now=story.now, holder=HOLDER, jumped_s=3_600.0).decisions == ()
+    story.measure(ACCURACY)
+    assert tick(story) == ()
+    story.pass_time(300)
+    (decision,) = tick(story)
+    assert (decision.action, decision.verdict) == ("decide", "ship")
 
 
 # ---------------------------------------------------------------- the demo's own documents

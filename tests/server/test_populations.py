@@ -21,7 +21,7 @@ from fleet.apps.experiments import services as experiments
 from fleet.apps.jobs import services as jobs
 from fleet.apps.registry.models import Version
 from fleet.apps.rollouts import dry_runs, selectors, services, starting
-from fleet.apps.rollouts.population import Population
+from fleet.apps.rollouts.population import Population, population
 from fleet.apps.rollouts.records import PlanRecord, RolloutRecord
 from fleet.demo import fleet_plan
 from fleet.domain.conductor import UNCOUNTED
@@ -283,12 +283,11 @@ def test_start__large_fleet__somebody_speaks_while_it_is_counted__is_not_cancell
     large: Story, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rollout = large.start("2", RAMP, fleet_plan.SEED_BETTER)
-    counted = starting.population
 
     def slow(**asked: Any) -> Population:
-        monkeypatch.setattr(starting, "population", counted)
+        monkeypatch.setattr(starting, "population", population)
         services.override_quiet(rollout_id=rollout.id, actor="eve", reason="it is urgent", now=large.now)
-        return counted(**asked)
+        return population(**asked)
 
     monkeypatch.setattr(starting, "population", slow)
     assert count(large) == 1

@@ -5,6 +5,7 @@ from functools import partial
 from typing import Final
 
 from django.db import transaction
+from django.db.models import F
 
 from fleet.apps.assignments import services as assignments
 from fleet.apps.experiments import moves
@@ -32,12 +33,15 @@ _TAKEN_OVER: Final = frozenset(
 )
 
 
-def tick(*, now: datetime, holder: str) -> TickRecord:
+def tick(*, now: datetime, holder: str, jumped_s: float = 0.0) -> TickRecord:
     """One look at every experiment under way, if `holder` leads; one fenced transaction for each that moves.
 
-    An experiment that cannot be judged stops no other; it is among the failures.
+    An experiment that cannot be judged stops no other; it is among the failures. `jumped_s` is by how much the server's
+    clock went ahead of the time that has passed: what runs begins and ends as much later, so that a jump ends nothing.
     """
     token = leadership.acquire(name=leadership.CONDUCTOR, holder=holder, now=now)
+    if token is not None and jumped_s:
+        _move_clocks(token, timedelta(seconds=jumped_s), now)
     made: list[DecisionRecord] = []
     failures: list[Failure] = []
     for experiment_id in () if token is None else under_way():
@@ -48,6 +52,13 @@ def tick(*, now: datetime, holder: str) -> TickRecord:
         except Exception as error:  # noqa: BLE001 - one experiment that cannot be judged must not leave the others unwatched
             failures.append(Failure(experiment_id, error))
     return TickRecord(tuple(made), tuple(failures))
+
+
+def _move_clocks(token: int, jump: timedelta, now: datetime) -> None:
+    with transaction.atomic():
+        leadership.require(name=leadership.CONDUCTOR, token=token, now=now)
+        rows = Experiment.objects.filter(state=ExperimentState.RUNNING.value)
+        rows.update(started_at=F("started_at") + jump, ends_at=F("ends_at") + jump)
 
 
 def _conduct(experiment_id: str, token: int, now: datetime) -> DecisionRecord | None:

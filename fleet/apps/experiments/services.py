@@ -89,7 +89,7 @@ def promote(
 ) -> ExperimentRecord:
     """Start a rollout of the winner, on the same seed and from its share; devices keep their arm until it reaches them.
 
-    Phases of `policy` that would treat no more than the winner's buckets are left out. A promotion that was cut short
+    Phases of `policy` whose share is no more than the winner's are left out. A promotion that was cut short
     after its rollout had started goes on with that rollout.
     """
     row = moves.found(experiment_id)
@@ -132,9 +132,12 @@ def promote(
 
 
 def _beyond(policy: object, share: float) -> dict[str, object]:
-    """The policy without the phases that the experiment has already been."""
+    """The policy without the phases that the experiment has already been.
+
+    Those that name devices or count them have no share to compare, and stay: one that reaches winners only is soon over.
+    """
     parsed = RolloutPolicy.parse(policy)
-    later = tuple(phase for phase in parsed.phases if phase.share > share) or parsed.phases[-1:]
+    later = tuple(phase for phase in parsed.phases if phase.share > share or not phase.share) or parsed.phases[-1:]
     encoded = parsed.encode()
     phases = encoded["phases"]
     kept = (

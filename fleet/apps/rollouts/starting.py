@@ -395,7 +395,7 @@ def _passes_by(error: ModelfleetError, row: Rollout, policy: RolloutPolicy) -> b
 
     One that was to start at once does not queue behind another, wherever its fleet is counted.
     """
-    may_queue = row.approvals_required or policy.schedule != Schedule()
+    may_queue = row.approvals_required > 0 or policy.schedule != Schedule()
     return error.code in {_STOPPED, _MOVED_ON} or (may_queue and error.code in _OCCUPIED)
 
 

@@ -78,13 +78,15 @@ class Conductor:
                 "%s %s@%s phase %d %s: %s",
                 *(made.rollout, made.model, made.version, made.phase + 1, made.action, made.sentence),
             )
-        experiment_failures = self._experiments() if seen.is_leader else ()
+        experiment_failures = self._experiments(jumped_s) if seen.is_leader else ()
         self._tell((*seen.failures, *experiment_failures))
         return seen
 
-    def _experiments(self) -> tuple[Failure, ...]:
+    def _experiments(self, jumped_s: float) -> tuple[Failure, ...]:
         """Look at the experiments; what could not be judged."""
-        seen = with_database(lambda: experiments.tick(now=self._clock.now(), holder=self._holder), self._stop)
+        seen = with_database(
+            lambda: experiments.tick(now=self._clock.now(), holder=self._holder, jumped_s=jumped_s), self._stop
+        )
         for made in seen.decisions:
             logger.info("%s %s %s: %s", made.experiment, made.model, made.action, made.sentence)
         return seen.failures
