@@ -5,13 +5,14 @@ counts of devices, the number that fails a phase. A custom metric has a spread t
 """
 
 import math
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 from fleet.domain.gate import budget
 from fleet.domain.gate_policy import POINTS, MeasuredGate, Shape
-from fleet.domain.gates.offers import SLACK
+from fleet.domain.gates.offers import SLACK, proves
 from fleet.domain.policy import RolloutPolicy
 from fleet.domain.stats.contrasts import combined, contrast, interval
 from fleet.domain.stats.estimates import Unjudgeable
@@ -33,7 +34,8 @@ class Detectable:
 
     `drop_points` is for comparisons, in percentage points: what a FAIL needs beyond zero, None where even a total
     collapse would not be certain. `proves_points` is the smallest margin within which an unchanged version is proven.
-    `devices` is for counts: so many of the treated fail the phase whatever the others do. `sentence` is for people.
+    `devices` is for counts: so many of the treated fail the phase whatever the others do, None where not even all do;
+    fewer, but `held_at` or more, hold it until a person decides. `sentence` is for people.
     """
 
     gate: str
@@ -45,6 +47,7 @@ class Detectable:
     proves_points: float | None = None
     devices: int | None = None
     sentence: str = ""
+    held_at: int | None = None
 
 
 def detectable(policy: RolloutPolicy, phases: Sequence[PhaseCounts], *, has_baseline: bool) -> tuple[Detectable, ...]:
@@ -63,8 +66,11 @@ def detectable(policy: RolloutPolicy, phases: Sequence[PhaseCounts], *, has_base
 def _sentence(item: Detectable) -> str:
     gate = item.gate.replace("_", " ")
     where = f"phase {item.phase + 1}, {gate}, {item.stratum} ({item.treated:,} and {item.control:,} devices)"
-    if item.devices is not None:
-        return f"{where}: fails at {item.devices:,} of the treated"
+    fails = "" if item.devices is None else f"fails at {item.devices:,} of the treated"
+    if item.held_at is not None and item.held_at != item.devices:
+        return f"{where}: is held at {item.held_at:,}{f', {fails}' if fails else ' of the treated, and never fails'}"
+    if fails:
+        return f"{where}: {fails}"
     if item.drop_points is None or item.proves_points is None:
         return f"{where}: nothing is certain"
     return f"{where}: sees {item.drop_points:.1f} points, proves a margin of {item.proves_points:.1f}"
@@ -140,26 +146,42 @@ def _reach(gate: MeasuredGate, strata: tuple[Stratum, ...], alpha: float) -> flo
 
 def _counts(policy: RolloutPolicy, phase: int, counts: PhaseCounts, alpha: float) -> list[Detectable]:
     """How many devices fail a phase once all have concluded."""
-    gates = policy.gates
-    limits = [("install_failures", gates.install_max_share), ("silence", gates.silence_max_share)]
+    gates, treated = policy.gates, counts.treated
+    plain = Detectable("", phase, ALL_CLASSES, treated, counts.control, None)
+    limits = [("install_failures", gates.install_max_share)]
     limits += [("rollbacks", gates.rollback_max_share)] if gates.rollback_max_share is not None else []
     found = [
-        Detectable(
-            name,
-            phase,
-            ALL_CLASSES,
-            counts.treated,
-            counts.control,
-            None,
-            None,
-            math.floor(limit * counts.treated + SLACK) + 1,
-        )
+        replace(plain, gate=name, held_at=_more_than(limit, treated), devices=_least_failures(limit, treated, alpha))
         for name, limit in limits
     ]
+    found.append(replace(plain, gate="silence", devices=_more_than(gates.silence_max_share, treated)))
     if gates.crash is not None:
-        least = next(
-            (n for n in range(1, counts.treated + 1) if lower_bound(n, counts.treated, alpha) > gates.crash.max_share),
-            None,
-        )
-        found.append(Detectable("crashes", phase, ALL_CLASSES, counts.treated, counts.control, None, None, least))
+        least = _least_over(gates.crash.max_share, treated, alpha)
+        found.append(replace(plain, gate="crashes", devices=least))
     return found
+
+
+def _more_than(limit: float, devices: int) -> int | None:
+    """The fewest of so many devices that are more than this share of them; None if all of them are not."""
+    least = math.floor(limit * devices + SLACK) + 1
+    return least if least <= devices else None
+
+
+def _least_failures(limit: float, devices: int, alpha: float) -> int | None:
+    """The fewest that fail a phase in which all have concluded; None if all of them do not."""
+
+    def fails(bad: int) -> bool:
+        return proves(bad, concluded=devices, among=devices, limit=limit, alpha=alpha)
+
+    return _least(fails, devices)
+
+
+def _least_over(limit: float, devices: int, alpha: float) -> int | None:
+    """The fewest of so many devices that prove the limit exceeded; None if all of them do not."""
+    return _least(lambda events: lower_bound(events, devices, alpha) > limit, devices)
+
+
+def _least(proven: Callable[[int], bool], devices: int) -> int | None:
+    """By bisection, since one device more never proves less: a million devices are not to be tried one by one."""
+    least = bisect_left(range(devices + 1), 1, key=proven)
+    return least if least <= devices else None

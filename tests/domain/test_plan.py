@@ -4,8 +4,10 @@ import pytest
 
 from device_client.wire.bucketing import BUCKETS, bucket
 from fleet.demo import fleet_plan, policies
+from fleet.domain.gate import judge
 from fleet.domain.plan import Level, PlacedDevices, ranges, validate
 from fleet.domain.policy import RolloutPolicy
+from fleet.domain.verdicts import OfferCount, PhaseFacts, Verdict
 
 GATES: dict[str, Any] = {"accuracy": {"margin_points": 5}}
 EVEN = [PlacedDevices("edge-std", BUCKETS * index // 16) for index in range(16)]
@@ -132,8 +134,31 @@ def test_plan__every_gate__says_what_it_can_see() -> None:
     )
     first = {item.gate: item.sentence for item in found.detectable if item.phase == 0}
     assert set(first) == {"accuracy", "install_failures", "silence", "rollbacks", "crashes"}
-    assert first["rollbacks"] == "phase 1, rollbacks, all classes (4 and 8 devices): fails at 1 of the treated"
+    assert (
+        first["rollbacks"]
+        == "phase 1, rollbacks, all classes (4 and 8 devices): is held at 1, fails at 3 of the treated"
+    )
     assert "points, proves a margin of" in first["accuracy"]
+
+
+@pytest.mark.parametrize("failed", range(5))
+def test_plan__failed_installs__it_says_what_the_gate_will_say(failed: int) -> None:
+    planned = validate(policy(0.25, 1.0), EVEN, has_baseline=True)
+    (said,) = [item for item in planned.detectable if item.phase == 0 and item.gate == "install_failures"]
+    offers = (OfferCount("edge-std", offered=4, committed=4 - failed, failed=failed),)
+    facts = PhaseFacts(0, planned.phases[0], offers=offers)
+    (result,) = [item for item in judge(planned.policy, facts).results if item.gate == "install_failures"]
+    expected = Verdict.FAIL if failed >= (said.devices or 5) else Verdict.INCONCLUSIVE
+    assert result.verdict is (expected if failed >= (said.held_at or 5) else Verdict.PASS)
+
+
+def test_plan__a_million_devices__says_how_many_crashes_fail_it() -> None:
+    gates = {"crashes": {"max_share": 0.05}}
+    million = [PlacedDevices("edge-std", 0, 1_000_000)]
+    found = validate(RolloutPolicy.parse({"phases": [{"share": 1.0}], "gates": gates}), million, has_baseline=True)
+    by_gate = {item.gate: item for item in found.detectable}
+    assert 50_000 < (by_gate["crashes"].devices or 0) < 52_000
+    assert (by_gate["install_failures"].held_at, by_gate["silence"].devices) == (100_001, 200_001)
 
 
 def test_plan__comparison_without_accuracy__is_checked_all_the_same() -> None:

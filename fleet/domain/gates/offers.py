@@ -40,6 +40,12 @@ def judge(policy: RolloutPolicy, facts: PhaseFacts, alpha: float) -> list[GateRe
     return results
 
 
+def proves(bad: int, *, concluded: int, among: int, limit: float, alpha: float) -> bool:
+    """Whether so many of `concluded` devices, `among` those that are waited for, fail a phase. One more never proves less."""
+    is_over = bad > limit * among + SLACK
+    return lower_bound(bad, concluded, alpha) > limit or (is_over and at_least(bad, among, limit * _HARMLESS) <= alpha)
+
+
 def total_of(offers: Sequence[OfferCount]) -> OfferCount:
     """Over all classes."""
     return OfferCount(
@@ -173,6 +179,6 @@ def _census(gate: str, policy: RolloutPolicy, limit: float, facts: PhaseFacts, a
         limit=limit,
         alpha=alpha,
         is_over=is_over,
-        is_proven=bound > limit or (is_over and at_least(bad, among, limit * _HARMLESS) <= alpha),
+        is_proven=proves(bad, concluded=concluded, among=among, limit=limit, alpha=alpha),
         bound=bound,
     )
