@@ -19,6 +19,7 @@ _MIN_STEP: Final = 4
 _MAX_ANCHORS: Final = 1 << 19
 _FILTER_BITS: Final = 22
 _MIN_MATCH: Final = 24
+_FIRST_BYTES: Final = 256
 _STEP_BYTES: Final = 1 << 16
 _FIRST: Final = np.uint64(0x9E3779B97F4A7C15)
 _SECOND: Final = np.uint64(0xC2B2AE3D27D4EB4F)
@@ -120,19 +121,73 @@ class ByteIndex:
 
     def _extended(self, new: RandomAccess, position: int, place: int, floor: int, end: int) -> Match:
         """The longest run of equal bytes around a candidate, from `floor` to `end` of the new file."""
-        before = min(position - floor, place, _STEP_BYTES)
-        start, old_start = position, place
-        while before:
-            equal = _common_suffix(new.read_at(start - before, before), self._old.read_at(old_start - before, before))
-            start, old_start = start - equal, old_start - equal
-            before = min(start - floor, old_start, _STEP_BYTES) if equal == before else 0
-        stop, old_stop = position, place
-        ahead = min(end - stop, self._old.size - old_stop, 256)
-        while ahead:
-            equal = common_prefix(new.read_at(stop, ahead), self._old.read_at(old_stop, ahead))
-            stop, old_stop = stop + equal, old_stop + equal
-            ahead = min(end - stop, self._old.size - old_stop, _STEP_BYTES) if equal == ahead else 0
-        return Match(start, old_start, stop - start)
+        before = equal_behind((new, position), (self._old, place), position - floor)
+        after = equal_ahead((new, position), (self._old, place), end - position)
+        return Match(position - before, place - before, before + after)
+
+
+@dataclass(slots=True)
+class Search:
+    """Matches for runs of the new file: first where the old bytes around a run suggest, then by an index of old ranges.
+
+    The index is made when something is left to look up. `left` is how many matches may still be found by it.
+    """
+
+    old: RandomAccess
+    new: RandomAccess
+    ranges: Sequence[tuple[int, int]]
+    left: int
+    _index: ByteIndex | None = None
+
+    def matches(self, offset: int, length: int, behind: int | None, ahead: int | None) -> list[Match]:
+        """Matches in order of `length` new bytes: `behind` is where the old bytes before them end, `ahead` where those after begin."""
+        first, last = offset, offset + length
+        found: list[Match] = []
+        tail: list[Match] = []
+        if behind is not None:
+            equal = equal_ahead((self.new, first), (self.old, behind), length)
+            if equal >= _MIN_MATCH:
+                found.append(Match(first, behind, equal))
+                first += equal
+        if ahead is not None:
+            equal = equal_behind((self.new, last), (self.old, ahead), last - first)
+            if equal >= _MIN_MATCH:
+                tail.append(Match(last - equal, ahead - equal, equal))
+                last -= equal
+        if last - first >= _MIN_MATCH and self.left:
+            if self._index is None:
+                self._index = ByteIndex(self.old, self.ranges)
+            between = self._index.matches(self.new, first, last - first, self.left)
+            self.left -= len(between)
+            found += between
+        return found + tail
+
+
+def equal_ahead(left: tuple[RandomAccess, int], right: tuple[RandomAccess, int], limit: int) -> int:
+    """How many bytes from these places on are the same, `limit` at most."""
+    limit = min(limit, left[0].size - left[1], right[0].size - right[1])
+    done, step = 0, _FIRST_BYTES
+    while done < limit:
+        part = min(step, limit - done)
+        equal = common_prefix(left[0].read_at(left[1] + done, part), right[0].read_at(right[1] + done, part))
+        done, step = done + equal, _STEP_BYTES
+        if equal < part:
+            break
+    return done
+
+
+def equal_behind(left: tuple[RandomAccess, int], right: tuple[RandomAccess, int], limit: int) -> int:
+    """How many bytes before these places are the same, `limit` at most."""
+    limit = min(limit, left[1], right[1])
+    done, step = 0, _FIRST_BYTES
+    while done < limit:
+        part = min(step, limit - done)
+        here = done + part
+        equal = _common_suffix(left[0].read_at(left[1] - here, part), right[0].read_at(right[1] - here, part))
+        done, step = done + equal, _STEP_BYTES
+        if equal < part:
+            break
+    return done
 
 
 def common_prefix(left: bytes, right: bytes) -> int:

@@ -26,7 +26,7 @@ from device_client.wire.tensor1.io import RandomAccess
 from device_client.wire.tensor1.reach import reach_back
 from device_client.wire.tensor1.streams import STORED, lzma_method
 from fleet.adapters.delta_tensor import fitting, low_rank, samples
-from fleet.adapters.delta_tensor.byte_matching import ByteIndex
+from fleet.adapters.delta_tensor.byte_matching import Search
 from fleet.adapters.delta_tensor.fitting import Fit, Pair
 from fleet.adapters.delta_tensor.residual_coding import Coding
 from fleet.adapters.delta_tensor.samples import Sample
@@ -265,10 +265,10 @@ class Planner:
         gaps = list(self.old_layout.gaps())
         if self._unmatched > 2 * sum(length for _, length in gaps) + _WIDE_SEARCH:
             gaps = [(0, self.old.size)]
-        index: ByteIndex | None = None
-        budget = _MAX_MATCHES
+        search = Search(self.old, self.new, gaps, _MAX_MATCHES)
         filled: list[Step] = []
-        for step in _joined(self._steps):
+        joined = _joined(self._steps)
+        for step, following in zip(joined, [*joined[1:], None], strict=True):
             if step.item.kind is not Kind.LITERAL:
                 filled.append(step)
                 continue
@@ -277,18 +277,20 @@ class Planner:
             if moved is not None and moved + length <= self.old.size and self._equal(moved, offset, length):
                 filled.append(Step(Instruction(Kind.COPY, length, moved), tensors=step.tensors))
                 continue
-            if index is None:
-                index = ByteIndex(self.old, gaps)
-            copies = index.matches(self.new, offset, length, budget)
-            budget -= len(copies)
             position = offset
-            for copy in copies:
+            for copy in search.matches(offset, length, moved, self._start_of(following)):
                 filled += self._region(position, copy.new_offset - position, moved, copy.old_offset)
                 filled.append(Step(Instruction(Kind.COPY, copy.length, copy.old_offset), tensors=step.tensors))
                 position, moved = copy.new_offset + copy.length, copy.old_offset + copy.length
             at_end = self.old.size if offset + length == self.new.size else None
             filled += self._region(position, offset + length - position, moved, at_end)
         self._steps = filled
+
+    def _start_of(self, step: Step | None) -> int | None:
+        """Where the old bytes of a step begin; of none, where the old file ends."""
+        if step is None:
+            return self.old.size
+        return step.item.old_offset if step.item.old_record_bytes else None
 
     def _region(self, offset: int, length: int, old_start: int | None, old_end: int | None) -> list[Step]:
         """Bytes without an equal run: predicted from what stands in the same place of the old file, if that helps."""
