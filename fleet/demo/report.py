@@ -136,11 +136,11 @@ def _saved(sent: float, instead_of: float) -> str:
 
 def table(report: Mapping[str, Any]) -> str:
     """The same figures for people."""
-    lines = ["version  accuracy   p95      ran on   runs on", "-" * 46]
+    lines = ["version  accuracy   p95        ran on   runs on", "-" * 48]
     for version, item in report["versions"].items():
         accuracy = "-" if item["accuracy"] is None else f"{100 * item['accuracy']:.1f} %"
         p95 = "-" if item["p95_ms"] is None else f"{item['p95_ms']:.2f} ms"
-        lines.append(f"v{version:<7} {accuracy:<10} {p95:<8} {item['devices']:<8} {item['devices_now']}")
+        lines.append(f"v{version:<7} {accuracy:<10} {p95:<10} {item['devices']:<8} {item['devices_now']}")
     seconds, slow = report["seconds_to_revert"], report["slow_model"]
     sent, full = report["bytes_sent"] / MIB, report["bytes_full"] / MIB
     other = report["bytes_bsdiff4"] / MIB

@@ -25,13 +25,7 @@ def story(monkeypatch: pytest.MonkeyPatch) -> Story:
     """Sixteen devices on version 1, and a second version."""
     told = Story()
     monkeypatch.setattr(server, "clock", lambda: FakeClock(told.now))
-    told.push("1")
-    told.push("2")
-    told.start("1", {"phases": [{"share": 1.0}], "control_share": 0}, fleet_plan.SEED_INSTALL)
-    told.check()
-    told.pass_time(2)
-    told.tick()
-    return told
+    return told.settle_on_1("2")
 
 
 @pytest.fixture

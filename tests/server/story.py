@@ -12,12 +12,13 @@ from fleet.apps.rollouts import services as rollouts
 from fleet.apps.rollouts.records import DecisionRecord, RolloutRecord
 from fleet.apps.telemetry import services as telemetry
 from fleet.apps.telemetry.records import Incoming
-from fleet.demo.fleet_plan import DEVICES
+from fleet.demo.fleet_plan import DEVICES, SEED_INSTALL
 from tests.fakes.fleet_simulator import CAPABILITIES, SimulatedDevice
 from tests.server.catalogue import MODEL, NOW, Release, make_version
 
 VARIANTS = ("onnx-fp32-any", "onnx-int8-any")
 HOLDER = "conductor-a"
+EVERYONE = {"phases": [{"share": 1.0}], "control_share": 0, "allow_delta": False}
 Fails = Callable[[SimulatedDevice], FailureCode | None]
 
 
@@ -54,6 +55,16 @@ class Story:
     def start(self, version: str, policy: object, seed: str | None = None) -> RolloutRecord:
         """Start a rollout now."""
         return rollouts.start(model=MODEL, version=version, policy=policy, seed=seed, actor="test", now=self.now)
+
+    def settle_on_1(self, *others: str) -> "Story":
+        """Publish version 1 and `others`, and have every device run 1, the baseline from then on."""
+        for label in ("1", *others):
+            self.push(label)
+        self.start("1", EVERYONE, SEED_INSTALL)
+        self.check()
+        self.pass_time(2)
+        assert [item.action for item in self.tick()] == ["complete"]
+        return self
 
     def pass_time(self, seconds: float) -> None:
         """Nothing else moves the clock."""

@@ -12,21 +12,12 @@ from fleet.apps.rollouts.records import RolloutRecord
 from fleet.demo import fleet_plan
 from fleet.domain.errors import ConflictError, ForbiddenError, NotFoundError
 from fleet.domain.rollout_states import RolloutState
-from tests.server.catalogue import MODEL, make_model
+from tests.server.catalogue import MODEL
 from tests.server.story import Story
 
 pytestmark = pytest.mark.django_db
 ALL: dict[str, Any] = {"preset": "all-at-once", "phases": [{"share": 1.0, "deadline_s": 60}], "allow_delta": False}
 NAMESPACE = MODEL.partition(".")[0]
-
-
-@pytest.fixture
-def story() -> Story:
-    """The fleet with version 1 published and nothing on it."""
-    make_model()
-    told = Story()
-    told.push("1")
-    return told
 
 
 def waiting(story: Story, approvals: int = 2, version: str = "1") -> RolloutRecord:

@@ -31,7 +31,6 @@ from tests.server.story import HOLDER, Story
 
 pytestmark = pytest.mark.django_db
 
-ALL = {"phases": [{"share": 1.0}], "control_share": 0, "allow_delta": False}
 RAMP = {
     "phases": [{"share": 0.25}, {"share": 0.5}, {"share": 1.0}],
     "gates": {"accuracy": {"margin_points": 5}},
@@ -51,14 +50,7 @@ SPEC: dict[str, Any] = {
 @pytest.fixture
 def story() -> Story:
     """The fleet with version 1 as its baseline, and two more versions."""
-    found = Story()
-    for label in ("1", "2", "3"):
-        found.push(label)
-    found.start("1", ALL, fleet_plan.SEED_INSTALL)
-    found.check()
-    found.pass_time(2)
-    assert [item.action for item in found.tick()] == ["complete"]
-    return found
+    return Story().settle_on_1("2", "3")
 
 
 def begin(story: Story, **changes: Any) -> ExperimentRecord:

@@ -28,9 +28,9 @@ from fleet.domain.conductor import UNCOUNTED
 from fleet.domain.errors import ConflictError, InvalidInputError, UnavailableError
 from fleet.domain.filters.filter import Filter
 from fleet.domain.rollout_states import RolloutState
-from tests.server.catalogue import MODEL, NOW, later, make_model
+from tests.server.catalogue import MODEL, NOW, later
 from tests.server.story import Story
-from tests.server.test_rollouts import ALL, RAMP
+from tests.server.test_rollouts import RAMP
 
 pytestmark = pytest.mark.django_db
 
@@ -91,14 +91,7 @@ def at_site(name: str) -> Filter | None:
 @pytest.fixture
 def large(monkeypatch: pytest.MonkeyPatch) -> Story:
     """The fleet on version 1, and larger than what is counted at once."""
-    make_model()
-    story = Story()
-    story.push("1")
-    story.start("1", ALL, fleet_plan.SEED_INSTALL)
-    story.check()
-    story.pass_time(2)
-    assert [item.action for item in story.tick()] == ["complete"]
-    story.push("2")
+    story = Story().settle_on_1("2")
     monkeypatch.setattr(starting, "COUNTED_AT_ONCE", 15)
     return story
 

@@ -12,7 +12,7 @@ from fleet.apps.rollouts import selectors, services, starting
 from fleet.demo import fleet_plan
 from fleet.domain.errors import ConflictError, InvalidInputError, NotFoundError
 from fleet.domain.rollout_states import RolloutState
-from tests.server.catalogue import MODEL, make_model
+from tests.server.catalogue import MODEL
 from tests.server.story import Story
 
 pytestmark = pytest.mark.django_db
@@ -22,15 +22,6 @@ TWO: dict[str, Any] = {
     "allow_delta": False,
 }
 NAMESPACE = MODEL.partition(".")[0]
-
-
-@pytest.fixture
-def story() -> Story:
-    """The fleet with version 1 published and nothing on it."""
-    make_model()
-    told = Story()
-    told.push("1")
-    return told
 
 
 def hush(story: Story, *, hours_from_now: float = -1, hours: float = 3) -> None:

@@ -10,13 +10,12 @@ from fleet.apps.assignments import selectors as assignments
 from fleet.apps.devices import services as devices
 from fleet.apps.jobs import services as jobs
 from fleet.apps.rollouts import selectors, services, starting
-from fleet.demo import fleet_plan
 from fleet.domain.errors import ConflictError, InvalidInputError
 from fleet.domain.facts import RuleState
 from fleet.domain.rollout_states import RolloutState
-from tests.server.catalogue import MODEL, make_model, revoke
+from tests.server.catalogue import MODEL, revoke
 from tests.server.story import HOLDER, Story
-from tests.server.test_rollouts import ALL, state_of
+from tests.server.test_rollouts import state_of
 
 pytestmark = pytest.mark.django_db
 
@@ -26,16 +25,7 @@ LIMITS = {"install_failures": {"max_share": 0.5}, "silence": {"grace_s": 30, "ma
 @pytest.fixture
 def fleet_on_1() -> Story:
     """The fleet with version 1 as its baseline, and 2 and 3 pushed."""
-    make_model()
-    story = Story()
-    story.push("1")
-    story.start("1", ALL, fleet_plan.SEED_INSTALL)
-    story.check()
-    story.pass_time(2)
-    assert [item.action for item in story.tick()] == ["complete"]
-    story.push("2")
-    story.push("3")
-    return story
+    return Story().settle_on_1("2", "3")
 
 
 def phases(*said: dict[str, Any], **more: Any) -> dict[str, Any]:

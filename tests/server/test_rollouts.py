@@ -24,7 +24,7 @@ from fleet.domain.policy import RolloutPolicy
 from fleet.domain.rollout_states import RolloutState
 from fleet.domain.verdicts import Verdict
 from fleet.wiring import server
-from tests.server.catalogue import MODEL, Release, later, make_model, make_version
+from tests.server.catalogue import MODEL, Release, later, make_version
 from tests.server.story import HOLDER, Story
 
 pytestmark = pytest.mark.django_db
@@ -52,7 +52,6 @@ ACCURACY = {"1": 0.84, "2": 0.93, "3": 0.4}
 @pytest.fixture
 def story() -> Story:
     """The fleet with nothing on it."""
-    make_model()
     return Story()
 
 

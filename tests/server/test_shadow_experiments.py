@@ -11,7 +11,6 @@ from fleet.apps.experiments import conducting, selectors, services
 from fleet.apps.experiments.records import DecisionRecord, ExperimentRecord
 from fleet.apps.telemetry import services as telemetry
 from fleet.apps.telemetry.records import Incoming
-from fleet.demo import fleet_plan
 from fleet.domain.errors import ConflictError
 from fleet.domain.experiment_states import ExperimentState
 from tests.server.catalogue import MODEL, revoke
@@ -19,7 +18,6 @@ from tests.server.story import HOLDER, Story
 
 pytestmark = pytest.mark.django_db
 
-ALL = {"phases": [{"share": 1.0}], "control_share": 0, "allow_delta": False}
 SPEC: dict[str, Any] = {
     "arms": [
         {"name": "champion", "version": "1", "weight": 0},
@@ -39,13 +37,7 @@ def story() -> Story:
     found = Story()
     for device in found.devices:
         device.capabilities = replace(device.capabilities, shadow=True)
-    for label in ("1", "2", "3"):
-        found.push(label)
-    found.start("1", ALL, fleet_plan.SEED_INSTALL)
-    found.check()
-    found.pass_time(2)
-    assert [item.action for item in found.tick()] == ["complete"]
-    return found
+    return found.settle_on_1("2", "3")
 
 
 def begin(story: Story, **changes: Any) -> ExperimentRecord:

@@ -18,7 +18,7 @@ from fleet.apps.rollouts.records import RolloutRecord
 from fleet.demo import fleet_plan
 from fleet.domain.errors import ConflictError, InvalidInputError, ModelfleetError, NotFoundError
 from fleet.domain.rollout_states import RolloutState
-from tests.server.catalogue import MODEL, make_model
+from tests.server.catalogue import MODEL
 from tests.server.story import Story
 
 pytestmark = pytest.mark.django_db
@@ -28,15 +28,6 @@ RAMP: dict[str, Any] = {
     "gates": {"install_failures": {"max_share": 0.2, "min_installed_share": 0.5}},
     "allow_delta": False,
 }
-
-
-@pytest.fixture
-def story() -> Story:
-    """The fleet with version 1 published and nothing on it."""
-    make_model()
-    told = Story()
-    told.push("1")
-    return told
 
 
 @pytest.fixture

@@ -3,6 +3,8 @@
 from django.db import models
 from django.db.models import Q
 
+from fleet.apps.consent import Consent
+
 
 class Experiment(models.Model):
     """Arms of one model that are compared. `spec` is as `fleet.domain.experiment` encodes it.
@@ -59,21 +61,15 @@ class Experiment(models.Model):
         return self.id
 
 
-class Approval(models.Model):
-    """One person's consent to an experiment, and why. `is_emergency`: it alone let the experiment go on."""
+class Approval(Consent):
+    """One person's consent to an experiment."""
 
     experiment = models.ForeignKey(Experiment, on_delete=models.CASCADE, related_name="approvals")
-    actor = models.CharField(max_length=128)
-    identity = models.CharField(max_length=128, blank=True, default="")
-    reason = models.CharField(max_length=500)
-    is_emergency = models.BooleanField(default=False)
-    at = models.DateTimeField()
 
-    class Meta:
+    class Meta(Consent.Meta):
         constraints = [
             models.UniqueConstraint(name="experiment_approval_once", fields=["experiment", "actor", "is_emergency"])
         ]
-        ordering = ["id"]
 
     def __str__(self) -> str:
         return f"{self.experiment_id} by {self.actor}"

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from fleet.apps.rollouts.records import ApprovalRecord
+from fleet.apps.consent import ApprovalRecord
 from fleet.domain.experiment_plan import ArmPlan, Sized
 from fleet.domain.experiment_states import ExperimentState
 from fleet.domain.failures import Failure

@@ -5,11 +5,11 @@ from datetime import datetime
 
 from django.db.models import Q
 
+from fleet.apps import consent
 from fleet.apps.experiments.models import Decision, Experiment, Look
 from fleet.apps.experiments.moves import found
 from fleet.apps.experiments.records import ArmRecord, DecisionRecord, ExperimentRecord, LookRecord, ResultsRecord
 from fleet.apps.experiments.snapshots import snapshot
-from fleet.apps.rollouts.records import ApprovalRecord
 from fleet.domain.experiment import ExperimentSpec, layout
 from fleet.domain.experiment_analysis import analyse
 from fleet.domain.experiment_decision import decide
@@ -99,12 +99,7 @@ def experiment_record(row: Experiment, findings: tuple[Finding, ...] = ()) -> Ex
         ended_at=row.ended_at,
         findings=findings,
         approvals_required=row.approvals_required,
-        # Most experiments need none, and then nobody asks the database for them.
-        approvals=tuple(
-            ApprovalRecord(item.actor, item.reason, item.is_emergency, item.at) for item in row.approvals.all()
-        )
-        if row.approvals_required
-        else (),
+        approvals=consent.given(row),
     )
 
 

@@ -13,6 +13,7 @@ from typing import Final
 
 from django.db import IntegrityError, transaction
 
+from fleet.apps import consent
 from fleet.apps.assignments import selectors as assigned
 from fleet.apps.assignments import services as assignments
 from fleet.apps.assignments.records import ArmRecord
@@ -30,8 +31,8 @@ from fleet.apps.rollouts import selectors as rollouts
 from fleet.apps.rollouts.decisions import CONDUCTOR, Reason
 from fleet.apps.rollouts.population import Population, population
 from fleet.apps.rollouts.starting import JOB_PRIORITY, is_large
-from fleet.domain import approvals, experiment_plan
-from fleet.domain.approvals import Actor, Waiting
+from fleet.domain import experiment_plan
+from fleet.domain.approvals import Actor
 from fleet.domain.errors import ConflictError, InvalidInputError, NotFoundError
 from fleet.domain.experiment import ExperimentSpec, layout
 from fleet.domain.experiment_states import OCCUPYING, ExperimentEvent, ExperimentState, next_state
@@ -183,10 +184,7 @@ def approve(
     with transaction.atomic():
         row = moves.locked(experiment_id, if_revision)
         next_state(ExperimentState(row.state), ExperimentEvent.APPROVE)
-        given_by = tuple(Actor(*given) for given in row.approvals.values_list("actor", "identity"))
-        waiting = Waiting(Actor(row.created_by, row.creator_identity), row.approvals_required, given_by)
-        outcome = approvals.approve(waiting, by=Actor(actor, identity), reason=reason, is_emergency=is_emergency)
-        row.approvals.create(actor=actor, identity=identity, reason=reason.strip(), is_emergency=is_emergency, at=now)
+        outcome = consent.give(row, by=Actor(actor, identity), reason=reason, is_emergency=is_emergency, now=now)
         if outcome.missing == 0:
             row.state = next_state(ExperimentState(row.state), ExperimentEvent.APPROVE).value
         evidence = {"given": outcome.given, "required": outcome.required, "emergency": is_emergency}

@@ -9,6 +9,7 @@ from datetime import datetime
 
 from django.db import transaction
 
+from fleet.apps import consent
 from fleet.apps.rollouts import moves
 from fleet.apps.rollouts.decisions import Reason
 from fleet.apps.rollouts.models import Decision
@@ -17,8 +18,7 @@ from fleet.apps.rollouts.rows import locked, unlocked
 from fleet.apps.rollouts.selectors import rollout_record
 from fleet.apps.rollouts.snapshots import quiet_until
 from fleet.apps.rollouts.starting import ask_for_count, begin_counted, in_the_way, is_large
-from fleet.domain import approvals
-from fleet.domain.approvals import Actor, Waiting
+from fleet.domain.approvals import Actor
 from fleet.domain.errors import InvalidInputError
 from fleet.domain.policy import RolloutPolicy
 from fleet.domain.rollout_states import RolloutEvent, RolloutState, next_state
@@ -43,12 +43,8 @@ def approve(
     with transaction.atomic():
         row = locked(rollout_id, if_revision)
         next_state(RolloutState(row.state), RolloutEvent.APPROVE)
-        starter = Actor(row.created_by, row.creator_identity)
-        given_by = tuple(Actor(*given) for given in row.approvals.values_list("actor", "identity"))
-        waiting = Waiting(starter, row.approvals_required, given_by)
-        outcome = approvals.approve(waiting, by=Actor(actor, identity), reason=reason, is_emergency=is_emergency)
+        outcome = consent.give(row, by=Actor(actor, identity), reason=reason, is_emergency=is_emergency, now=now)
         row.ignores_quiet_hours |= is_emergency
-        row.approvals.create(actor=actor, identity=identity, reason=reason.strip(), is_emergency=is_emergency, at=now)
         evidence = {"reason": reason.strip(), "given": outcome.given, "required": outcome.required}
         sentence = f"{outcome.sentence}: {reason.strip()}"
         said = Reason(actor, sentence, evidence={**evidence, "emergency": is_emergency})

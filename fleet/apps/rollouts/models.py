@@ -2,6 +2,8 @@
 
 from django.db import models
 
+from fleet.apps.consent import Consent
+
 
 class Rollout(models.Model):
     """One movement of a population to a version. `policy` is the validated plan as `domain.policy` encodes it.
@@ -56,21 +58,15 @@ class Rollout(models.Model):
         return self.id
 
 
-class Approval(models.Model):
-    """One person's consent to a rollout, and why. `is_emergency`: it alone let the rollout go on."""
+class Approval(Consent):
+    """One person's consent to a rollout."""
 
     rollout = models.ForeignKey(Rollout, on_delete=models.CASCADE, related_name="approvals")
-    actor = models.CharField(max_length=128)
-    identity = models.CharField(max_length=128, blank=True, default="")
-    reason = models.CharField(max_length=500)
-    is_emergency = models.BooleanField(default=False)
-    at = models.DateTimeField()
 
-    class Meta:
+    class Meta(Consent.Meta):
         constraints = [
             models.UniqueConstraint(name="approval_once", fields=["rollout", "actor", "is_emergency"]),
         ]
-        ordering = ["id"]
 
     def __str__(self) -> str:
         return f"{self.rollout_id} by {self.actor}"

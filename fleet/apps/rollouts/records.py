@@ -4,22 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from fleet.apps.consent import ApprovalRecord
 from fleet.domain.conductor import Action
 from fleet.domain.detectable import Detectable
 from fleet.domain.failures import Failure
 from fleet.domain.findings import Finding
 from fleet.domain.rollout_states import RolloutState
 from fleet.domain.verdicts import OfferCount, PhaseCounts, Verdict
-
-
-@dataclass(frozen=True)
-class ApprovalRecord:
-    """One person's consent. `is_emergency`: it alone let the rollout go on."""
-
-    actor: str
-    reason: str
-    is_emergency: bool
-    at: datetime
 
 
 @dataclass(frozen=True)

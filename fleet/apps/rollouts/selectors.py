@@ -7,10 +7,11 @@ from typing import Final
 from django.db.models import Count, Q
 
 from device_client.wire.bucketing import BUCKETS
+from fleet.apps import consent
 from fleet.apps.assignments import selectors as assignments
 from fleet.apps.rollouts import looks
 from fleet.apps.rollouts.models import Decision, PhaseRun, Rollout
-from fleet.apps.rollouts.records import ApprovalRecord, DecisionRecord, GatesRecord, PhaseRecord, RolloutRecord
+from fleet.apps.rollouts.records import DecisionRecord, GatesRecord, PhaseRecord, RolloutRecord
 from fleet.apps.rollouts.snapshots import baseline_version_id, offers_so_far, phase_counts
 from fleet.domain.conductor import Action
 from fleet.domain.errors import NotFoundError
@@ -159,12 +160,7 @@ def rollout_record(row: Rollout, findings: tuple[Finding, ...] = ()) -> RolloutR
         ended_at=row.ended_at,
         findings=findings,
         approvals_required=row.approvals_required,
-        # Most rollouts need none, and then nobody asks the database for them.
-        approvals=tuple(
-            ApprovalRecord(item.actor, item.reason, item.is_emergency, item.at) for item in row.approvals.all()
-        )
-        if row.approvals_required
-        else (),
+        approvals=consent.given(row),
         ignores_quiet_hours=row.ignores_quiet_hours,
     )
 

@@ -12,7 +12,6 @@ from tests.server.api.conftest import Caller
 from tests.server.catalogue import MODEL
 from tests.server.story import HOLDER, Story
 
-ALL = {"phases": [{"share": 1.0}], "control_share": 0, "allow_delta": False}
 ACCURACY = {"1": 0.8, "2": 0.97}
 SPEC: dict[str, Any] = {
     "arms": [{"name": "control", "version": "1", "weight": 2}, {"name": "candidate", "version": "2"}],
@@ -28,13 +27,7 @@ def story(installed: object, db: None, monkeypatch: pytest.MonkeyPatch) -> Story
     """Sixteen devices on version 1, a second version, and the story's clock on the wall."""
     told = Story()
     monkeypatch.setattr(server, "clock", lambda: FakeClock(told.now))
-    told.push("1")
-    told.push("2")
-    told.start("1", ALL, fleet_plan.SEED_INSTALL)
-    told.check()
-    told.pass_time(2)
-    told.tick()
-    return told
+    return told.settle_on_1("2")
 
 
 def draft(admin: Caller) -> Any:

@@ -10,7 +10,7 @@ from rest_framework.response import Response
 from fleet.apps.experiments import dry_runs, selectors, services
 from fleet.apps.experiments.records import DecisionRecord, ExperimentRecord
 from fleet.domain.scopes import Scope
-from fleet.entrypoints.api.access import require, require_emergency, require_everything
+from fleet.entrypoints.api.access import require
 from fleet.entrypoints.api.base import ApiView
 from fleet.entrypoints.api.counting import CountingSerializer, counting
 from fleet.entrypoints.api.documentation import documented, paged
@@ -18,7 +18,7 @@ from fleet.entrypoints.api.idempotency import HEADER, once
 from fleet.entrypoints.api.pagination import PageQuery, page
 from fleet.entrypoints.api.serializers import experiments as forms
 from fleet.entrypoints.api.serializers.rollouts import ApprovalBody
-from fleet.entrypoints.api.views.rollouts import revision_of
+from fleet.entrypoints.api.views.rollouts import consent_of, may_list, revision_of
 
 
 class Experiments(ApiView):
@@ -31,10 +31,7 @@ class Experiments(ApiView):
     def get(self, _request: Request) -> Response:
         """The newest first."""
         asked = self.query(forms.ExperimentQuery)
-        if "model" in asked:
-            require(self.principal, Scope.READ, asked["model"])
-        else:
-            require_everything(self.principal)
+        may_list(self, asked)
         states = [asked["state"]] if "state" in asked else []
 
         def fetch(after: str | None, limit: int) -> Sequence[ExperimentRecord]:
@@ -129,19 +126,7 @@ class ExperimentApproval(_OneExperiment):
     def post(self, request: Request, experiment: str) -> Response:
         """Anybody's but the drafter's. In an emergency one word of an administrator is enough, and is recorded as that."""
         self._found(experiment, Scope.ROLLOUT_APPROVE)
-        body = self.body(ApprovalBody)
-        if body["emergency"]:
-            require_emergency(self.principal)
-        record = services.approve(
-            experiment_id=experiment,
-            actor=self.principal.actor,
-            identity=self.principal.identity,
-            reason=body["reason"],
-            is_emergency=body["emergency"],
-            if_revision=revision_of(request),
-            now=self.now,
-        )
-        return _answer(record, HTTPStatus.OK)
+        return _answer(services.approve(experiment_id=experiment, **consent_of(self, request)), HTTPStatus.OK)
 
 
 class ExperimentPlan(_OneExperiment):

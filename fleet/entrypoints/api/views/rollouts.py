@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
 
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -66,10 +66,7 @@ class Rollouts(ApiView):
     def get(self, _request: Request) -> Response:
         """The newest first."""
         asked = self.query(forms.RolloutQuery)
-        if "model" in asked:
-            require(self.principal, Scope.READ, asked["model"])
-        else:
-            require_everything(self.principal)
+        may_list(self, asked)
         states = [asked["state"]] if "state" in asked else []
         version = asked.get("version", "")
         if version and "model" in asked:
@@ -168,19 +165,7 @@ class Approval(_OneRollout):
     def post(self, request: Request, rollout: str) -> Response:
         """Anybody's but the starter's. In an emergency one word of an administrator is enough, and is recorded as that."""
         self._found(rollout, Scope.ROLLOUT_APPROVE)
-        body = self.body(forms.ApprovalBody)
-        if body["emergency"]:
-            require_emergency(self.principal)
-        record = services.approve(
-            rollout_id=rollout,
-            actor=self.principal.actor,
-            identity=self.principal.identity,
-            reason=body["reason"],
-            is_emergency=body["emergency"],
-            if_revision=revision_of(request),
-            now=self.now,
-        )
-        return _answer(record, HTTPStatus.OK)
+        return _answer(services.approve(rollout_id=rollout, **consent_of(self, request)), HTTPStatus.OK)
 
 
 class Gates(_OneRollout):
@@ -225,6 +210,29 @@ class Decisions(_OneRollout):
 
 def _answer(record: RolloutRecord, status: HTTPStatus) -> Response:
     return Response(forms.RolloutSerializer(record).data, status=status, headers={"ETag": f'"{record.revision}"'})
+
+
+def may_list(view: ApiView, asked: Mapping[str, Any]) -> None:
+    """Of one model, whoever may read it; of all, whoever may read everything."""
+    if "model" in asked:
+        require(view.principal, Scope.READ, asked["model"])
+    else:
+        require_everything(view.principal)
+
+
+def consent_of(view: ApiView, request: Request) -> dict[str, Any]:
+    """What somebody says who approves, as the services take it; only administrators say that it is an emergency."""
+    body = view.body(forms.ApprovalBody)
+    if body["emergency"]:
+        require_emergency(view.principal)
+    return {
+        "actor": view.principal.actor,
+        "identity": view.principal.identity,
+        "reason": body["reason"],
+        "is_emergency": body["emergency"],
+        "if_revision": revision_of(request),
+        "now": view.now,
+    }
 
 
 def revision_of(request: Request) -> int | None:
