@@ -1,15 +1,26 @@
 """safetensors: a JSON header of bounded size, then tensors that fill the rest of the file without gaps or overlaps."""
 
-import json
 import struct
 from typing import Final
 
 from fleet.domain.formats import Format
-from fleet.domain.inspection.files import ByteSource, Inspection, MalformedFileError, StoredTensor, text_of
+from fleet.domain.inspection.files import (
+    WINDOW_BYTES,
+    ByteSource,
+    Inspection,
+    MalformedFileError,
+    StoredTensor,
+    text_of,
+)
+from fleet.domain.inspection.json_stream import JsonStream
 
-MAX_HEADER_BYTES: Final = 16 << 20
+# As the format has it, and what is read of it: room for 70,000 tensors with long names, which takes up to 60 MiB.
+FORMAT_HEADER_BYTES: Final = 100_000_000
+MAX_HEADER_BYTES: Final = 8 << 20
 MAX_TENSORS: Final = 200_000
 MAX_DIMENSIONS: Final = 32
+MAX_DIMENSIONS_IN_ALL: Final = 800_000
+MAX_METADATA: Final = 64
 _LENGTH: Final = struct.Struct("<Q")
 _DTYPES: Final = {
     "F64": ("float64", 64),
@@ -42,7 +53,7 @@ def is_safetensors(source: ByteSource) -> bool:
     if source.length <= _LENGTH.size + 1:
         return False
     (size,) = source.unpack(_LENGTH, 0)
-    return 1 < size <= min(MAX_HEADER_BYTES, source.length - _LENGTH.size) and source.read(_LENGTH.size, 1) == b"{"
+    return 1 < size <= min(FORMAT_HEADER_BYTES, source.length - _LENGTH.size) and source.read(_LENGTH.size, 1) == b"{"
 
 
 def inspect(source: ByteSource) -> Inspection:
@@ -57,20 +68,44 @@ def inspect(source: ByteSource) -> Inspection:
 def read(source: ByteSource) -> tuple[list[StoredTensor], dict[str, str]]:
     """The tensors in the order of their places, and the metadata; raises MalformedFileError."""
     (size,) = source.unpack(_LENGTH, 0)
-    try:
-        header = json.loads(source.read(_LENGTH.size, size))
-    except (ValueError, RecursionError) as error:
-        raise MalformedFileError(f"expected a JSON header, got {type(error).__name__}") from error
-    if not isinstance(header, dict) or len(header) > MAX_TENSORS:
-        raise MalformedFileError(f"expected a header object of at most {MAX_TENSORS} tensors, got another")
-    raw_metadata = header.pop("__metadata__", {})
+    if size > MAX_HEADER_BYTES:
+        raise MalformedFileError(f"expected a safetensors header of at most {MAX_HEADER_BYTES} bytes, got {size}")
     start = _LENGTH.size + size
-    stored = sorted(
-        (_tensor(name, entry, start) for name, entry in header.items()), key=lambda item: (item.offset, item.size)
-    )
+    places = range(_LENGTH.size, start, WINDOW_BYTES)
+    stream = JsonStream(source.read(place, min(WINDOW_BYTES, start - place)) for place in places)
+    tensors: dict[str, StoredTensor] = {}
+    metadata: dict[str, str] = {}
+    dimensions = 0
+    for name in stream.members():
+        if name == "__metadata__":
+            metadata = _metadata(stream)
+            continue
+        tensor = _tensor(name, stream.value(), start)
+        dimensions += len(tensor.shape)
+        if name in tensors or len(tensors) >= MAX_TENSORS or dimensions > MAX_DIMENSIONS_IN_ALL:
+            raise MalformedFileError(
+                f"tensor {name[:80]!r}: expected at most {MAX_TENSORS} tensors, each with a name of its own, "
+                f"of {MAX_DIMENSIONS_IN_ALL} dimensions in all"
+            )
+        tensors[name] = tensor
+    if stream.peek():
+        raise MalformedFileError(f"expected the end of a JSON header, got {stream.peek()!r}")
+    stored = sorted(tensors.values(), key=lambda item: (item.offset, item.size))
     _require_filled(stored, start, source.length)
-    metadata = raw_metadata if isinstance(raw_metadata, dict) else {}
-    return stored, {_plain(key)[:100]: _plain(value)[:200] for key, value in list(metadata.items())[:64]}
+    return stored, metadata
+
+
+def _metadata(stream: JsonStream) -> dict[str, str]:
+    """The first of it, cut to what is shown; anything else than an object is none."""
+    found: dict[str, str] = {}
+    if stream.peek() != "{":
+        stream.value()
+        return found
+    for name in stream.members():
+        value = stream.value()
+        if len(found) < MAX_METADATA:
+            found[_plain(name)[:100]] = _plain(value)[:200]
+    return found
 
 
 def _plain(value: object) -> str:
