@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Final
@@ -16,8 +16,9 @@ from fleet.apps.assignments.models import Offer
 from fleet.apps.devices import counts
 from fleet.apps.devices import selectors as devices
 from fleet.apps.devices.records import DeviceChoice, DeviceRecord
+from fleet.apps.jobs import answers
 from fleet.apps.jobs import services as jobs
-from fleet.apps.rollouts import selectors, services
+from fleet.apps.rollouts import dry_runs, selectors, services
 from fleet.apps.rollouts.records import RolloutRecord
 from fleet.apps.telemetry import services as telemetry
 from fleet.apps.telemetry.models import DeviceTotal, GateTotal
@@ -35,7 +36,16 @@ from tests.server.catalogue import MODEL, NOW, make_version
 HOLDER: Final = "bench"
 SEED: Final = "bench"
 FILTER: Final = 'hw in ("edge-std", "orin") and attributes.site == "a" and capabilities.max_opset >= 13'
-PAGES: Final = ("/", "/models", f"/models/{MODEL}", "/rollouts", "/devices", "/devices?class=orin", "/audit")
+PAGES: Final = (
+    *("/", "/models", f"/models/{MODEL}", "/rollouts", "/rollouts/new", "/audit"),
+    *(
+        "/devices",
+        "/devices?class=orin",
+        "/devices?search=no-such",
+        "/devices?filter=attributes.site%3D%3D%22nowhere%22",
+    ),
+    *("/api/v1/devices?filter=attributes.site%3D%3D%22nowhere%22", "/metrics"),
+)
 GATES: Final[dict[str, Any]] = {
     "accuracy": {"margin_points": 2, "min_labels_per_device": 20},
     "latency": {"slow_ms": 100, "margin_points": 2},
@@ -64,6 +74,7 @@ class Operations:
         ramp = self._measured_phase()
         yield lambda: self._tick(meter)
         yield lambda: self._count_fleet(meter)
+        yield lambda: self._dry_run(meter)
         yield from self._pages(meter, ramp)
 
     # ------------------------------------------------------------ what an operator does
@@ -90,9 +101,7 @@ class Operations:
 
     def _count(self) -> None:
         """What a worker does: count the population that was asked for, and begin a rollout that waited for it."""
-        while (job := jobs.claim(kinds=[services.JOB_KIND], owner="w", lease_s=600, now=self._later())) is not None:
-            services.count_population(job.payload, self.now)
-            assert jobs.finish(job=job, now=self.now)
+        self._work(services.JOB_KIND, services.count_population)
 
     # ------------------------------------------------------------ what the conductor does
 
@@ -201,10 +210,25 @@ class Operations:
         """What a worker does once a minute for the pages of a large fleet."""
         with meter.operation("fleet_count"):
             counts.ask(self._later())
-            while (job := jobs.claim(kinds=[counts.JOB_KIND], owner="w", lease_s=600, now=self._later())) is not None:
-                counts.count(job.payload, self.now)
-                assert jobs.finish(job=job, now=self.now)
+            self._work(counts.JOB_KIND, counts.count)
         self.now += counts.EVERY
+
+    def _dry_run(self, meter: Meter) -> None:
+        """What somebody asks before a start; a job counts for it. Asked again a minute later, it is counted anew."""
+        policy = _policy([0.01, 1.0])
+        self.now += answers.YOUNG
+        asked: dict[str, Any] = {"model": MODEL, "version": "2", "policy": policy, "seed": SEED}
+        with meter.operation("dry_run"):
+            dry_runs.dry_run(**asked, now=self._later())
+        with meter.operation("dry_run_count"):
+            self._work(dry_runs.JOB_KIND, dry_runs.answer)
+        with meter.operation("dry_run_answer"):
+            assert dry_runs.dry_run(**asked, now=self.now) is not None
+
+    def _work(self, kind: str, work: Callable[[Mapping[str, object], datetime], None]) -> None:
+        while (job := jobs.claim(kinds=[kind], owner="w", lease_s=600, now=self._later())) is not None:
+            work(job.payload, self.now)
+            assert jobs.finish(job=job, now=self.now)
 
     def _pages(self, meter: Meter, ramp: RolloutRecord) -> Iterator[Callable[[], None]]:
         client = Client()

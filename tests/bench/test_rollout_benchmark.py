@@ -8,7 +8,7 @@ import pytest
 
 from tests.bench import rollout
 
-OPERATIONS = {"create", "advance", "halt", "resume", "revert", "tick", "tick_revert", "count"}
+OPERATIONS = {"create", "advance", "halt", "resume", "revert", "tick", "tick_revert", "count", "dry_run"}
 
 
 def row(operation: str, devices: int, **figures: Any) -> dict[str, Any]:
