@@ -212,6 +212,26 @@ def test_approved__in_quiet_hours_or_behind_a_rollout__begins_by_itself_later(st
     assert state_of(drafted) is ExperimentState.RUNNING
 
 
+def test_start__in_quiet_hours__is_scheduled_unless_they_are_overridden(story: Story) -> None:
+    drafted = services.create(model=MODEL, spec=SPEC, actor="test", now=story.now)
+    hours = f"{story.now - timedelta(hours=1):%H:%M}-{story.now + timedelta(hours=2):%H:%M}"
+    quiet = [{"hours": [hours], "time_zone": "UTC"}]
+    registry_services.set_namespace(name=NAMESPACE, quiet_hours=quiet, actor="root", now=story.now)
+    said: dict[str, Any] = {"experiment_id": drafted.id, "actor": "bob", "now": story.now}
+    with pytest.raises(InvalidInputError, match="expected a reason"):
+        services.start(**said, override_quiet=True)
+    waiting = services.start(**said, seed=fleet_plan.SEED_BETTER)
+    assert (waiting.state, tick(story)) == (ExperimentState.SCHEDULED, ())
+    assert waiting.because.startswith("starts by itself; quiet hours until")
+    services.count_population({"experiment": drafted.id}, story.now)
+    assert state_of(drafted) is ExperimentState.SCHEDULED
+    services.stop(experiment_id=drafted.id, actor="bob", reason="", now=story.now)
+    urgent = services.create(model=MODEL, spec=SPEC, actor="test", now=story.now)
+    said["experiment_id"] = urgent.id
+    begun = services.start(**said, seed=fleet_plan.SEED_BETTER, override_quiet=True, reason="the camera is blind")
+    assert begun.state is ExperimentState.RUNNING
+
+
 def test_approved__as_an_emergency__waits_for_nothing(story: Story) -> None:
     hours = f"{story.now - timedelta(hours=1):%H:%M}-{story.now + timedelta(hours=2):%H:%M}"
     quiet = [{"hours": [hours], "time_zone": "UTC"}]

@@ -31,6 +31,7 @@ class Experiment(models.Model):
     rollout = models.ForeignKey("rollouts.Rollout", on_delete=models.PROTECT, null=True, related_name="+")
     state = models.CharField(max_length=24, choices=State.choices)
     approvals_required = models.PositiveSmallIntegerField(default=0)
+    ignores_quiet_hours = models.BooleanField(default=False)
     seed = models.CharField(max_length=64, blank=True, default="")
     spec = models.JSONField()
     planned = models.JSONField(default=dict)

@@ -33,6 +33,7 @@ from fleet.apps.rollouts.population import Population, population
 from fleet.apps.rollouts.starting import JOB_PRIORITY, is_large
 from fleet.domain import experiment_plan
 from fleet.domain.approvals import Actor
+from fleet.domain.conductor import quiet
 from fleet.domain.errors import ConflictError, InvalidInputError, NotFoundError
 from fleet.domain.experiment import ExperimentSpec, layout
 from fleet.domain.experiment_states import OCCUPYING, ExperimentEvent, ExperimentState, next_state
@@ -102,13 +103,18 @@ def start(
     reason: str = "",
     seed: str | None = None,
     if_revision: int | None = None,
+    override_quiet: bool = False,
 ) -> ExperimentRecord:
-    """Randomise and begin: now, once it is approved, or once a large fleet is counted.
+    """Randomise and begin: now, at the end of the namespace's quiet hours, once it is approved, or once a large fleet is
+    counted. With `override_quiet`, which needs a reason, quiet hours do not keep it.
 
     Raises `InvalidInputError` for a fleet that is too small for the arms, `ConflictError` while a rollout or another
     experiment of the model is under way.
     """
+    if override_quiet and not reason.strip():
+        raise InvalidInputError("reason_missing", "expected a reason for starting in quiet hours, got none")
     row = moves.found(experiment_id)
+    row.ignores_quiet_hours = override_quiet
     spec = ExperimentSpec.parse(row.spec)
     next_state(ExperimentState(row.state), ExperimentEvent.SUBMIT)  # a draft
     versions = _published(row.model_id, spec)
@@ -116,15 +122,18 @@ def start(
     if is_large(row.model_id):
         drawn = next(seeds.drawn(seed))
         if not needed:
-            return _schedule(row, drawn, Reason(actor, reason), if_revision, now)
+            return _schedule(row, drawn, Reason(actor, reason), if_revision, now, counted=True)
         return _submit(row, drawn, needed, Actor(actor, identity), reason, if_revision, now)
     drawn, _, planned = _planned(row.model_id, spec, seeds.drawn(seed), now)
     _refuse(planned)
     if needed:
         return _submit(row, drawn, needed, Actor(actor, identity), reason, if_revision, now)
+    if _quiet_until(row, now) is not None:
+        return _schedule(row, drawn, Reason(actor, reason), if_revision, now, counted=False)
     try:
         with transaction.atomic():
             row = moves.locked(experiment_id, if_revision)
+            row.ignores_quiet_hours = override_quiet
             _begin(row, _Ready(spec, versions, planned, drawn), actor, reason, now)
     except IntegrityError as error:
         if not _is_occupied(row.model_id):
@@ -141,7 +150,7 @@ def _submit(  # noqa: PLR0917 - two calls above
     with transaction.atomic():
         held = moves.locked(row.pk, if_revision)
         held.state = next_state(ExperimentState(held.state), ExperimentEvent.SUBMIT).value
-        held.seed, held.approvals_required = seed, needed
+        held.seed, held.approvals_required, held.ignores_quiet_hours = seed, needed, row.ignores_quiet_hours
         moves.conclude(held, "submit", Reason(by.name, f"waits for {needed} approvals{why}"), now)
     if by.identity and not by.is_same_as(Actor(row.created_by, row.creator_identity)):
         return approve(
@@ -150,20 +159,30 @@ def _submit(  # noqa: PLR0917 - two calls above
     return experiment_record(moves.found(row.pk))
 
 
-def _schedule(row: Experiment, seed: str, reason: Reason, if_revision: int | None, now: datetime) -> ExperimentRecord:
-    """It begins when its devices are counted, by a job."""
+def _schedule(
+    row: Experiment, seed: str, reason: Reason, if_revision: int | None, now: datetime, *, counted: bool
+) -> ExperimentRecord:
+    """It begins when quiet hours are over and, of a large fleet, its devices are counted by a job."""
     error = in_the_way(row.model_id)
     if error is not None:
         raise error
-    why = f": {reason.sentence}" if reason.sentence else ""
+    silent_until = _quiet_until(row, now)
+    when = f"starts when the devices of {row.model_id} are counted" if counted else "starts by itself"
+    when += "" if silent_until is None else f"; {quiet(silent_until)}"
     with transaction.atomic():
         held = moves.locked(row.pk, if_revision)
         held.state = next_state(ExperimentState(held.state), ExperimentEvent.SCHEDULE).value
-        held.seed = seed
-        sentence = f"starts when the devices of {row.model_id} are counted{why}"
-        moves.conclude(held, "schedule", Reason(reason.actor, sentence), now)
-        ask_for_count(held, now)
+        held.seed, held.ignores_quiet_hours = seed, row.ignores_quiet_hours
+        why = f": {reason.sentence}" if reason.sentence else ""
+        moves.conclude(held, "schedule", Reason(reason.actor, f"{when}{why}"), now)
+        if counted and silent_until is None:
+            ask_for_count(held, now)
     return experiment_record(held)
+
+
+def _quiet_until(row: Experiment, now: datetime) -> datetime | None:
+    """Until when it must not begin; None where it may."""
+    return None if row.ignores_quiet_hours else registry.quiet_hours(row.model_id).until(now)
 
 
 def approve(
@@ -185,6 +204,7 @@ def approve(
         row = moves.locked(experiment_id, if_revision)
         next_state(ExperimentState(row.state), ExperimentEvent.APPROVE)
         outcome = consent.give(row, by=Actor(actor, identity), reason=reason, is_emergency=is_emergency, now=now)
+        row.ignores_quiet_hours |= is_emergency
         if outcome.missing == 0:
             row.state = next_state(ExperimentState(row.state), ExperimentEvent.APPROVE).value
         evidence = {"given": outcome.given, "required": outcome.required, "emergency": is_emergency}
@@ -203,14 +223,13 @@ def begin_scheduled(
 ) -> Decision | None:
     """Start a scheduled experiment unless something is in its way; None if it goes on waiting.
 
-    Quiet hours keep one that was approved, unless in an emergency; who starts one by their own word is not kept. A large
-    fleet is counted by a job, which begins it then. `require` raises, inside the transaction, if the caller may not.
+    Quiet hours keep it, unless a person has overridden them or approved it in an emergency. A large fleet is counted by a
+    job, which begins it then. `require` raises, inside the transaction, if the caller may not.
     """
     row = moves.found(experiment_id)
     if row.state != ExperimentState.SCHEDULED or in_the_way(row.model_id) is not None:
         return None
-    is_urgent = not row.approvals_required or row.approvals.filter(is_emergency=True).exists()
-    if not is_urgent and registry.quiet_hours(row.model_id).until(now) is not None:
+    if _quiet_until(row, now) is not None:
         return None
     if is_large(row.model_id):
         ask_for_count(row, now)
@@ -221,7 +240,7 @@ def begin_scheduled(
 def count_population(payload: Mapping[str, object], now: datetime) -> None:
     """The work of a job: count a large fleet and begin the experiment that waits for that, if it still does."""
     row = moves.found(str(payload["experiment"]))
-    if row.state == ExperimentState.SCHEDULED:
+    if row.state == ExperimentState.SCHEDULED and _quiet_until(row, now) is None:
         _begin_counted(row, now, lambda: None)
 
 

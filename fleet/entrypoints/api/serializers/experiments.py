@@ -56,6 +56,9 @@ class ExperimentActionBody(Serializer[Any]):
     seed = serializers.CharField(
         max_length=64, required=False, allow_null=True, default=None, help_text="`start`: random if absent."
     )
+    override_quiet = serializers.BooleanField(
+        default=False, help_text="`start`: in the namespace's quiet hours, too; needs a reason."
+    )
     extra_s = serializers.FloatField(
         required=False, default=0.0, min_value=0, max_value=YEAR_S, help_text="`extend`: how much longer."
     )

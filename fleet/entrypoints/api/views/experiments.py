@@ -102,7 +102,13 @@ class ExperimentAction(_OneExperiment):
         }
         identity = self.principal.identity
         if action == "start":
-            record = services.start(**said, identity=identity, seed=body["seed"], reason=body["reason"])
+            record = services.start(
+                **said,
+                identity=identity,
+                seed=body["seed"],
+                reason=body["reason"],
+                override_quiet=body["override_quiet"],
+            )
         elif action == "extend":
             record = services.extend(**said, extra_s=body["extra_s"], reason=body["reason"])
         elif action == "promote":

@@ -36,6 +36,7 @@ def register(commands: Commands) -> None:
     start = group.add("start", run_start, "randomise and begin")
     _add_experiment(start)
     start.add_argument("--seed", help="who is in which arm (default: random)")
+    start.add_argument("--override-quiet", action="store_true", help="in quiet hours, too; needs a reason")
     _add_reason(start)
     approve = group.add(
         "approve", run_approve, "let an experiment go on that somebody else drafted and that waits for it"
@@ -104,7 +105,7 @@ def run_plan(context: Context, arguments: Namespace) -> int:
 
 def run_start(context: Context, arguments: Namespace) -> int:
     """From here on devices move."""
-    return _act(context, arguments, "start", {"seed": arguments.seed})
+    return _act(context, arguments, "start", {"seed": arguments.seed, "override_quiet": arguments.override_quiet})
 
 
 def run_approve(context: Context, arguments: Namespace) -> int:
