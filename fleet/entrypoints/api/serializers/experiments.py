@@ -76,7 +76,7 @@ class ExperimentSerializer(Serializer[Any]):
     model = serializers.CharField()
     state = serializers.CharField(source="state.value")
     seed = serializers.CharField()
-    spec = PlainField()
+    spec = PlainField(help_text="The whole specification, defaults written out: docs/experiments.md.")
     verdict = serializers.CharField(help_text="`ship`, `harm`, `mismatch`, `inconclusive`, or empty.")
     winner = serializers.CharField(help_text="An arm's name, or empty.")
     because = serializers.CharField()
@@ -100,8 +100,10 @@ class ExperimentPlanSerializer(Serializer[Any]):
     population = serializers.IntegerField()
     eligible = serializers.IntegerField(help_text="Devices that have a build of every arm.")
     refused = PlainField(help_text="Devices that have not, by the version that does not fit.")
-    arms = PlainField()
-    sizes = PlainField()
+    arms = PlainField(help_text="Each with `name`, `version`, `share` and its devices by hardware class.")
+    sizes = PlainField(
+        help_text="For each arm and metric: the effect, the devices that it needs, the effect that this fleet can see."
+    )
     findings = FindingSerializer(many=True)
     duration_s = serializers.FloatField()
     counted_at = serializers.DateTimeField()
@@ -116,7 +118,7 @@ class ResultsSerializer(Serializer[Any]):
     verdict = serializers.CharField()
     winner = serializers.CharField()
     sentence = serializers.CharField()
-    arms = PlainField()
+    arms = PlainField(help_text="What became of the offers of each arm: offered, installed, failed, gone back.")
     assigned = PlainField(help_text="Whether devices fell on the arms as meant: sample-ratio mismatch.")
     reporting = PlainField(help_text="The same of the devices that report.")
     comparisons = PlainField(help_text="Treatment minus control with intervals, per metric and class.")
@@ -126,7 +128,7 @@ class ResultsSerializer(Serializer[Any]):
 class LooksSerializer(Serializer[Any]):
     """The intervals over time, the oldest first."""
 
-    results = PlainField()
+    results = PlainField(help_text="Each with `at` and `intervals`: by arm and metric, over all classes.")
 
 
 class ExperimentDecisionSerializer(Serializer[Any]):
@@ -140,4 +142,4 @@ class ExperimentDecisionSerializer(Serializer[Any]):
     verdict = serializers.CharField()
     actor = serializers.CharField()
     sentence = serializers.CharField()
-    evidence = PlainField()
+    evidence = PlainField(help_text="What was seen then: the results as they stood, or what else decided it.")

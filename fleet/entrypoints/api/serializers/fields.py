@@ -30,10 +30,10 @@ def plain(value: object) -> object:
 
 @extend_schema_field(OpenApiTypes.ANY)
 class PlainField(serializers.Field[Any, Any, Any, Any]):
-    """Read-only JSON of whatever the record holds."""
+    """Read-only JSON of whatever the record holds; the schema cannot say what that is, so the help has to."""
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(read_only=True, **options)
+    def __init__(self, *, help_text: str, **options: Any) -> None:
+        super().__init__(read_only=True, help_text=help_text, **options)
 
     def to_representation(self, value: Any) -> Any:
         """As plain JSON."""

@@ -48,8 +48,8 @@ class DeviceSerializer(Serializer[Any]):
     device_id = serializers.CharField(source="id")
     state = serializers.CharField()
     hardware_class = serializers.CharField()
-    attributes = PlainField()
-    capabilities = PlainField()
+    attributes = PlainField(help_text="Names to texts, as filters see them.")
+    capabilities = PlainField(help_text="What it probed of itself: docs/devices.md.")
     client_version = serializers.CharField()
     online = serializers.BooleanField()
     enrolled_at = serializers.DateTimeField()
@@ -99,7 +99,7 @@ class EventSerializer(Serializer[Any]):
     version = serializers.CharField()
     rollout = serializers.CharField()
     state = serializers.CharField()
-    report = PlainField()
+    report = PlainField(help_text="The device's own report, as it sent it.")
 
 
 class TimelineQuery(Serializer[Any]):
@@ -212,4 +212,4 @@ class EntrySerializer(Serializer[Any]):
     actor = serializers.CharField()
     action = serializers.CharField()
     subject = serializers.CharField()
-    detail = PlainField()
+    detail = PlainField(help_text="What else there is to say of the act; depends on `action`.")

@@ -96,7 +96,7 @@ class RolloutSerializer(Serializer[Any]):
     against = serializers.CharField(allow_null=True)
     state = serializers.CharField(source="state.value")
     seed = serializers.CharField()
-    policy = PlainField()
+    policy = PlainField(help_text="The whole policy, presets and defaults written out: docs/rollouts.md.")
     phase = serializers.IntegerField()
     phases = serializers.IntegerField()
     share = serializers.FloatField()
@@ -121,16 +121,21 @@ class PlanSerializer(Serializer[Any]):
     model = serializers.CharField()
     version = serializers.CharField()
     against = serializers.CharField(allow_null=True)
-    policy = PlainField()
+    policy = PlainField(help_text="As it would be stored: presets fitted to the fleet, defaults written out.")
     population = serializers.IntegerField()
     eligible = serializers.IntegerField()
     variants = PlainField(help_text="Devices by variant.")
     refused = PlainField(help_text="Devices that would get nothing, by reason.")
     outside = PlainField(help_text="Devices that ask for the model and are not in the population, by reason.")
     words = serializers.ListField(child=serializers.CharField(), help_text="Whom each phase reaches.")
-    phases = PlainField()
+    phases = PlainField(
+        help_text="For each phase `classes`: how many devices it treats, keeps as control, and has, by hardware class."
+    )
     findings = FindingSerializer(many=True)
-    detectable = PlainField()
+    detectable = PlainField(
+        help_text="What each gate can see, by phase and class: `drop_points` that fail it, `proves_points` that pass, for "
+        "counts `devices` that fail and `held_at` that hold it; `sentence` says it in words."
+    )
     counted_at = serializers.DateTimeField()
 
 
@@ -147,13 +152,17 @@ class GatesSerializer(Serializer[Any]):
     phase = serializers.IntegerField()
     at = serializers.DateTimeField()
     frozen = serializers.BooleanField(help_text="As they stood when the phase ended.")
-    verdict = PlainField()
+    verdict = PlainField(help_text="Of all gates together: `pass`, `fail`, `wait` or `inconclusive`.")
     action = PlainField(help_text="What the conductor would do now.")
     sentence = serializers.CharField()
-    gates = PlainField()
+    gates = PlainField(
+        help_text="Each with `name`, `kind`, `stratum`, `verdict`, `sentence`, `advisory` and `evidence`: docs/rollouts.md."
+    )
     notes = serializers.ListField(child=serializers.CharField())
-    counts = PlainField()
-    offers = PlainField()
+    counts = PlainField(help_text="`classes`: the phase's `treated`, `control` and `population` by hardware class.")
+    offers = PlainField(
+        help_text="By hardware class, all phases so far: `offered`, `committed`, `failed`, `rolled_back`, `silent`."
+    )
     earliest_at = serializers.DateTimeField(allow_null=True)
     deadline_at = serializers.DateTimeField(allow_null=True)
 
@@ -171,7 +180,7 @@ class DecisionSerializer(Serializer[Any]):
     verdict = serializers.CharField()
     actor = serializers.CharField()
     sentence = serializers.CharField()
-    evidence = PlainField()
+    evidence = PlainField(help_text="What was seen then: the gates as `gates` shows them, or what else decided it.")
 
 
 class PhaseSerializer(Serializer[Any]):
@@ -179,9 +188,10 @@ class PhaseSerializer(Serializer[Any]):
 
     index = serializers.IntegerField()
     share = serializers.FloatField()
-    counts = PlainField()
-    verdict = PlainField()
-    judgement = PlainField()
+    counts = PlainField(help_text="`classes`: its devices by hardware class; none until it is counted.")
+    is_counted = serializers.BooleanField(help_text="Large fleets are counted by a job, some seconds later.")
+    verdict = PlainField(help_text="Of its gates at its end; null before.")
+    judgement = PlainField(help_text="The gates at its end, with `notes` and the error `budget` that they used.")
     started_at = serializers.DateTimeField()
     ended_at = serializers.DateTimeField(allow_null=True)
 

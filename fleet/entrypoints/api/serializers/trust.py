@@ -26,7 +26,7 @@ class KeySerializer(Serializer[Any]):
     keyid = serializers.CharField()
     keytype = serializers.CharField()
     scheme = serializers.CharField()
-    keyval = PlainField()
+    keyval = PlainField(help_text="`public`: the key in the form that its scheme asks for.")
 
 
 class OnlineKeysSerializer(Serializer[Any]):
@@ -105,7 +105,7 @@ class ClaimSerializer(Serializer[Any]):
     id = serializers.IntegerField()
     device_id = serializers.CharField()
     hardware_class = serializers.CharField()
-    attributes = PlainField()
+    attributes = PlainField(help_text="What the device will be given at enrolment: names to texts.")
     created_by = serializers.CharField()
     created_at = serializers.DateTimeField()
     expires_at = serializers.DateTimeField()
