@@ -62,6 +62,7 @@ TRANSITIONS: Final[Mapping[tuple[RolloutState, RolloutEvent], RolloutState]] = M
         (_S.HELD, _E.RESUME): _S.RUNNING,
         (_S.HELD, _E.REVERT): _S.REVERTING,
         (_S.HELD, _E.CANCEL): _S.CANCELLED,
+        (_S.REVERTING, _E.REVERT): _S.REVERTING,  # a person does not wait for the steps that are left
         (_S.REVERTING, _E.REVERT_STEP): _S.REVERTING,
         (_S.REVERTING, _E.FINISH_REVERT): _S.REVERTED,
     }

@@ -17,7 +17,7 @@ EXPECTED = {
         "override_quiet": "running",
     },
     "held": {"resume": "running", "revert": "reverting", "cancel": "cancelled"},
-    "reverting": {"revert_step": "reverting", "finish_revert": "reverted"},
+    "reverting": {"revert": "reverting", "revert_step": "reverting", "finish_revert": "reverted"},
     "completed": {},
     "reverted": {},
     "cancelled": {},

@@ -184,6 +184,23 @@ def test_revert__version_revoked_between_steps__the_rest_at_once(fleet_on_1: Sto
     assert story.running() == {"1": 16}
 
 
+def test_revert__again_between_steps__a_person_takes_the_rest_at_once(fleet_on_1: Story) -> None:
+    story = fleet_on_1
+    rollout = story.start("2", phases({"share": 1}, revert={"share_per_step": 0.1, "every_s": 6_000}))
+    story.check()
+    slow = services.revert(rollout_id=rollout.id, actor="eve", reason="slow", now=story.now)
+    assert slow.steps_left == 9
+    with pytest.raises(ConflictError, match="moved on"):
+        services.revert(rollout_id=rollout.id, actor="eve", reason="", now=story.now, if_revision=rollout.revision)
+    fast = services.revert(rollout_id=rollout.id, actor="eve", reason="it burns", now=story.now)
+    assert (fast.state, fast.steps_left, fast.because) == (RolloutState.REVERTING, 0, "it burns")
+    story.check()
+    assert story.running() == {"1": 16}
+    with pytest.raises(ConflictError, match="steps that are left"):
+        services.revert(rollout_id=rollout.id, actor="eve", reason="", now=story.now)
+    assert [item.action for item in story.tick()] == ["reverted"]
+
+
 # ---------------------------------------------------------------- a clock that jumps
 
 

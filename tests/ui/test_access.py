@@ -10,6 +10,7 @@ from django.views.defaults import server_error
 
 from fleet.apps.registry import selectors as registry
 from fleet.apps.rollouts import selectors as rollouts
+from fleet.apps.rollouts import services
 from fleet.apps.rollouts.models import Rollout
 from fleet.apps.webhooks import selectors as webhooks
 from fleet.entrypoints.ui import urls
@@ -180,6 +181,37 @@ def test_intervention__that_the_state_does_not_allow__leads_back_with_the_reason
     rollout_id = story.first_rollout()
     response = operator.get(f"/rollouts/{rollout_id}/resume", follow=True)
     assert "not possible, it is running" in response.text
+
+
+def test_intervention__last_phase_that_a_person_advances__is_completed_from_the_page(operator: Client) -> None:
+    story = Story(timezone.now(), size=3, away=0)
+    rollout_id = story.first_rollout()
+    page = f"/rollouts/{rollout_id}"
+    last = rollouts.rollout(rollout_id)
+    assert (last.state, last.phase + 1) == ("running", last.phases)
+    assert f'href="{page}/advance"' in operator.get(page).text
+    asked = operator.get(f"{page}/advance").text
+    assert "Complete the rollout now" in asked
+    assert "it becomes the baseline" in asked
+    said = {"reason": "looks good", "revision": last.revision}
+    assert operator.post(f"{page}/advance", said).status_code == 302
+    assert rollouts.rollout(rollout_id).state == "completed"
+
+
+def test_intervention__revert_in_steps__says_so_and_can_be_hastened_once(operator: Client) -> None:
+    story = Story(timezone.now(), size=3, away=0)
+    rollout_id = story.first_rollout()
+    page = f"/rollouts/{rollout_id}"
+    row = Rollout.objects.get(pk=rollout_id)
+    row.policy["revert"] = {"share_per_step": 0.1, "every_s": 600}
+    row.save()
+    assert "They go back in 10 steps, one each 600 s" in operator.get(f"{page}/revert").text
+    services.revert(rollout_id=rollout_id, actor="eve", reason="", now=story.now)
+    assert "Revert the rest at once" in operator.get(f"{page}/revert").text
+    said = {"reason": "it burns", "revision": rollouts.rollout(rollout_id).revision}
+    assert operator.post(f"{page}/revert", said).status_code == 302
+    assert rollouts.rollout(rollout_id).steps_left == 0
+    assert f'href="{page}/revert"' not in operator.get(page).text
 
 
 def test_intervention__without_a_reason__is_not_done(operator: Client) -> None:

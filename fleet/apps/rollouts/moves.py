@@ -97,6 +97,16 @@ def revert(row: Rollout, policy: RolloutPolicy, reason: Reason, now: datetime) -
     return _conclude(row, "revert", reason, now)
 
 
+def revert_rest(row: Rollout, policy: RolloutPolicy, reason: Reason, now: datetime) -> Decision:
+    """The steps that are left, at once. Raises `ConflictError` where none is."""
+    _transit(row, RolloutEvent.REVERT)
+    steps = policy.revert.steps
+    if row.revert_step >= steps:
+        raise ConflictError("rollout_state", f"expected steps that are left, got {row.revert_step} of {steps} taken")
+    _take_back(row, policy, steps, now)
+    return _conclude(row, "revert", reason, now)
+
+
 def revert_step(row: Rollout, policy: RolloutPolicy, step: int, reason: Reason, now: datetime) -> Decision:
     """One step further. What made it revert stays the rollout's reason."""
     _transit(row, RolloutEvent.REVERT_STEP)

@@ -17,7 +17,8 @@ from fleet.domain.verdicts import OfferCount, PhaseCounts, Verdict
 class RolloutRecord:
     """One rollout. `against` is the version that its control runs, None on a first install; `policy` is JSON.
 
-    `share` is that of the buckets which the present phase treats, `reach` says whom in words.
+    `share` is that of the buckets which the present phase treats, `reach` says whom in words. `steps_left` are those of
+    a revert that goes back in steps.
     """
 
     id: str
@@ -45,6 +46,7 @@ class RolloutRecord:
     approvals_required: int = 0
     approvals: tuple[ApprovalRecord, ...] = ()
     ignores_quiet_hours: bool = False
+    steps_left: int = 0
 
 
 @dataclass(frozen=True)

@@ -162,6 +162,9 @@ def rollout_record(row: Rollout, findings: tuple[Finding, ...] = ()) -> RolloutR
         approvals_required=row.approvals_required,
         approvals=consent.given(row),
         ignores_quiet_hours=row.ignores_quiet_hours,
+        steps_left=RolloutPolicy.parse(row.policy).revert.steps - row.revert_step
+        if row.state == RolloutState.REVERTING
+        else 0,
     )
 
 

@@ -96,10 +96,11 @@ def advance(
 
 
 def revert(*, rollout_id: str, actor: str, reason: str, now: datetime, if_revision: int | None = None) -> RolloutRecord:
-    """Move the treated devices back to what they ran before."""
+    """Move the treated devices back to what they ran before; those of the steps that are left, if it goes back in steps."""
     with transaction.atomic():
         row = locked(rollout_id, if_revision)
-        moves.revert(row, RolloutPolicy.parse(row.policy), Reason(actor, reason or f"reverted by {actor}"), now)
+        policy, spoken = RolloutPolicy.parse(row.policy), Reason(actor, reason or f"reverted by {actor}")
+        (moves.revert_rest if row.state == RolloutState.REVERTING else moves.revert)(row, policy, spoken, now)
         return rollout_record(row)
 
 

@@ -68,7 +68,7 @@ def intervene(
 
     `names` say to the service what it is about.
     """
-    if action not in possible:
+    if action.name not in {item.name for item in possible}:
         messages.warning(request, f"{action.title}: not possible, it is {subject.state}.", extra_tags="bad")
         return HttpResponseRedirect(here)
     form = action.form(request.POST if request.method == "POST" else None, initial={"revision": subject.revision})

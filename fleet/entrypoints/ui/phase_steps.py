@@ -155,9 +155,18 @@ def consequences(
                 if action == "revert"
                 else "The rollout ends as cancelled and is not resumed."
             )
+            steps = RolloutPolicy.parse(rollout.policy).revert
+            slowly = (
+                (
+                    f"They go back in {steps.steps} steps, one each {steps.every_s:g} s; revert again to take the rest at once.",
+                )
+                if action == "revert" and steps.steps > 1 and rollout.state is not RolloutState.REVERTING
+                else ()
+            )
             stops = (f"{under_way} {_devices(under_way)} on the way to it stop.",) if under_way else ()
             return (
                 f"The version is withdrawn. {running} that installed it go back to {back}.",
+                *slowly,
                 "Devices that still hold what they go back to download nothing.",
                 *stops,
                 "Devices that are offline go back when they next check in.",

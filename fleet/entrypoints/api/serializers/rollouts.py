@@ -108,6 +108,7 @@ class RolloutSerializer(Serializer[Any]):
     created_at = serializers.DateTimeField()
     started_at = serializers.DateTimeField(allow_null=True)
     reverting_since_at = serializers.DateTimeField(allow_null=True)
+    steps_left = serializers.IntegerField(help_text="Of a revert in steps; `:revert` again takes them at once.")
     ended_at = serializers.DateTimeField(allow_null=True)
     findings = FindingSerializer(many=True)
     approvals_required = serializers.IntegerField()

@@ -1,6 +1,7 @@
 """Is it safe to go on, and why did it stop?"""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Final, TypeVar
 
@@ -118,11 +119,10 @@ def act(request: HttpRequest, rollout_id: str, action: str) -> HttpResponse:
     """Say what an intervention would touch and ask; do it when the answer comes back with a reason."""
     now = moment()
     rollout = _rollout(rollout_id)
-    chosen = action_named(ACTIONS, action)
+    possible = _possible(rollout, now)
+    chosen = action_named({**ACTIONS, **{item.name: item for item in possible}}, action)
     here = reverse("ui:rollout", args=[rollout_id])
-    form = intervene(
-        request, chosen, rollout, possible=_possible(rollout, now), here=here, now=now, rollout_id=rollout_id
-    )
+    form = intervene(request, chosen, rollout, possible=possible, here=here, now=now, rollout_id=rollout_id)
     if isinstance(form, HttpResponseRedirect):
         return form
     judged = selectors.gates(rollout_id, now=now)
@@ -162,13 +162,21 @@ def _quiet_until(rollout: RolloutRecord, now: datetime) -> datetime | None:
 
 
 def _possible(rollout: RolloutRecord, now: datetime) -> list[Action]:
-    """The actions that the table of states allows now. There is nothing to advance to from the last phase, and no
-    quiet to break outside of quiet hours.
+    """The actions that the table of states allows now, called by what they do now: from the last phase there is only its
+    completion to advance to. No quiet is broken outside of quiet hours, and no revert hastened that has no steps left.
     """
     return [
-        action
+        _as_it_is_now(action, rollout)
         for action in ACTIONS.values()
         if (rollout.state, action.event) in TRANSITIONS
-        and (action.event is not RolloutEvent.ADVANCE or rollout.phase + 1 < rollout.phases)
         and (action.event is not RolloutEvent.OVERRIDE_QUIET or _quiet_until(rollout, now) is not None)
+        and (rollout.state is not RolloutState.REVERTING or rollout.steps_left > 0)
     ]
+
+
+def _as_it_is_now(action: Action, rollout: RolloutRecord) -> Action:
+    if action.event is RolloutEvent.ADVANCE and rollout.phase + 1 >= rollout.phases:
+        return replace(action, title="Complete the rollout now", button="Complete")
+    if action.event is RolloutEvent.REVERT and rollout.state is RolloutState.REVERTING:
+        return replace(action, title="Revert the rest at once", button="Revert the rest")
+    return action
