@@ -212,9 +212,20 @@ def _check(spec: ExperimentSpec) -> None:
     elif not spec.success and not spec.guardrails:
         problem = "experiment: expected a success metric or a guardrail with a margin, got neither"
     else:
-        problem = _contradicting(spec) if spec.shadow is None else _unfit_for_shadow(spec)
+        problem = _empty(spec) or (_contradicting(spec) if spec.shadow is None else _unfit_for_shadow(spec))
     if problem:
         raise InvalidInputError("experiment_invalid", problem)
+
+
+def _empty(spec: ExperimentSpec) -> str:
+    """A weight so small that no bucket is left for it would be an arm that nobody can be in."""
+    names = [arm.name for arm, buckets in layout(spec) if arm.weight > 0 and buckets.start >= buckets.end]
+    least = 1 / BUCKETS
+    return (
+        f"experiment.arms: expected a share of at least {least:g} for each arm, got less for {', '.join(names)}"
+        if names
+        else ""
+    )
 
 
 def _unfit_for_shadow(spec: ExperimentSpec) -> str:

@@ -79,6 +79,7 @@ ARM = {"name": "x", "version": "3"}
     ("changes", "complaint"),
     [
         ({"arms": []}, "expected a control and another arm with a weight"),
+        ({"share": 1e-6}, "a share of at least 1e-06 for each arm, got less for"),
         ({"arms": [DOCUMENT["arms"][0]]}, "expected a control and another arm"),
         ({"arms": [*DOCUMENT["arms"], DOCUMENT["arms"][0]]}, "expected different names"),
         ({"arms": [*DOCUMENT["arms"], {**ARM, "name": "Bad name"}]}, "lower-case letters"),
