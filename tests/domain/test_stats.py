@@ -179,3 +179,4 @@ def test_at_least__any_count__is_the_binomial_sum(events: int, devices: int, sha
 def test_at_least__a_million_devices__neither_overflows_nor_vanishes() -> None:
     assert at_least(25_000, 1_000_000, 0.025) == pytest.approx(0.5, abs=0.01)
     assert at_least(110_000, 1_000_000, 0.025) == 0.0
+    assert at_least(100, 1_000_000, 0.025) == 1.0

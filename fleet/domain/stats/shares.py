@@ -10,6 +10,7 @@ from typing import Final
 
 _BISECTIONS: Final = 60
 _NEGLIGIBLE: Final = 1e-17
+_LEAST_LOG: Final = -700.0
 
 
 def lower_bound(events: int, devices: int, alpha: float) -> float:
@@ -40,13 +41,16 @@ def at_least(events: int, devices: int, share: float) -> float:
     if events <= 0 or share <= 0:
         return 1.0 if events <= 0 else 0.0
     total, odds = 0.0, share / (1 - share)
-    term = math.exp(
+    log_term = (
         math.lgamma(devices + 1)
         - math.lgamma(events + 1)
         - math.lgamma(devices - events + 1)
         + events * math.log(share)
         + (devices - events) * math.log1p(-share)
     )
+    if log_term < _LEAST_LOG:  # no float holds it, and all that lies beyond it is no more than it
+        return 1.0 if events <= devices * share else 0.0
+    term = math.exp(log_term)
     for count in range(events, devices + 1):
         total += term
         if count > devices * share and term <= total * _NEGLIGIBLE:
