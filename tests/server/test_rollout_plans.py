@@ -150,6 +150,21 @@ def test_policy__schedule_without_a_zone__is_refused(fleet_on_1: Story) -> None:
         fleet_on_1.start("2", phases({"share": 1}, schedule={"start_at": "2026-03-01T08:00:00"}))
 
 
+def test_start__another_class_has_moved_on__is_compared_with_what_its_own_class_runs(fleet_on_1: Story) -> None:
+    story = fleet_on_1
+    moved, other = sorted({device.hardware_class for device in story.devices})[:2]
+    policy = phases({"share": 1})
+    ahead = story.start("2", {**policy, "population": {"hardware_classes": [moved]}})
+    services.advance(rollout_id=ahead.id, actor="eve", reason="", now=story.now)
+    assert state_of(ahead) is RolloutState.COMPLETED
+    planned: dict[str, Any] = {"model": MODEL, "version": "3", "now": story.now}
+    found = services.plan(policy={**policy, "population": {"hardware_classes": [moved]}}, **planned)
+    assert found.against == "2"
+    assert services.plan(policy=policy, **planned).against == "2"
+    begun = story.start("3", {**policy, "population": {"hardware_classes": [other]}})
+    assert begun.against == "1"
+
+
 # ---------------------------------------------------------------- back in steps
 
 

@@ -28,7 +28,7 @@ def dry_run(
         return plan(model=model, version=version, policy=policy, now=now, seed=seed, against=against)
     label = registry.resolve(model, version).label
     parsed = RolloutPolicy.parse(policy)
-    refuse_another_baseline(model, against)
+    refuse_another_baseline(model, parsed, against)
     question = {"model": model, "version": label, "policy": parsed.encode(), "seed": seed, "against": against}
     found = answers.ask(kind=JOB_KIND, question=question, now=now)
     return None if found is None else _decode(found.answer, found.answered_at)

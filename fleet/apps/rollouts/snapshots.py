@@ -3,7 +3,7 @@
 Costs a constant number of queries plus the rows of the phase's own totals; counts no populations.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from fleet.apps.assignments import selectors as assignments
@@ -44,7 +44,7 @@ def snapshot(
         is_counted=current is not None and current.counted_at is not None,
         stop=_stop(row),
         frozen=assignments.stop_of(row.model_id),
-        still_running=_still_running(row) if reverting else 0,
+        still_running=_still_running(row, policy) if reverting else 0,
         reverting_since=row.reverting_since_at,
         revert_step=row.revert_step,
         quiet_until=quiet_until(row, now),
@@ -86,9 +86,18 @@ def offers_so_far(row: Rollout, policy: RolloutPolicy, now: datetime) -> tuple[O
     )
 
 
-def baseline_version_id(model: str) -> int | None:
-    """The version of the newest completed rule of a model: what an untreated device runs."""
-    completed = [rule for rule in assignments.rules(model) if rule.state is RuleState.COMPLETED]
+def baseline_version_id(model: str, hardware_classes: Collection[str] = ()) -> int | None:
+    """The version of the newest completed rule of a model that may be for these classes: what an untreated device runs.
+
+    No classes mean all of them, here and in rules.
+    """
+    asked = set(hardware_classes)
+    completed = [
+        rule
+        for rule in assignments.rules(model)
+        if rule.state is RuleState.COMPLETED
+        and not (asked and rule.hardware_classes and asked.isdisjoint(rule.hardware_classes))
+    ]
     newest = max(completed, key=lambda rule: (rule.ended_at or rule.created_at, rule.id), default=None)
     return None if newest is None else newest.version_id
 
@@ -176,9 +185,9 @@ def _stop(row: Rollout) -> str:
     return f"version {version.label} was revoked" if version.state is VersionState.REVOKED else ""
 
 
-def _still_running(row: Rollout) -> int:
+def _still_running(row: Rollout, policy: RolloutPolicy) -> int:
     """How many active devices attest the version that is being reverted; none are left where it is the baseline too."""
-    if baseline_version_id(row.model_id) == row.version_id:
+    if baseline_version_id(row.model_id, policy.hardware_classes) == row.version_id:
         return 0
     label = registry.version_by_id(row.version_id).label
     return devices.attesting(row.model_id, label)

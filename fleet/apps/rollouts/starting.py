@@ -55,7 +55,7 @@ def plan(
     """A dry run: stores nothing. Findings of level error would refuse the start. Aliases are resolved at once."""
     found = registry.resolve(model, version)
     parsed = RolloutPolicy.parse(policy)
-    baseline = _baseline(model, against)
+    baseline = _baseline(model, parsed, against)
     tried = seeds.provisional(f"{model}@{found.label}", seed)
     _, people, planned = _planned(found, parsed, tried, baseline, now)
     return PlanRecord(
@@ -102,7 +102,7 @@ def start(
     if parsed.together and model not in parsed.together:
         shown = ", ".join(parsed.together)
         raise InvalidInputError("policy_invalid", f"policy.together: expected {model} among the models, got {shown}")
-    baseline = _baseline(model, against)
+    baseline = _baseline(model, parsed, against)
     tried = seeds.drawn(_shared_seed(parsed, model) if seed is None else seed)
     opens_at = parsed.schedule.opens_at(now)
     silent_until = registry.quiet_hours(model).until(now)
@@ -315,9 +315,9 @@ def _planned(
     return seeds.first_that_works(tried, attempt)
 
 
-def _baseline(model: str, against: str | None) -> VersionRecord | None:
+def _baseline(model: str, policy: RolloutPolicy, against: str | None = None) -> VersionRecord | None:
     """The version that untreated devices run. `against`, if given, has to be that one: nothing else is compared with."""
-    version_id = baseline_version_id(model)
+    version_id = baseline_version_id(model, policy.hardware_classes)
     baseline = None if version_id is None else registry.version_by_id(version_id)
     if against is not None and (baseline is None or not _is_named(baseline, against)):
         runs = "nothing" if baseline is None else f"version {baseline.label}"
@@ -325,9 +325,9 @@ def _baseline(model: str, against: str | None) -> VersionRecord | None:
     return baseline
 
 
-def refuse_another_baseline(model: str, against: str | None) -> None:
+def refuse_another_baseline(model: str, policy: RolloutPolicy, against: str | None) -> None:
     """Raises `ConflictError` if `against` names a version that untreated devices do not run."""
-    _baseline(model, against)
+    _baseline(model, policy, against)
 
 
 def _is_named(version: VersionRecord, reference: str) -> bool:
@@ -370,7 +370,7 @@ def begin_counted(
     ends a rollout that was approved against the old one. `require` raises, inside the transaction, if the caller may not.
     """
     version = registry.version_by_id(row.version_id)
-    baseline = _baseline(row.model_id, None)
+    baseline = _baseline(row.model_id, policy)
     _, _, planned = _planned(version, policy, [row.seed], baseline, now)
     try:
         _require_published(version)
@@ -378,7 +378,7 @@ def begin_counted(
         with _alone(row.model_id, policy):
             require()
             held = locked(row.pk, row.revision)
-            runs = baseline_version_id(row.model_id)
+            runs = baseline_version_id(row.model_id, policy.hardware_classes)
             if row.approvals_required and runs != row.against_id:
                 raise ConflictError("baseline_changed", BASELINE_CHANGED)
             if runs != (None if baseline is None else baseline.id):
@@ -402,7 +402,7 @@ def _passes_by(error: ModelfleetError, row: Rollout, policy: RolloutPolicy) -> b
 def _refuse_counted(row: Rollout, policy: RolloutPolicy, now: datetime) -> None:
     """Long before its moment comes, say that the plan cannot work."""
     version = registry.version_by_id(row.version_id)
-    _, _, planned = _planned(version, policy, [row.seed], _baseline(row.model_id, None), now)
+    _, _, planned = _planned(version, policy, [row.seed], _baseline(row.model_id, policy), now)
     try:
         _refuse(planned.findings)
     except InvalidInputError as error:
