@@ -257,8 +257,9 @@ def test_apply__through_a_link_to_nothing__refused(modelfleet: CommandLine, home
 
 
 def modelfleet_process(*words: str | Path | bytes, stdout: int | BinaryIO = subprocess.PIPE) -> subprocess.Popen[bytes]:
-    """The command as people run it."""
-    command = [sys.executable, "-m", "fleet.entrypoints.cli", "delta", *words]
+    """The command as people run it; whoever runs the tests may have signals ignored, as `nohup` has."""
+    unshielded = ["env", "--default-signal=INT,HUP"]
+    command = [*unshielded, sys.executable, "-m", "fleet.entrypoints.cli", "delta", *words]
     return subprocess.Popen(command, cwd=ROOT, stdout=stdout, stderr=subprocess.PIPE)
 
 
