@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _FLOAT64_BITS: Final = 53
+_FLOAT32_BITS: Final = 24
+_FLOAT32_EXPONENT: Final = 100
 # Slices of smaller numbers than these would be no normal ones.
 _TINIEST: Final = 2.0**-900
 # Below this share of the largest one, what is left of a column is what sums of others left.
@@ -33,17 +35,20 @@ class Sliced:
         return Sliced(tuple(part.T for part in self.slices))
 
 
-def sliced(values: NDArray[np.float64], length: int, count: int = 2) -> Sliced:
+def sliced(values: NDArray[np.floating], length: int, count: int = 2) -> Sliced:
     """`values` with `count` slices, for products that add up at most `length` numbers.
 
-    Each slice has half of the bits that 53 less those of `length` are: 20 or more up to 8,192 numbers.
+    Each slice has half of the bits that 53 less those of `length` are: 20 or more up to 8,192 numbers, and 24 at most, which
+    float32 holds too.
     """
-    bits = (_FLOAT64_BITS - max(1, length - 1).bit_length()) // 2
+    bits = min(_FLOAT32_BITS, (_FLOAT64_BITS - max(1, length - 1).bit_length()) // 2)
     largest = max(float(values.max()), -float(values.min())) if values.size else 0.0
     if not _TINIEST < largest < np.inf:
-        return Sliced((np.zeros_like(values),))
+        return Sliced((np.zeros(values.shape),))
     exponent = int(np.frexp(largest)[1]) - bits
-    parts: list[NDArray[np.float64]] = []
+    if abs(exponent) > _FLOAT32_EXPONENT:
+        values = values.astype(np.float64)
+    parts: list[NDArray[np.floating]] = []
     for index in range(count):
         if index:
             values = values - parts[-1]
@@ -52,7 +57,7 @@ def sliced(values: NDArray[np.float64], length: int, count: int = 2) -> Sliced:
         np.rint(part, out=part)
         part *= 2.0**exponent
         parts.append(part)
-    return Sliced(tuple(parts))
+    return Sliced(tuple(part.astype(np.float64, copy=False) for part in parts))
 
 
 def product(left: Sliced, right: Sliced) -> NDArray[np.float64]:

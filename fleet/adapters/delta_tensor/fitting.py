@@ -35,6 +35,8 @@ _STEP: Final = 2.0**-24
 _DECAYS: Final = (1.5, 1e5)
 # Looking for a decay takes longer than the bytes that it could save of fewer elements are worth.
 _MIN_DECAYED: Final = 4096
+# Elements on which decays are tried out.
+_REPLAYED: Final = 64
 _MIN_ROW: Final = 8
 # Longer rows would not fit the memory that an encoder is given; nobody's matrices have them.
 _MAX_ROW: Final = 1 << 20
@@ -167,23 +169,21 @@ def decay(old: NDArray[np.float32], new: NDArray[np.float32]) -> Fit | None:
     if not _DECAYS[0] <= total <= _DECAYS[1] or np.count_nonzero(near) < 0.1 * len(old):
         return None
     chosen = np.flatnonzero(near)
-    chosen = chosen[:: max(1, len(chosen) // 256)]
+    chosen = chosen[:: max(1, len(chosen) // _REPLAYED)]
     before, after = old[chosen], new[chosen]
     best, hits = (max(1, round(total)), 1), 0
     for step in range(1, 65):
         times = round(total / step)
         if not 1 <= times <= MAX_MULTIPLIES:
             continue
-        factor = np.float32(1.0 - step * _STEP)
-        values = before.copy()
-        low = max(1, times * 2 // 3)
-        for _ in range(low - 1):
-            values *= factor
-        for count in range(low, min(MAX_MULTIPLIES, times * 3 // 2) + 1):
-            values *= factor
-            right = int(np.count_nonzero(values == after))
-            if right > hits:
-                best, hits = (step, count), right
+        low, high = max(1, times * 2 // 3), min(MAX_MULTIPLIES, times * 3 // 2)
+        # Row n - 1 is what n multiplies make, each rounded, as `predict` does it.
+        values = np.full((high, len(before)), np.float32(1.0 - step * _STEP))
+        values[0] *= before
+        np.multiply.accumulate(values, axis=0, out=values)
+        right = np.count_nonzero(values[low - 1 :] == after, axis=1)
+        if right.max() > hits:
+            best, hits = (step, low + int(right.argmax())), int(right.max())
         if hits > 0.8 * len(before):
             break
     return Fit(Predictor.DECAY, best)

@@ -30,6 +30,9 @@ _MAX_ROW: Final = 1 << 20
 # Differences of so many elements are held in memory; those of more are read for each product.
 _HELD_ELEMENTS: Final = 1 << 21
 _PASSES: Final = 2
+# Bits an element that a product must promise, and which part of those that it will have to save.
+_LEAST_SAVED: Final = 0.3
+_LIKELY: Final = 0.5
 _SEED: Final = 20
 _JUDGED_ELEMENTS: Final = 1 << 14
 # Of a normal distribution, and what keeps a component of zeros from being divided by.
@@ -45,13 +48,13 @@ _FINER: Final = 0.5
 _MOSTLY_ROUNDING: Final = 0.35
 
 
-def products(pair: Pair) -> Iterator[Fit]:
-    """The product of the rank that promises most, if one does."""
+def products(pair: Pair, wanted: float) -> Iterator[Fit]:
+    """The product of the rank that promises most, if one does: some of the `wanted` bits an element that it must save."""
     inner, rows = pair.inner, pair.rows
     if min(inner, rows) < 2 * _PATCH_EDGE // 3 or inner > _MAX_ROW or rows * inner != pair.count:
         return
     with np.errstate(all="ignore"):
-        rank = _rank(pair)
+        rank = _rank(pair, max(_LEAST_SAVED, _LIKELY * wanted))
         if rank is None or 4 * rank * (rows + inner) > MAX_PARAMETER_BYTES:
             return
         difference = _Difference(pair)
@@ -75,10 +78,9 @@ class _Difference:
     def _read(self) -> Iterator[tuple[int, Sliced]]:
         inner = self._pair.inner
         for first, before, after in self._pair.windows(inner):
-            values = after.astype(np.float64)
-            values -= before
-            values = values.reshape(-1, inner)
-            yield first // inner, sliced(values, self._length, self._slices)
+            # float32 holds what there is of the difference of numbers of 16 bits.
+            values = after - before if self._slices == 1 else after.astype(np.float64) - before
+            yield first // inner, sliced(values.reshape(-1, inner), self._length, self._slices)
 
     def _parts(self) -> Iterator[tuple[int, Sliced]]:
         return self._read() if self._held is None else iter(self._held)
@@ -158,8 +160,8 @@ def _rounded(
     return v.T, np.rint(u / steps[1]) * steps[1]
 
 
-def _rank(pair: Pair) -> int | None:
-    """The rank that would save most, judged by a square cut out of the difference; None if none saves enough."""
+def _rank(pair: Pair, saved: float) -> int | None:
+    """The rank that would save most, judged by a square cut out of the difference; None if none saves more than `saved`."""
     inner, rows = pair.inner, pair.rows
     edge = min(_PATCH_EDGE, inner, rows)
     # Rows of the cut come in a few runs, as far as those are short, and share their columns, from the middle of the matrix.
@@ -177,12 +179,10 @@ def _rank(pair: Pair) -> int | None:
             part = slice(index * inner, index * inner + edge)
             cut[top + index] = difference[part]
             rounding[top + index] = np.sqrt(made[part] @ made[part]) * _ROUNDING[pair.new_element]
-    return _saving_rank(cut, rounding, rows, inner, pair.new_element)
+    return _saving_rank(cut, rounding, pair, saved)
 
 
-def _saving_rank(
-    cut: NDArray[np.float64], rounding: NDArray[np.float64], rows: int, inner: int, element: Element
-) -> int | None:
+def _saving_rank(cut: NDArray[np.float64], rounding: NDArray[np.float64], pair: Pair, saved: float) -> int | None:
     sizes = np.sqrt(np.einsum("ij,ij->i", cut, cut))
     # Rows that nothing but rounding has changed are of no rank, and would look as if one more component each paid.
     changed = sizes > 2 * rounding
@@ -191,7 +191,8 @@ def _saving_rank(
     # Rows count alike: a few large ones among many small ones are sparse, not of low rank.
     values = np.linalg.svd(cut[changed] / sizes[changed, None], compute_uv=False)
     energy = float((values**2).sum())
-    best, saved = None, 0.3
+    best = None
+    inner, rows = pair.inner, pair.rows
     for rank in _RANKS:
         if rank >= len(values) // 2:
             break
@@ -199,7 +200,7 @@ def _saving_rank(
         left = float((values[rank:] ** 2).sum()) / (1 - rank / len(values)) ** 2
         bits = 0.5 * np.log2(energy / max(left, energy * 2.0**-40))
         cost = 32.0 * rank * (rows + inner) / (rows * inner)
-        gain = min(bits, 8.0 * element.width) - cost
+        gain = min(bits, 8.0 * pair.new_element.width) - cost
         if gain > saved + 0.05:
             best, saved = rank, gain
     return best

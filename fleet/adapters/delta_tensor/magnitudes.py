@@ -39,7 +39,8 @@ def classes_of(differences: Integers, scale: NDArray[np.int16] | None, shape: tu
     top = int(scale.max())
     # 2.0 to the power of the exponent less the highest one, as bits.
     units = (np.maximum(scale - top, -40).astype(np.int32) + 127 << 23).view(np.float32)
-    sizes = np.abs(differences.astype(np.float32))
+    sizes = differences.astype(np.float32)
+    np.abs(sizes, out=sizes)
     sizes *= units
     # Where most differences are zero, knowing the magnitude saves less than the gap.
     density = min(1.0, 2.0 * float(np.count_nonzero(differences)) / len(differences))

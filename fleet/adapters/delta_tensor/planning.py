@@ -6,7 +6,6 @@ matched against the old file's, and what has no match is literal, or a stream wh
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain
 from typing import Final
 
 from device_client.wire.tensor1.blocks import LARGE_RUN_BYTES
@@ -182,12 +181,17 @@ class Planner:
         if cost == 0:
             return [Step(same)]
         fits: Iterator[Fit] = iter(())
+        pair = None
         if element.is_float and element is not Element.F64:
             pair = Pair(self.old, self.new, *offsets, element, element, count, inner)
-            fits = chain(fitting.float_fits(pair, sample), low_rank.products(pair))
+            fits = fitting.float_fits(pair, sample)
         elif element in {Element.I8, Element.U8} and length == tensor.segment.length:
             fits = fitting.requantise(self.old, self.new, before.segment, tensor.segment)
         step, cost = self._best(Step(same), cost, fits, sample, count)
+        if pair is not None and step.fit is None:
+            # What was decayed or scaled as a whole is no old tensor with a product added.
+            found = low_rank.products(pair, (1 - _WORTH[Predictor.LOW_RANK]) * cost)
+            step, cost = self._best(step, cost, found, sample, count)
         if element.is_float and cost > 0.75 * 8 * element.width:
             alone = sample.coded(None, self.coding)
             if alone < cost:
