@@ -15,6 +15,9 @@ from fleet.domain.errors import InvalidInputError
 MAX_URL_CHARS: Final = 500
 MAX_EVENTS: Final = 32
 TEST_EVENT: Final = "webhook.test"
+EVERYTHING: Final = "*"
+_STOPS: Final = "stop"
+_ABOUT_NAMESPACES: Final = frozenset({_STOPS, "namespace"})
 _EVENT: Final = re.compile(r"\*|[a-z][a-z_]*(\.[a-z][a-z_]*)*(\.\*)?")
 _MODEL: Final = re.compile(r"([a-z][a-z0-9-]*)\.[a-z]")
 
@@ -56,6 +59,13 @@ def namespace_of(subject: str, model: str) -> str:
     """The namespace that an act was about: of its model, else of what its subject names; empty if it belongs to none."""
     found = _MODEL.match(model) or _MODEL.match(subject)
     return "" if found is None else found.group(1)
+
+
+def concerns(namespace: str, event: str, subject: str, model: str) -> bool:
+    """Whether an act is about this namespace: about its models, about its own rules, or a stop that reaches it."""
+    kind = event.partition(".")[0]
+    is_own = subject == namespace and kind in _ABOUT_NAMESPACES
+    return is_own or (kind == _STOPS and subject == EVERYTHING) or namespace_of(subject, model) == namespace
 
 
 def signature(secret: str, body: bytes, sent_at_s: int) -> str:

@@ -129,9 +129,27 @@ def test_webhook__of_a_namespace__hears_of_it_alone(receiver: Receiver) -> None:
     webhook_id, _ = add(receiver, namespace="vision")
     happen("rollout.start", model="sound.bark")
     happen("version.revoke", subject="vision.digits@3", model="")
-    happen("stop.set", subject="*", model="")
+    happen("webhook.create", subject="7", model="")
+    happen("device.revoke", subject="vision", model="")
     work(receiver)
     assert [item.event for item in selectors.deliveries(webhook_id)] == ["version.revoke"]
+
+
+def test_webhook__of_a_namespace__hears_of_every_stop_that_reaches_it_and_of_its_rules(receiver: Receiver) -> None:
+    webhook_id, _ = add(receiver, namespace="vision")
+    for scope in ("vision", "vision.digits", "*", "sound", "sound.bark", "visions"):
+        happen("stop.set", subject=scope, model="")
+    happen("namespace.set", subject="vision", model="")
+    happen("namespace.set", subject="sound", model="")
+    work(receiver)
+    told = [json.loads(body) for _, _, body in receiver.got]
+    assert sorted((item["event"], item["subject"]) for item in told) == [
+        ("namespace.set", "vision"),
+        ("stop.set", "*"),
+        ("stop.set", "vision"),
+        ("stop.set", "vision.digits"),
+    ]
+    assert len(selectors.deliveries(webhook_id)) == 4
 
 
 def test_webhook__new__is_not_told_of_the_past(receiver: Receiver) -> None:

@@ -158,7 +158,8 @@ def _priority(row: Webhook) -> int:
 
 
 def _is_wanted(row: Webhook, item: EntryRecord) -> bool:
-    return not row.namespace or row.namespace == domain.namespace_of(item.subject, str(item.detail.get("model", "")))
+    model = str(item.detail.get("model", ""))
+    return not row.namespace or domain.concerns(row.namespace, item.action, item.subject, model)
 
 
 def _body(event: str, subject: str, actor: str, detail: Mapping[str, object], at: datetime) -> str:
