@@ -23,6 +23,7 @@ from tests.bench.delta_measuring import (
     Measured,
     Pair,
     StepFailedError,
+    compiled_modules,
     figures,
     installed,
     measure,
@@ -39,7 +40,10 @@ def main(words: Sequence[str]) -> int:
     arguments = _arguments(words)
     results: list[dict[str, Any]] = []
     try:
-        with tempfile.TemporaryDirectory(prefix="mf-bench-", dir=arguments.scratch) as name:
+        with (
+            tempfile.TemporaryDirectory(prefix="mf-bench-", dir=arguments.scratch) as name,
+            compiled_modules(Path(name)),
+        ):
             for result in _results(arguments, Path(name)):
                 results.append(result)
                 print(_line(result), flush=True)

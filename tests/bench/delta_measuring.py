@@ -117,6 +117,29 @@ def run_module(module: str, *words: str | Path) -> str:
     return ran.stdout
 
 
+@contextmanager
+def compiled_modules(scratch: Path) -> Iterator[None]:
+    """Steps find their modules compiled, as an installed program does, also where the environment keeps Python from it.
+
+    Reading numpy's and our own modules takes longer than making the patch of a small file.
+    """
+    before = {name: os.environ.get(name) for name in ("PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX")}
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    os.environ["PYTHONPYCACHEPREFIX"] = str(scratch / "compiled")
+    try:
+        old, new = scratch / "first.old", scratch / "first.new"
+        old.write_bytes(b"old")
+        new.write_bytes(b"new")
+        for codec in ("tensor1", "bsdiff4"):
+            measure(codec, Pair("first", "", old, new), scratch)
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
 def figures(module: str, *words: str | Path) -> dict[str, Any]:
     """The line of JSON that a module ends with; raises StepFailedError."""
     said = run_module(module, *words)
