@@ -1,13 +1,16 @@
 """Populations counted where their rows are, and by a job where a person would have to wait for them."""
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from device_client.wire.bucketing import BUCKETS, bucket
@@ -15,7 +18,7 @@ from fleet.apps.assignments import selectors as assignments
 from fleet.apps.assignments import stops
 from fleet.apps.devices import selectors as devices
 from fleet.apps.devices import services as device_services
-from fleet.apps.devices.records import DeviceChoice
+from fleet.apps.devices.records import Claim, DeviceChoice
 from fleet.apps.experiments import dry_runs as experiment_dry_runs
 from fleet.apps.experiments import services as experiments
 from fleet.apps.jobs import services as jobs
@@ -79,6 +82,22 @@ def test_tallies__conditions_of_a_policy__all_hold() -> None:
     assert (tally.devices, tally.segment, tally.first, tally.last) == (2, 0, "a-1", "a-2")
     assert devices.tallies(choice=DeviceChoice(seen_since=later(11)), seed="s", edges=[]) == ()
     assert devices.tallies(choice=DeviceChoice(hardware_classes=("edge-big",)), seed="s", edges=[]) == ()
+
+
+def test_devices_that_are_left_out__never_a_list_that_each_device_is_looked_up_in() -> None:
+    """PostgreSQL takes the square of the fleet for `NOT IN` a list that is larger than its memory."""
+    enrol("a-1", "a-2", "a-3", "a-4")
+    device_services.set_group(name="first", device_ids=["a-1"], now=NOW)
+    claim = Claim(choice=EVERYONE, seed="s", spans=(), ids=("a-2",))
+    left = DeviceChoice(not_groups=("first",), unclaimed_by=(claim,))
+    with CaptureQueriesContext(connection) as queries:
+        found = devices.some_of(choice=EVERYONE, beyond=left, limit=5)
+        (tally,) = devices.tallies(choice=left, seed="s", edges=[])
+    assert found == (2, ("a-1", "a-2"))
+    assert (tally.devices, tally.first, tally.last) == (2, "a-3", "a-4")
+    said = " ".join(query["sql"] for query in queries)
+    assert "NOT EXISTS" in said
+    assert not re.search(r"NOT IN \(SELECT|NOT \([^()]* IN \(SELECT", said)
 
 
 def at_site(name: str) -> Filter | None:

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
-from django.db.models import Case, Count, F, IntegerField, Max, Min, Q, QuerySet, Sum, Value, When
+from django.db.models import Case, Count, Exists, F, IntegerField, Max, Min, OuterRef, Q, QuerySet, Sum, Value, When
 from django.db.models.fields.json import KeyTextTransform
 
 from device_client.wire.bundles import parse_contract
@@ -108,11 +108,13 @@ def one_by_one(*, choice: DeviceChoice, seed: str, edges: Sequence[int]) -> tupl
 
 
 def some_of(*, choice: DeviceChoice, beyond: DeviceChoice | None = None, limit: int) -> tuple[int, tuple[str, ...]]:
-    """How many devices are chosen and not also chosen by `beyond`, and the first few of their ids."""
+    """How many devices are chosen and not also chosen by `beyond`, which is narrower, and the first few of their ids."""
     rows = _chosen(choice).order_by("pk")
-    if beyond is not None:
-        rows = rows.exclude(pk__in=_chosen(beyond).order_by().values("pk"))
-    return rows.count(), tuple(rows.values_list("pk", flat=True)[:limit])
+    if beyond is None:
+        return rows.count(), tuple(rows.values_list("pk", flat=True)[:limit])
+    number = rows.count() - _chosen(beyond).count()
+    others = rows.filter(_is_not_among(_chosen(beyond))).values_list("pk", flat=True)
+    return number, tuple(others[:limit]) if number else ()
 
 
 def hardware_classes() -> tuple[str, ...]:
@@ -278,12 +280,17 @@ def _described(choice: DeviceChoice) -> QuerySet[Device]:
         rows = rows.exclude(pk__in=choice.not_ids)
     if choice.not_groups:
         members = Group.devices.through.objects.filter(group_id__in=choice.not_groups)
-        rows = rows.exclude(pk__in=members.values("device_id"))
+        rows = rows.filter(~Exists(members.filter(device_id=OuterRef("pk"))))
     for claim in choice.unclaimed_by:
-        rows = rows.exclude(pk__in=_claimed(claim).order_by().values("pk"))
+        rows = rows.filter(_is_not_among(_claimed(claim)))
     if choice.filter is not None:
         rows = rows.filter(Matches(choice.filter))
     return rows
+
+
+def _is_not_among(rows: QuerySet[Device]) -> Q:
+    """Not `NOT IN`: with more ids than fit into its memory, PostgreSQL asks the list anew for each device."""
+    return Q(~Exists(rows.order_by().filter(pk=OuterRef("pk"))))
 
 
 def _claimed(claim: Claim) -> QuerySet[Device]:
