@@ -234,7 +234,7 @@ def _finished(path: Path, inputs: Iterable[PreadFile]) -> Iterator[tuple[BinaryI
         raise OSError(errno.EINVAL, said, str(path))
     if any(file.is_same_as(path) for file in inputs):
         raise OSError(errno.EINVAL, "expected another file than those that are read, got one of them", str(path))
-    place = path.resolve()
+    place = path.resolve() if path.is_symlink() else path
     # Named before it is made, so that it is removed at whatever moment this ends.
     draft = place.with_name(f".{place.name[:_PREFIX_LETTERS]}.{secrets.token_hex(8)}")
     try:

@@ -375,3 +375,30 @@ def test_create__of_an_empty_file__no_share_of_nothing(modelfleet: CommandLine, 
     ran = modelfleet("delta", "create", home / "old", home / "new", home / "patch")
     assert ran.code == 0
     assert ran.out.rstrip().endswith("B, of an empty file")
+
+
+def test_create__three_at_once_onto_one_name__one_whole_patch_and_no_drafts(home: Path) -> None:
+    processes = [modelfleet_process("create", home / "old", home / "new", home / "patch") for _ in range(3)]
+    for process in processes:
+        _, said = process.communicate(timeout=120)
+        assert process.returncode == 0, said
+    assert modelfleet_process("apply", home / "old", home / "patch", home / "tuned").wait(60) == 0
+    assert (home / "tuned").read_bytes() == (home / "new").read_bytes()
+    assert names(home) == {"old", "new", "patch", "tuned"}
+
+
+def test_apply__onto_a_folder_that_is_full__one_line_and_no_draft(modelfleet: CommandLine, home: Path) -> None:
+    modelfleet.ok("delta", "create", home / "old", home / "new", home / "patch")
+    command = [sys.executable, "-m", "fleet.entrypoints.cli", "delta", "apply"]
+    ran = subprocess.run(
+        ["sh", "-c", 'ulimit -f 10; exec "$@"', "sh", *command, home / "old", home / "patch", home / "tuned"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (ran.returncode, ran.stderr.count("\n")) == (1, 1)
+    assert f"{home / 'tuned'}: File too large" in ran.stderr
+    assert (home / "tuned").read_bytes() == b"precious"
+    assert names(home) == {"old", "new", "patch", "tuned"}
