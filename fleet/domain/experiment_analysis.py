@@ -326,7 +326,8 @@ def _with_holm(judged: Sequence[Judged], policy: RolloutPolicy, alpha: float, lo
 
 
 def _subject(item: Comparison, metric: MeasuredGate, policy: RolloutPolicy) -> str:
-    return f"{named(metric, policy)} of {item.arm}{on(item.stratum)}"
+    name = named(metric, policy)
+    return f"{name} {'in' if ' of ' in name else 'of'} {item.arm}{on(item.stratum)}"
 
 
 def _sentence(item: Comparison, one: Judged, bounds: Estimate, policy: RolloutPolicy) -> str:
