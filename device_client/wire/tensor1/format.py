@@ -28,7 +28,7 @@ from device_client.wire.tensor1.errors import (
     PatchTableError,
     TruncatedPatchError,
 )
-from device_client.wire.tensor1.unpacking import Unpacker
+from device_client.wire.tensor1.unpacking import PlaneUnpacker
 
 MAGIC: Final = b"tensor1\n"
 VERSION: Final = 1
@@ -386,14 +386,11 @@ def _run_lengths(parts: Sequence[bytes]) -> bytes:
 
 def unpack_parameters(chunks: Iterable[bytes], length: int) -> bytearray:
     """`length` bytes of parameters out of their record, which comes in parts; no bytes stand for zeros."""
-    unpacker = Unpacker(length)
+    unpacker = PlaneUnpacker(length)
     try:
         is_whole = unpacker.fill(chunks)
     except ValueError as problem:
         raise PatchPayloadError(f"expected deflated parameters, got {problem}") from problem
     if not is_whole:
         raise PatchPayloadError(f"expected {length} bytes of parameters, got another length")
-    raw = bytearray(length)
-    for index in range(4):
-        raw[index::4] = memoryview(unpacker.content)[index * length // 4 : (index + 1) * length // 4]
-    return raw
+    return unpacker.content

@@ -188,7 +188,12 @@ def _float_guess(item: Instruction, parameters: Content, weights: Any, first: in
                 weights *= factor
         return weights
     if item.predictor is Predictor.ROW_SCALE:
-        return weights * _spread(np.frombuffer(parameters, dtype="<f4"), item, first, len(weights))
+        # In parts: an index for each number takes more than the numbers.
+        scales, scaled = np.frombuffer(parameters, dtype="<f4"), np.empty_like(weights)
+        for at in range(0, len(weights), _PART):
+            part = weights[at : at + _PART]
+            np.multiply(part, _spread(scales, item, first + at, len(part)), out=scaled[at : at + _PART])
+        return scaled
     if item.predictor is Predictor.LOW_RANK:
         return weights + _product(item, parameters, first, len(weights))
     return weights

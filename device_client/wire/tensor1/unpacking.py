@@ -35,7 +35,7 @@ class Unpacker:
             part, chunk = self._part(chunk, limit)
             if self.made + len(part) > len(self.content):
                 return False
-            self.content[self.made : self.made + len(part)] = part
+            self._put(part)
             self.made += len(part)
             if len(part) < limit and not chunk:
                 return True
@@ -51,3 +51,19 @@ class Unpacker:
     def _is_at_end(self) -> bool:
         # LZMA may be written without a mark at its end.
         return self._deflated is None or (self._deflated.eof and not self._deflated.unused_data)
+
+    def _put(self, part: bytes) -> None:
+        self.content[self.made : self.made + len(part)] = part
+
+
+class PlaneUnpacker(Unpacker):
+    """Of words of four bytes: first all lowest bytes, then the next ones; each goes to its place at once."""
+
+    def _put(self, part: bytes) -> None:
+        words, at, rest = len(self.content) // 4, self.made, memoryview(part)
+        while rest:
+            plane, word = divmod(at, words)
+            count = min(len(rest), words - word)
+            start = 4 * word + plane
+            self.content[start : start + 4 * count : 4] = rest[:count]
+            at, rest = at + count, rest[count:]
