@@ -1,5 +1,6 @@
 """What there is to know about a plan before it starts."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -19,3 +20,8 @@ class Finding:
     level: Level
     code: str
     sentence: str
+
+    @classmethod
+    def decode(cls, stored: Mapping[str, str]) -> "Finding":
+        """One that was stored by the names of its fields."""
+        return cls(Level(stored["level"]), stored["code"], stored["sentence"])

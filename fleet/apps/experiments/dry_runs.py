@@ -11,7 +11,7 @@ from fleet.apps.experiments.starting import plan
 from fleet.apps.jobs import answers
 from fleet.apps.rollouts.starting import is_large
 from fleet.domain.experiment_plan import ArmPlan, Sized
-from fleet.domain.findings import Finding, Level
+from fleet.domain.findings import Finding
 
 JOB_KIND: Final = "experiment-dry-run"
 
@@ -40,7 +40,7 @@ def _decode(found: Mapping[str, Any], at: datetime) -> PlanRecord:
         refused=found["refused"],
         arms=tuple(ArmPlan(**item) for item in found["arms"]),
         sizes=tuple(Sized(**item) for item in found["sizes"]),
-        findings=tuple(Finding(**{**item, "level": Level(item["level"])}) for item in found["findings"]),
+        findings=tuple(Finding.decode(item) for item in found["findings"]),
         duration_s=found["duration_s"],
         counted_at=at,
     )

@@ -30,7 +30,7 @@ from fleet.apps.rollouts import leadership, seeds
 from fleet.apps.rollouts import selectors as rollouts
 from fleet.apps.rollouts.decisions import CONDUCTOR, Reason
 from fleet.apps.rollouts.population import Population, population
-from fleet.apps.rollouts.starting import JOB_PRIORITY, is_large
+from fleet.apps.rollouts.starting import is_large
 from fleet.domain import experiment_plan
 from fleet.domain.approvals import Actor
 from fleet.domain.conductor import quiet
@@ -246,7 +246,7 @@ def count_population(payload: Mapping[str, object], now: datetime) -> None:
 
 def ask_for_count(row: Experiment, now: datetime) -> None:
     """Queue the count unless it is queued already."""
-    jobs.enqueue(kind=JOB_KIND, key=row.pk, payload={"experiment": row.pk}, now=now, priority=JOB_PRIORITY)
+    jobs.enqueue(kind=JOB_KIND, key=row.pk, payload={"experiment": row.pk}, now=now, priority=jobs.PEOPLE_WAIT)
 
 
 def _begin_counted(row: Experiment, now: datetime, require: Callable[[], None]) -> Decision | None:

@@ -16,7 +16,6 @@ from fleet.domain.errors import UnavailableError
 
 YOUNG: Final = timedelta(seconds=60)
 FORGOTTEN_AFTER: Final = timedelta(hours=1)
-PRIORITY: Final = 1_000_000  # people wait for it, and it is short
 KEY: Final = "answers"  # where a job's payload names the question
 
 
@@ -38,7 +37,7 @@ def ask(*, kind: str, question: Mapping[str, object], now: datetime) -> AnswerRe
             raise UnavailableError("count_failed", f"the devices could not be counted: {given_up[key]:.300}")
     Answer.objects.filter(asked_at__lt=now - FORGOTTEN_AFTER).delete()
     Answer.objects.update_or_create(pk=key, defaults={"answer": None, "asked_at": now, "answered_at": None})
-    services.enqueue(kind=kind, key=key, payload={**question, KEY: key}, now=now, priority=PRIORITY)
+    services.enqueue(kind=kind, key=key, payload={**question, KEY: key}, now=now, priority=services.PEOPLE_WAIT)
     return None
 
 

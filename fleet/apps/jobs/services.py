@@ -21,6 +21,7 @@ MAX_ERROR_CHARS: Final = 4_000
 # What failed is looked at by people, later.
 KEPT: Final = {Job.State.DONE: timedelta(days=7), Job.State.FAILED: timedelta(days=90)}
 ROWS_PER_PURGE: Final = 2_000
+PEOPLE_WAIT: Final = 1_000_000  # the priority of what somebody waits for, and what is short
 
 
 def enqueue(

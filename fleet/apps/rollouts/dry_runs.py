@@ -10,7 +10,7 @@ from fleet.apps.registry import selectors as registry
 from fleet.apps.rollouts.records import PlanRecord, Refused
 from fleet.apps.rollouts.starting import is_large, plan, refuse_another_baseline
 from fleet.domain.detectable import Detectable
-from fleet.domain.findings import Finding, Level
+from fleet.domain.findings import Finding
 from fleet.domain.policy import RolloutPolicy
 from fleet.domain.verdicts import ClassCount, PhaseCounts
 
@@ -53,7 +53,7 @@ def _decode(found: Mapping[str, Any], at: datetime) -> PlanRecord:
         variants=found["variants"],
         refused=_refused(found["refused"]),
         phases=tuple(PhaseCounts(tuple(ClassCount(**one) for one in item["classes"])) for item in found["phases"]),
-        findings=tuple(Finding(**{**item, "level": Level(item["level"])}) for item in found["findings"]),
+        findings=tuple(Finding.decode(item) for item in found["findings"]),
         detectable=tuple(Detectable(**item) for item in found["detectable"]),
         counted_at=at,
         outside=_refused(found["outside"]),

@@ -41,7 +41,6 @@ from fleet.domain.verdicts import PhaseCounts
 
 COUNTED_AT_ONCE: Final = 500  # devices that ask for the model; more are counted by a job
 JOB_KIND: Final = "population"
-JOB_PRIORITY: Final = 1_000_000  # people wait for it, and it is short
 BASELINE_CHANGED: Final = "the baseline is not the version that it was approved against: start it again"
 # Codes of what a start may meet.
 _STOPPED: Final = "stopped"
@@ -425,7 +424,7 @@ def is_large(model: str) -> bool:
 def ask_for_count(row: Rollout, phase: int, now: datetime) -> None:
     """Queue the count unless it is queued already."""
     payload = {"rollout": row.pk, "phase": phase}
-    jobs.enqueue(kind=JOB_KIND, key=f"{row.pk}-{phase}", payload=payload, now=now, priority=JOB_PRIORITY)
+    jobs.enqueue(kind=JOB_KIND, key=f"{row.pk}-{phase}", payload=payload, now=now, priority=jobs.PEOPLE_WAIT)
 
 
 def count_at_once(row: Rollout, policy: RolloutPolicy, phase: int, now: datetime) -> PhaseCounts | None:

@@ -50,14 +50,9 @@ def start(request: HttpRequest) -> HttpResponse:
             form.add_error(FIELD_OF_CODE.get(error.code), error.message)
         else:
             context |= {"plan": plan, "is_counting": plan is None}
-            context |= (
-                {}
-                if plan is None
-                else {
-                    "steps": tuple(zip(plan.words, plan.phases, strict=False)),
-                    "is_refused": any(item.level is Level.ERROR for item in plan.findings),
-                }
-            )
+            if plan is not None:
+                context["steps"] = tuple(zip(plan.words, plan.phases, strict=False))
+                context["is_refused"] = any(item.level is Level.ERROR for item in plan.findings)
             seen = {**request.POST.dict(), "is_seen": "" if plan is None else "on"}
             context["again"] = StartForm(seen, models=sorted(latest), auto_id=False)
     status = 422 if form.errors else 200
