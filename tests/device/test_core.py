@@ -21,6 +21,7 @@ from device_client.core.vitals import Window, WindowKey
 from device_client.wire.bucketing import BUCKETS, BucketRange, bucket
 from device_client.wire.bundles import BundleFile, Contract, FileRole, Manifest, Requirements, Tensor
 from device_client.wire.director import Arm, Assigned, Binding, DeltaOffer, DevicePolicy
+from device_client.wire.golden import MAX_GOLDEN_NAMES, MAX_GOLDEN_VALUES
 from device_client.wire.messages import Capabilities, MessageKey, PlanNotice, PlanRule, RuleState, TelemetryWindow
 from device_client.wire.names import VariantName
 
@@ -106,6 +107,12 @@ def test_examine__answer_takes_far_too_long__refused() -> None:
         golden(inputs={"x": []}, outputs={"y": []}),
         golden(atol="big"),
         golden(inputs={"x": 3}),
+        golden(outputs={"y": [["a"], ["b"]]}),
+        golden(outputs={"y": [[None], [{}]]}),
+        golden(outputs={"y": [json.loads("[" * 17 + "]" * 17), [1.0]]}),
+        b"[" * 100_000,
+        golden(inputs={"x": [[]] * (MAX_GOLDEN_VALUES // 2)}),
+        golden(inputs={"x": [{}] * MAX_GOLDEN_NAMES}),
     ],
 )
 def test_golden__malformed__one_named_error(document: bytes) -> None:

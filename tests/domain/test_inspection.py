@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto
 
 from device_client.wire.bundles import BundleFile, Contract, FileRole, Manifest, Tensor
+from device_client.wire.golden import MAX_GOLDEN_BYTES, MAX_GOLDEN_NAMES, MAX_GOLDEN_VALUES
 from device_client.wire.names import VariantName
 from fleet.domain.errors import InvalidInputError
 from fleet.domain.inspection import ByteSource, Inspection, inspect_companion, inspect_weights, require_agreement
@@ -223,11 +224,26 @@ def test_companion__plain_data__accepted(role: FileRole, content: bytes) -> None
         (FileRole.GOLDEN, b"not json"),
         (FileRole.GOLDEN, b"[1, 2]"),
         (FileRole.GOLDEN, b"[" * 100_000),
+        (FileRole.GOLDEN, b'{"inputs": {"x": [NaN]}}'),
+        (FileRole.GOLDEN, b'{"inputs": {"x": [' + b"[]," * (MAX_GOLDEN_VALUES // 2 + 1) + b"0]}}"),
+        (FileRole.GOLDEN, b'{"inputs": {"x": [' + b'{"":0},' * MAX_GOLDEN_NAMES + b"0]}}"),
     ],
 )
 def test_companion__not_what_its_role_says__refused(role: FileRole, content: bytes) -> None:
     with pytest.raises(InvalidInputError):
         inspect_companion(source(content), role, "file")
+
+
+def test_companion__golden_samples_longer_than_devices_take__refused_before_they_are_read() -> None:
+    unread: list[tuple[int, int]] = []
+
+    def fetch(offset: int, size: int) -> bytes:
+        unread.append((offset, size))
+        return b" " * size
+
+    with pytest.raises(InvalidInputError, match=f"golden.json: expected at most {MAX_GOLDEN_BYTES} bytes"):
+        inspect_companion(ByteSource(MAX_GOLDEN_BYTES + 1, fetch), FileRole.GOLDEN, "golden.json")
+    assert max(size for _, size in unread) <= 1 << 20, "only the signs of code in disguise were looked for"
 
 
 # ------------------------------------------------------------------------------------------ agreement with the manifest

@@ -4,12 +4,13 @@ Also the signs by which code in disguise is known, whatever the file is called: 
 (PyTorch, Keras 3, NumPy, joblib), HDF5, compressed streams. They are looked for in every file, weights included.
 """
 
-import json
 import pickletools
 from io import StringIO
 from typing import Final
 
 from device_client.wire.bundles import FileRole
+from device_client.wire.errors import WireError
+from device_client.wire.golden import MAX_GOLDEN_BYTES, decode_golden
 from fleet.domain.errors import InvalidInputError
 from fleet.domain.inspection.files import ByteSource, ForbiddenFileError, MalformedFileError
 
@@ -59,23 +60,20 @@ def inspect_companion(source: ByteSource, role: FileRole, name: str) -> None:
     refuse_disguises(source, name)
     if role in {FileRole.OTHER, FileRole.PARAMETERS, FileRole.TOKENIZER} and source.length > MAX_COMPANION_BYTES:
         return
-    if source.length > MAX_COMPANION_BYTES:
-        raise InvalidInputError(
-            "file_too_large", f"{name}: expected at most {MAX_COMPANION_BYTES} bytes, got {source.length}"
-        )
+    limit = MAX_GOLDEN_BYTES if role is FileRole.GOLDEN else MAX_COMPANION_BYTES
+    if source.length > limit:
+        raise InvalidInputError("file_too_large", f"{name}: expected at most {limit} bytes, got {source.length}")
     if role is FileRole.GOLDEN:
-        _require_json(source, name)
+        _require_samples(source, name)
     elif role is FileRole.LABELS:
         _require_text(source, name)
 
 
-def _require_json(source: ByteSource, name: str) -> None:
+def _require_samples(source: ByteSource, name: str) -> None:
     try:
-        value = json.loads(source.read(0, source.length))
-    except (ValueError, RecursionError) as error:
-        raise MalformedFileError(f"{name}: expected JSON golden samples, got {type(error).__name__}") from error
-    if not isinstance(value, dict):
-        raise MalformedFileError(f"{name}: expected a JSON object of golden samples, got {type(value).__name__}")
+        decode_golden(source.read(0, source.length))
+    except WireError as error:
+        raise MalformedFileError(f"{name}: expected a JSON object of golden samples: {error}") from error
 
 
 def _require_text(source: ByteSource, name: str) -> None:
