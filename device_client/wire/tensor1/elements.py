@@ -68,6 +68,10 @@ _EXPONENTS: Final = {
     Element.F32: (23, 0xFF),
     Element.F64: (52, 0x7FF),
 }
+# Bits of float16's infinity; the upper bits, as float32, of its least normal number and of what is too large for it.
+_HALF_INFINITY: Final = 0x7C00
+_LEAST_NORMAL_HALF: Final = 0x3880
+_NO_HALF: Final = 0x4780
 
 
 def ordered(raw: Integers, element: Element) -> Integers:
@@ -110,6 +114,8 @@ def reals(raw: Integers, element: Element) -> Reals:
         return raw.view(np.float32)
     if element is Element.BF16:
         return (raw.astype(np.int32) << 16).view(np.float32)
+    if element is Element.F16:
+        return _halves(raw)
     return raw.view(f"<f{element.width}").astype(np.float32)
 
 
@@ -121,8 +127,55 @@ def bits_of(values: Reals, element: Element) -> Integers:
         return np.ascontiguousarray(values, dtype=np.float32).view(np.int32)
     if element is Element.BF16:
         raw = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
-        rounded = raw + (((raw >> np.uint32(16)) & np.uint32(1)) + np.uint32(0x7FFF))
-        kept = np.where(np.isnan(values), raw | np.uint32(0x400000), rounded)
-        return (kept >> np.uint32(16)).astype(np.uint16).view(np.int16)
+        rounded = raw >> np.uint32(16)
+        rounded &= np.uint32(1)
+        rounded += raw
+        rounded += np.uint32(0x7FFF)
+        nan = np.isnan(values)
+        if nan.any():
+            rounded[nan] = raw[nan] | np.uint32(0x400000)
+        rounded >>= np.uint32(16)
+        return rounded.astype(np.uint16).view(np.int16)
+    if element is Element.F16:
+        return _halved(np.ascontiguousarray(values, dtype=np.float32))
     with np.errstate(over="ignore"):
         return values.astype(f"<f{element.width}").view(f"<i{element.width}")
+
+
+def _halves(raw: Integers) -> Reals:
+    """What `astype` makes of float16, in a fifth of its time: the bits in their places of a float32, and its exponent raised."""
+    import numpy as np
+
+    wide = raw.astype(np.int32)
+    wide <<= 13
+    # The sign was copied into what is the exponent's top now.
+    wide &= ~0x70000000
+    values = wide.view(np.float32)
+    values *= np.float32(2.0**112)
+    if len(values) and (raw.view(np.uint16) << 1).max() >= _HALF_INFINITY << 1:
+        return raw.view("<f2").astype(np.float32)
+    return values
+
+
+def _halved(values: Reals) -> Integers:
+    """What `astype` makes of float32: its rounding to nearest even, as integers. The few that are no normal float16 go its way."""
+    import numpy as np
+
+    raw = values.view(np.uint32)
+    rounded = raw >> np.uint32(13)
+    rounded &= np.uint32(1)
+    rounded += raw
+    rounded += np.uint32(0x0FFF)
+    rounded >>= np.uint32(13)
+    # Mantissa and the exponent's low bits, which differ by 112 from a float16's; then the sign.
+    found = rounded.astype(np.uint16)
+    found -= np.uint16((112 << 10) & 0xFFFF)
+    found &= np.uint16(0x7FFF)
+    top = (raw >> np.uint32(16)).astype(np.uint16)
+    found |= top & np.uint16(0x8000)
+    top <<= np.uint16(1)
+    top -= np.uint16(_LEAST_NORMAL_HALF << 1)
+    others = np.flatnonzero(top >= np.uint16((_NO_HALF - _LEAST_NORMAL_HALF) << 1))
+    with np.errstate(over="ignore"):
+        found[others] = values[others].astype("<f2").view(np.uint16)
+    return found.view(np.int16)

@@ -1,7 +1,8 @@
 """What a tensor's new numbers are guessed to be. Elementwise IEEE arithmetic only: every machine guesses the same bits.
 
 Nothing here sums along an axis, calls BLAS or fuses a multiply with an add, because those round differently from one
-machine to the next. `w` is the old number as float32, `i` the index of the parameter of an element:
+machine to the next (`products` does where there is nothing to round). `w` is the old number as float32, `i` the index of
+the parameter of an element:
 `i = (element // inner) % count`.
 
 | predictor | scalars | parameters | guess |
@@ -21,16 +22,13 @@ machine to the next. `w` is the old number as float32, `i` the index of the para
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Any, Final, cast
 
 from device_client.wire.tensor1.elements import Content, Element, Integers, bits_of, integers, ordered, reals
 from device_client.wire.tensor1.errors import PatchLimitError, PatchPayloadError, PatchTableError
 from device_client.wire.tensor1.format import MAX_MULTIPLIES, MAX_RANK, PACKED_ELEMENTS, Instruction, Predictor
 from device_client.wire.tensor1.packing import FIELDS, Packing, pack
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+from device_client.wire.tensor1.products import product_of
 
 _PLAIN: Final = frozenset({Predictor.NOTHING, Predictor.SAME})
 _FLOAT_TO_FLOAT: Final = frozenset(
@@ -47,8 +45,8 @@ _WHOLE: Final = {
 }
 _STEP: Final = 2.0**-24
 _MAX_DECAY: Final = 1 << 16
+# In parts, so that what lies between floats and bytes takes little memory and stays in the cache.
 _PART: Final = 1 << 15
-_AT_ONCE: Final = 1 << 14
 
 
 def check(item: Instruction) -> None:
@@ -144,9 +142,8 @@ def predict(item: Instruction, parameters: Content, content: bytes, first: int, 
         if item.predictor is Predictor.PRUNE:
             guess = _pruned(item, raw, old, new)
         elif item.predictor in _FLOAT_TO_FLOAT:
-            guess = bits_of(_float_guess(item, parameters, reals(raw, old), first), new)
+            guess = _float_guesses(item, parameters, raw, first)
         else:
-            # In parts, so that what lies between floats and bytes takes little memory and stays in the cache.
             parts = range(0, len(raw), _PART) or (0,)
             guess = np.concatenate([_quantised(item, parameters, raw[at : at + _PART], first + at) for at in parts])
     return [ordered(guess, new)]
@@ -177,6 +174,33 @@ def _packed(item: Instruction, weights: Any) -> list[Integers]:
     ]
 
 
+def _float_guesses(item: Instruction, parameters: Content, raw: Integers, first: int) -> Integers:
+    import numpy as np
+
+    old, new = cast(Element, item.old_element), item.fields[0].element
+    guesses = np.empty(len(raw), dtype=f"<i{new.width}")
+    product = None
+    unit = 1
+    if item.predictor is Predictor.LOW_RANK:
+        rank, unit = item.scalars
+        product = product_of(parameters, rank, unit, first, len(raw))
+    step = max(1, _PART // unit) * unit
+    at = 0
+    while at < len(raw):
+        # As far as parts of whole rows reach.
+        end = min(len(raw), at + step - (first + at) % step)
+        weights = reals(raw[at:end], old)
+        if product is not None:
+            # Only of -0 it makes a difference which zero is added.
+            in_order = raw[at:end].min() == np.iinfo(raw.dtype).min
+            weights = weights + product.elements(first + at, end - at, in_order=in_order)
+        else:
+            weights = _float_guess(item, parameters, weights, first + at)
+        guesses[at:end] = bits_of(weights, new)
+        at = end
+    return guesses
+
+
 def _float_guess(item: Instruction, parameters: Content, weights: Any, first: int) -> Any:
     import numpy as np
 
@@ -188,41 +212,8 @@ def _float_guess(item: Instruction, parameters: Content, weights: Any, first: in
                 weights *= factor
         return weights
     if item.predictor is Predictor.ROW_SCALE:
-        # In parts: an index for each number takes more than the numbers.
-        scales, scaled = np.frombuffer(parameters, dtype="<f4"), np.empty_like(weights)
-        for at in range(0, len(weights), _PART):
-            part = weights[at : at + _PART]
-            np.multiply(part, _spread(scales, item, first + at, len(part)), out=scaled[at : at + _PART])
-        return scaled
-    if item.predictor is Predictor.LOW_RANK:
-        return weights + _product(item, parameters, first, len(weights))
+        return weights * _spread(np.frombuffer(parameters, dtype="<f4"), item, first, len(weights))
     return weights
-
-
-def _product(item: Instruction, parameters: Content, first: int, count: int) -> NDArray[np.float32]:
-    """Elements `first` to `first + count` of u v, added up in the order of the rank; no others are computed."""
-    import numpy as np
-
-    rank, columns = item.scalars
-    values = np.frombuffer(parameters, dtype="<f4")
-    v = values[: rank * columns].reshape(rank, columns)
-    u = values[rank * columns :].reshape(-1, rank)
-    parts: list[NDArray[np.float32]] = []
-    while count:
-        # The rest of a row, whole rows, or the start of one.
-        row, start = divmod(first, columns)
-        rows = 1 if start or count < columns else count // columns
-        end = min(columns, start + count)
-        # So few at a time that sums and products stay in the processor's cache.
-        rows = min(rows, max(1, _AT_ONCE // (end - start)))
-        total = u[row : row + rows, :1] * v[:1, start:end]
-        product = np.empty_like(total)
-        for index in range(1, rank):
-            np.multiply(u[row : row + rows, index : index + 1], v[index : index + 1, start:end], out=product)
-            total += product
-        parts.append(total.reshape(-1))
-        first, count = first + len(parts[-1]), count - len(parts[-1])
-    return np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)
 
 
 def _pruned(item: Instruction, raw: Integers, old: Element, new: Element) -> Integers:
