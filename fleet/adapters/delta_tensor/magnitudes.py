@@ -7,6 +7,7 @@ how many bits an element saves that is told its magnitude.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -30,12 +31,27 @@ _MIN_CLASS_GAIN: Final = 0.012
 _CLASS_CENTRE: Final = 96
 
 
-def classes_of(differences: Integers, scale: NDArray[np.int16] | None, shape: tuple[int, int] | None) -> Classes | None:
-    """The classes that save most, or None where neither zeros nor magnitudes pay. `scale` has the guesses' exponents."""
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """Classes, or none, and the bits that writing them takes."""
+
+    classes: Classes | None
+    written_bits: float
+
+
+def candidates(
+    differences: Integers, scale: NDArray[np.int16] | None, shape: tuple[int, int] | None
+) -> list[Candidate]:
+    """What may save most: first a mask of what is zero, or nothing; then classes of magnitude that promise enough.
+
+    `scale` has the guesses' exponents. A promise supposes that differences scale with magnitudes whatever the numbers are
+    that they are added to, which rounding to 16 bits makes less true: more than one candidate is to be compared.
+    """
     if len(differences) < _MIN_GROUPED:
-        return None
+        return [Candidate(None, 0.0)]
+    found = [_mask(differences)]
     if scale is None:
-        return _mask(differences)
+        return found
     top = int(scale.max())
     # 2.0 to the power of the exponent less the highest one, as bits.
     units = (np.maximum(scale - top, -40).astype(np.int32) + 127 << 23).view(np.float32)
@@ -44,26 +60,34 @@ def classes_of(differences: Integers, scale: NDArray[np.int16] | None, shape: tu
     sizes *= units
     # Where most differences are zero, knowing the magnitude saves less than the gap.
     density = min(1.0, 2.0 * float(np.count_nonzero(differences)) / len(differences))
-    best: Classes | None
-    best, most = _groups(sizes, density)
+    promised = [_groups(sizes, density)]
     if shape is not None:
-        grid, gain = _grid(sizes, density, *shape)
-        if gain > most:
-            best, most = grid, gain
-    return best if most > _MIN_CLASS_GAIN else _mask(differences)
+        promised.append(_grid(sizes, density, *shape))
+    return found + [item for item, gain in promised if item is not None and gain > _MIN_CLASS_GAIN]
 
 
-def _mask(differences: Integers) -> Groups | None:
-    """Which groups have anything but zeros, in groups of the size that saves most."""
+def at(classes: Classes, places: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.int16]]:
+    """Which elements, given by their numbers in the run, are not left out, and the classes of all of them."""
+    if isinstance(classes, Groups):
+        found = classes.classes[places >> classes.shift]
+        return found > 0, found.astype(np.int16)
+    rows, columns = np.divmod(places + classes.phase, len(classes.columns))
+    of_row = classes.rows[rows]
+    return of_row > 0, of_row.astype(np.int16) + classes.columns[columns]
+
+
+def _mask(differences: Integers) -> Candidate:
+    """Which groups have anything but zeros, in groups of the size that saves most, or nothing."""
     changed = int(np.count_nonzero(differences))
     plain = len(differences) * _entropy(changed / len(differences))
-    best, cheapest = None, 0.98 * plain - 64
+    best, cheapest = Candidate(None, 0.0), 0.98 * plain - 64
     for shift in _MASK_SHIFTS:
         group = _any(differences, shift)
         kept = int(np.count_nonzero(group)) << shift
-        price = len(group) * _entropy(kept / (len(group) << shift)) + kept * _entropy(changed / kept)
+        written = len(group) * _entropy(kept / (len(group) << shift))
+        price = written + kept * _entropy(changed / kept)
         if price < cheapest:
-            best, cheapest = Groups(len(differences), shift, group.astype(np.uint8)), price
+            best, cheapest = Candidate(Groups(len(differences), shift, group.astype(np.uint8)), written), price
     return best
 
 
@@ -80,8 +104,8 @@ def _entropy(share: float) -> float:
     return -share * math.log2(share) - (1 - share) * math.log2(1 - share) if 0 < share < 1 else 0.0
 
 
-def _groups(sizes: NDArray[np.float32], density: float) -> tuple[Groups | None, float]:
-    """Classes of groups' mean differences as real numbers, and the bits an element that they save."""
+def _groups(sizes: NDArray[np.float32], density: float) -> tuple[Candidate | None, float]:
+    """Classes of groups' mean differences as real numbers, and the bits an element that they promise to save."""
     shift = _CLASS_SHIFT
     means = np.asarray(_padded(sizes, shift).reshape(-1, 1 << shift).mean(axis=1), dtype=np.float64)
     some = means > 0
@@ -92,11 +116,12 @@ def _groups(sizes: NDArray[np.float32], density: float) -> tuple[Groups | None, 
     gap = float(np.log2(means[some].mean()) - logs.mean()) - 1.0 / (1 << shift)
     classes = np.zeros(len(some), dtype=np.uint8)
     classes[some] = _row_classes(logs)
-    return Groups(len(sizes), shift, classes), gap * density - _written_bits(classes) / len(sizes)
+    written = _written_bits(classes)
+    return Candidate(Groups(len(sizes), shift, classes), written), gap * density - written / len(sizes)
 
 
-def _grid(sizes: NDArray[np.float32], density: float, columns: int, phase: int) -> tuple[Grid | None, float]:
-    """Classes of rows and columns, and the bits an element that they save."""
+def _grid(sizes: NDArray[np.float32], density: float, columns: int, phase: int) -> tuple[Candidate | None, float]:
+    """Classes of rows and columns, and the bits an element that they promise to save."""
     rows = -(-(phase + len(sizes)) // columns)
     if min(rows, columns) < _MIN_SIDE:
         return None, 0.0
@@ -123,7 +148,7 @@ def _grid(sizes: NDArray[np.float32], density: float, columns: int, phase: int) 
     # A column's mean is of as many as there are rows, and scatters accordingly; rows have more.
     gain = (gap - 1.0 / float(np.count_nonzero(some)) - 1.0 / columns) * density
     written = _written_bits(classes) + _written_bits(halves.view(np.uint8))
-    return Grid(len(sizes), phase, classes, halves), gain - written / len(sizes)
+    return Candidate(Grid(len(sizes), phase, classes, halves), written), gain - written / len(sizes)
 
 
 def _row_classes(logs: NDArray[np.float64]) -> NDArray[np.uint8]:

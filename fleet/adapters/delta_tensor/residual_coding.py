@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import lzma
+import math
 import zlib
 from enum import StrEnum
 from typing import Final
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from pcodec import ChunkConfig, DeltaSpec, ModeSpec, standalone
 
 from device_client.wire.tensor1 import residuals
+from device_client.wire.tensor1.classes import Classes
 from device_client.wire.tensor1.elements import Element, Integers, exponents
 from device_client.wire.tensor1.format import pack_varint
 from device_client.wire.tensor1.residuals import Mode, Plane
@@ -26,6 +28,11 @@ _MAX_BUCKETS: Final = 16
 # Of many contexts, every so manieth is counted; not a power of two, so that columns of matrices count alike.
 _COUNTED: Final = 5
 _MIN_THINNED: Final = 1 << 16
+# About how many differences it takes to judge classes by.
+_JUDGED: Final = 1 << 14
+# Of a float32: its sign, exponent and two bits of its fraction.
+_SYMBOL_BITS: Final = 11
+_SYMBOL_SHIFT: Final = 32 - _SYMBOL_BITS
 
 
 class Coding(StrEnum):
@@ -49,13 +56,13 @@ def encode(
         return bytes((Mode.ZERO,))
     raw = differences.nbytes + 1
     scale = exponents(guess, element) if guess is not None else None
-    classes = magnitudes.classes_of(differences, scale, shape)
+    classes = _classes(differences, scale, shape)
     values = np.ascontiguousarray(differences if classes is None else classes.gather(differences))
     cuts: NDArray[np.int16] = np.zeros(0, dtype=np.int16)
     sizes = [len(values)]
     if scale is not None and len(values) >= 2 * _MIN_BUCKET:
         contexts = residuals.contexts_of(scale, classes, len(differences))
-        cuts = _cuts(contexts)
+        cuts = _cuts(contexts[:: _COUNTED if len(contexts) >= _MIN_THINNED else 1], len(contexts))
         if len(cuts):
             buckets, sizes = residuals.buckets_of(contexts, cuts)
             values = values[np.argsort(buckets, kind="stable")]
@@ -68,12 +75,55 @@ def encode(
     return bytes((Mode.RAW,)) + differences.astype(f"<i{element.width}").tobytes()
 
 
-def _cuts(contexts: NDArray[np.int16]) -> NDArray[np.int16]:
-    """Where to part the contexts so that no bucket is too small, judged by some of them."""
-    some = contexts[:: _COUNTED if len(contexts) >= _MIN_THINNED else 1]
+def _classes(differences: Integers, scale: NDArray[np.int16] | None, shape: tuple[int, int] | None) -> Classes | None:
+    """The classes by which a run takes least, judged by some of it."""
+    found = magnitudes.candidates(differences, scale, shape)
+    if scale is None or len(found) == 1:
+        return found[0].classes
+    step = (len(differences) // _JUDGED) | 1
+    symbols = _symbols(differences[::step])
+    scales = scale[::step] << 1
+    places = np.arange(0, len(differences), step)
+    prices = [
+        item.written_bits + step * _bits(symbols, scales, item.classes, places, len(differences)) for item in found
+    ]
+    return found[int(np.argmin(prices))].classes
+
+
+def _symbols(differences: Integers) -> NDArray[np.int64]:
+    """What is entropy coded of differences: sign, length in bits and two bits more. What lies below takes as much in any context."""
+    return (differences.astype(np.float32).view(np.uint32) >> _SYMBOL_SHIFT).astype(np.int64)
+
+
+def _bits(
+    symbols: NDArray[np.int64],
+    scales: NDArray[np.int16],
+    classes: Classes | None,
+    places: NDArray[np.int64],
+    count: int,
+) -> float:
+    """The conditional entropy of symbols that stand at `places` of a run of `count`, in bits in all."""
+    contexts = scales
+    if classes is not None:
+        kept, expected = magnitudes.at(classes, places)
+        symbols, contexts = symbols[kept], (scales - expected)[kept]
+    if not len(symbols):
+        return 0.0
+    cuts = _cuts(contexts, count * len(symbols) // len(places))
+    buckets = residuals.buckets_of(contexts, cuts)[0].astype(np.int64)
+    table = np.bincount((buckets << _SYMBOL_BITS) + symbols, minlength=len(cuts) + 1 << _SYMBOL_BITS)
+    totals = table.reshape(-1, 1 << _SYMBOL_BITS).sum(axis=1)
+    cells, totals = table[table > 0], totals[totals > 0]
+    plain = float((totals * np.log2(totals)).sum() - (cells * np.log2(cells)).sum())
+    # A sample's entropy is too low by about half a symbol's for each that it has (Miller and Madow, 1955).
+    return plain + (len(cells) - len(totals)) / (2 * math.log(2))
+
+
+def _cuts(some: NDArray[np.int16], contexts: int) -> NDArray[np.int16]:
+    """Where to part so many contexts so that no bucket is too small, judged by some of them."""
     lowest = int(some.min())
     counts = np.bincount(some - lowest)
-    smallest = max(_MIN_BUCKET * len(some) // len(contexts), len(some) // (2 * _MAX_BUCKETS))
+    smallest = max(_MIN_BUCKET * len(some) // contexts, len(some) // (2 * _MAX_BUCKETS))
     cuts: list[int] = []
     size = 0
     left = len(some)
