@@ -10,10 +10,10 @@ from typing import Final
 from device_client.wire import delta as decoders
 from device_client.wire.delta import Codec
 from device_client.wire.errors import OversizedError
-from device_client.wire.tensor1 import decoder
 from device_client.wire.tensor1.format import HEADER_BYTES
 from fleet.adapters.delta_bsdiff4 import diff
 from fleet.adapters.delta_files import PreadFile
+from fleet.adapters.delta_proof import proven_sha256
 from fleet.adapters.delta_tensor import Coding, encode
 from fleet.domain.layouts import Layout, describe
 from fleet.ports.delta_encoder import WeightsFile
@@ -52,18 +52,11 @@ class DeviceDecoder:
         if codec is Codec.BSDIFF4:
             output = decoders.apply(codec, old.read_bytes(), patch.read_bytes(), expected_bytes=expected_bytes)
             return hashlib.sha256(output).hexdigest()
-        digest = hashlib.sha256()
-
-        def write(offset: int, content: bytes | bytearray) -> None:
-            del offset  # Blocks come in order and leave no gaps.
-            digest.update(content)
-
         with PreadFile(patch) as source, PreadFile(old) as before:
             announced = decoders.announced_bytes(codec, source.read_at(0, HEADER_BYTES))
             if announced != expected_bytes:
                 raise OversizedError(f"expected a patch that makes {expected_bytes} bytes, got one for {announced}")
-            decoder.apply(source, before, write)
-        return digest.hexdigest()
+            return proven_sha256(source, before).hex()
 
 
 def _layout(file: PreadFile, weights: WeightsFile) -> Layout:

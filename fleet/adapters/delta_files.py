@@ -10,7 +10,7 @@ import hashlib
 import os
 import secrets
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from device_client.wire.tensor1 import decoder
 from device_client.wire.tensor1.errors import OutputMismatchError, WrongBaseError
 from device_client.wire.tensor1.format import MAGIC
 from fleet.adapters.delta_bsdiff4 import diff, is_tried, patched, read_header
+from fleet.adapters.delta_proof import proven_sha256
 from fleet.adapters.delta_tensor import Coding, TensorStats, encode
 from fleet.domain.layouts import Layout, describe
 
@@ -49,6 +50,7 @@ class PreadFile:
             os.close(self._descriptor)
             raise OSError(errno.EINVAL, f"expected a regular file, got {_kind(status.st_mode)}", str(path))
         self.size = status.st_size
+        self._state = _state(status)
 
     def read_at(self, offset: int, length: int) -> bytes:
         """`length` bytes at `offset`, fewer only at the file's end."""
@@ -70,6 +72,12 @@ class PreadFile:
             digest.update(self.read_at(start, _HASHED_BYTES))
         return digest.digest()
 
+    def check_unchanged(self) -> None:
+        """Raise OSError if somebody wrote to it since it was opened: what was read may be of no one file then."""
+        if _state(os.fstat(self._descriptor)) != self._state:
+            said = "expected a file that stays as it is while it is read, got one that was written to"
+            raise OSError(errno.EBUSY, said, str(self._path))
+
     def is_same_as(self, path: Path) -> bool:
         """Whether `path` leads to this very file, by whatever name or link."""
         return path.exists() and os.path.samestat(os.fstat(self._descriptor), path.stat())
@@ -81,6 +89,10 @@ class PreadFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         os.close(self._descriptor)
+
+
+def _state(status: os.stat_result) -> tuple[int, int]:
+    return status.st_size, status.st_mtime_ns
 
 
 def _kind(mode: int) -> str:
@@ -140,11 +152,10 @@ def create(old: Path, new: Path, patch: Path, codec: Codec | None, coding: Codin
                 file.truncate()
                 file.write(other)
                 file.flush()
-        digest = _Digest()
         with PreadFile(path) as written:
-            _apply_to(before, written, digest)
-        if digest.value != after.sha256():
-            raise OutputMismatchError("expected a patch that makes the new file, got one that makes another")
+            _prove(written, before)
+        before.check_unchanged()
+        after.check_unchanged()
         return CreatedPatch(made, path.stat().st_size, before.size, after.size, tensors, taken_as_bytes)
 
 
@@ -164,21 +175,6 @@ def apply(old: Path, patch: Path, new: Path) -> int:
         return announced
 
 
-class _Digest:
-    """Stands for a file that is not kept."""
-
-    def __init__(self) -> None:
-        self._sha256 = hashlib.sha256()
-
-    def write(self, content: bytes | bytearray) -> int:
-        self._sha256.update(content)
-        return len(content)
-
-    @property
-    def value(self) -> bytes:
-        return self._sha256.digest()
-
-
 def _is_tensor1(patch: PreadFile) -> bool:
     return patch.read_at(0, len(MAGIC)) == MAGIC
 
@@ -187,9 +183,17 @@ def _announced_bytes(patch: PreadFile) -> int:
     return decoder.read_header(patch).new_bytes if _is_tensor1(patch) else read_header(patch).new_bytes
 
 
-def _apply_to(old: PreadFile, patch: PreadFile, out: "BinaryIO | _Digest") -> None:
+def _prove(patch: PreadFile, old: PreadFile) -> None:
+    """Raise MalformedPatchError unless the patch makes what has the digest that stands in it, which is that of the new file."""
+    if _is_tensor1(patch):
+        proven_sha256(patch, old)
+    else:
+        _apply_bsdiff4(old, patch, lambda content: None)
+
+
+def _apply_to(old: PreadFile, patch: PreadFile, out: BinaryIO) -> None:
     if not _is_tensor1(patch):
-        _apply_bsdiff4(old, patch, out)
+        _apply_bsdiff4(old, patch, out.write)
         return
     decoder.check_base(decoder.read_header(patch), old)
 
@@ -200,7 +204,7 @@ def _apply_to(old: PreadFile, patch: PreadFile, out: "BinaryIO | _Digest") -> No
     decoder.apply(patch, old, write)
 
 
-def _apply_bsdiff4(old: PreadFile, patch: PreadFile, out: "BinaryIO | _Digest") -> None:
+def _apply_bsdiff4(old: PreadFile, patch: PreadFile, put: Callable[[bytes], object]) -> None:
     read_header(patch)
     end = max(patch.size - _TRAILER_BYTES, 0)
     trailer = patch.read_at(end, _TRAILER_BYTES)
@@ -213,7 +217,7 @@ def _apply_bsdiff4(old: PreadFile, patch: PreadFile, out: "BinaryIO | _Digest") 
 
     def write(content: bytes) -> None:
         digest.update(content)
-        out.write(content)
+        put(content)
 
     patched(old, patch, end, write)
     if digest.digest() != made:

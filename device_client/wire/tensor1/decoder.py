@@ -10,8 +10,10 @@ It opens no file and keeps no journal. It does not decide whether to trust the p
 
 import hashlib
 import zlib
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from device_client.wire.tensor1.blocks import decode_block, old_bytes
@@ -39,7 +41,7 @@ from device_client.wire.tensor1.format import (
     parse_header,
     unpack_parameters,
 )
-from device_client.wire.tensor1.io import BlockWriter, RandomAccess
+from device_client.wire.tensor1.io import BlockWriter, Pending, RandomAccess, Workers
 from device_client.wire.tensor1.pieces import Block, blocks
 from device_client.wire.tensor1.prologue import parse_prologue
 from device_client.wire.tensor1.streams import STORED, StreamReader
@@ -47,6 +49,8 @@ from device_client.wire.tensor1.streams import STORED, StreamReader
 _MAX_VARINT_BYTES: Final = 10
 _HASHED_BYTES: Final = 1 << 20
 _READ_BYTES: Final = 1 << 16
+# Blocks that are under way where there are workers.
+_AHEAD: Final = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +82,12 @@ def read_prologue(patch: RandomAccess, header: Header) -> Prologue:
 
 
 def decode(
-    patch: RandomAccess, old: RandomAccess, write: BlockWriter, *, start: Checkpoint | None = None
+    patch: RandomAccess,
+    old: RandomAccess,
+    write: BlockWriter,
+    *,
+    start: Checkpoint | None = None,
+    workers: Workers | None = None,
 ) -> Iterator[Checkpoint]:
     """Hand every block from `start` on to `write`, yielding where decoding stands after each.
 
@@ -91,11 +100,15 @@ def decode(
     if Flag.VERBATIM in header.flags:
         yield from _copied(patch, header, write, start)
         return
-    yield from _Decoding(patch, old, header, start).run(write)
+    yield from _written(_Decoding(patch, old, header, start).blocks(), write, workers)
 
 
-def apply(patch: RandomAccess, old: RandomAccess, write: BlockWriter) -> Header:
-    """Decode all of `patch`; raises `OutputMismatchError` at the end if the whole is not the announced file."""
+def apply(patch: RandomAccess, old: RandomAccess, write: BlockWriter, *, workers: Workers | None = None) -> Header:
+    """Decode all of `patch`; raises `OutputMismatchError` at the end if the whole is not the announced file.
+
+    With `workers`, blocks are decoded beside each other; `old` is read by all of them then. `write` is called in order by the
+    caller's own thread all the same.
+    """
     header = read_header(patch)
     digest = hashlib.sha256()
 
@@ -103,7 +116,7 @@ def apply(patch: RandomAccess, old: RandomAccess, write: BlockWriter) -> Header:
         digest.update(content)
         write(offset, content)
 
-    for _ in decode(patch, old, hashed):
+    for _ in decode(patch, old, hashed, workers=workers):
         pass
     if digest.digest() != header.new_sha256:
         raise OutputMismatchError(f"expected sha256 {header.new_sha256.hex()}, got {digest.hexdigest()}")
@@ -120,6 +133,12 @@ def check_base(header: Header, old: RandomAccess) -> None:
         raise WrongBaseError(
             f"expected {header.old_bytes} bytes with sha256 {header.old_sha256.hex()}, got {old.size} other ones"
         )
+
+
+def _checked(output: bytes | bytearray, checksum: int, index: int) -> bytes | bytearray:
+    if zlib.crc32(output) != checksum:
+        raise BlockMismatchError(f"expected block {index} with checksum {checksum:08x}, got other bytes")
+    return output
 
 
 def _is_stored(item: Instruction) -> bool:
@@ -144,6 +163,32 @@ def _copied(patch: RandomAccess, header: Header, write: BlockWriter, start: Chec
         raise PatchHeaderError(f"expected a patch of {HEADER_BYTES + header.new_bytes} bytes, got {patch.size}")
 
 
+def _written(steps: "Iterator[_Step]", write: BlockWriter, workers: Workers | None) -> Iterator[Checkpoint]:
+    """Makes and writes one block after the other, or, with workers, makes a few at a time."""
+    if workers is None:
+        for offset, make, checkpoint in steps:
+            write(offset, make())
+            yield checkpoint
+        return
+    waiting: deque[tuple[int, Pending, Checkpoint]] = deque()
+    for offset, make, checkpoint in steps:
+        waiting.append((offset, workers.submit(make), checkpoint))
+        if len(waiting) >= _AHEAD:
+            yield _first(waiting, write)
+    while waiting:
+        yield _first(waiting, write)
+
+
+def _first(waiting: deque[tuple[int, Pending, Checkpoint]], write: BlockWriter) -> Checkpoint:
+    offset, pending, checkpoint = waiting.popleft()
+    write(offset, pending.result())
+    return checkpoint
+
+
+# Where a block goes, what makes it, and where decoding stands after it.
+_Step = tuple[int, Callable[[], bytes | bytearray], Checkpoint]
+
+
 class _Decoding:
     """One pass over a patch with blocks: where it is in the patch, and what the current heavy instruction has loaded."""
 
@@ -158,7 +203,8 @@ class _Decoding:
         self._parameters: Content = b""
         self._stream: StreamReader | None = None
 
-    def run(self, write: BlockWriter) -> Iterator[Checkpoint]:
+    def blocks(self) -> Iterator[_Step]:
+        """Every block from the start on. Each is read when it is asked for, and made by whoever calls for it."""
         first = self._start.block if self._start else 0
         for block in blocks(self._prologue.instructions, self._header.block_bytes):
             if block.index < first:
@@ -168,13 +214,14 @@ class _Decoding:
                 self._resume(self._start, block, item)
             elif item.is_heavy and not block.pieces[0].start:
                 self._enter(item)
-            write(block.offset, self._read_block(block, item))
+            make = self._read_block(block, item)
             if block.pieces[-1].start + block.pieces[-1].length == item.length:
                 self._heavy_offset = self._heavy_end = 0
             heavy_bytes = self._heavy_end - self._heavy_offset
-            yield Checkpoint(
+            checkpoint = Checkpoint(
                 block.index + 1, block.offset + block.length, self._position, self._heavy_offset, heavy_bytes
             )
+            yield block.offset, make, checkpoint
         if self._start is not None and self._start.output_offset == self._header.new_bytes:
             # Nothing was left to do.
             self._position = self._start.patch_offset
@@ -221,27 +268,26 @@ class _Decoding:
             self._heavy_end = self._position
         self._position = start.patch_offset
 
-    def _read_block(self, block: Block, item: Instruction) -> bytes | bytearray:
+    def _read_block(self, block: Block, item: Instruction) -> Callable[[], bytes | bytearray]:
+        """Read a block's record; what is left to do follows from that, the old file and the parameters as they are now."""
         checksum, payload = self._record(block.length)
         if item.kind is Kind.STREAM and self._stream is not None:
-            output: bytes | bytearray = self._stream.read(payload, block.length)
+            # A stream has one state through all its blocks.
+            output = self._stream.read(payload, block.length)
             if self._heavy_offset:
                 self._heavy_end = self._position
                 if self._heavy_end - self._heavy_offset > item.length + item.length // 16 + PAYLOAD_SLACK:
                     raise PatchLimitError(f"expected a stream for {item.length} bytes of output, got more payload")
-        else:
-            olds = old_bytes(block, self._read_old)
-            parameters = self._parameters if item.is_heavy else b""
-            output = decode_block(
-                block,
-                parameters=parameters,
-                literals=self._prologue.literals,
-                olds=olds,
-                payload=payload,
-            )
-        if zlib.crc32(output) != checksum:
-            raise BlockMismatchError(f"expected block {block.index} with checksum {checksum:08x}, got other bytes")
-        return output
+            return partial(_checked, output, checksum, block.index)
+        parameters = self._parameters if item.is_heavy else b""
+        return partial(self._made, block, parameters, payload, checksum)
+
+    def _made(self, block: Block, parameters: Content, payload: bytes, checksum: int) -> bytes | bytearray:
+        olds = old_bytes(block, self._read_old)
+        output = decode_block(
+            block, parameters=parameters, literals=self._prologue.literals, olds=olds, payload=payload
+        )
+        return _checked(output, checksum, block.index)
 
     def _record(self, output_bytes: int) -> tuple[int, bytes]:
         length = self._varint(None)
