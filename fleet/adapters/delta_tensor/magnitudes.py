@@ -29,6 +29,9 @@ _MIN_SIDE: Final = 16
 _MIN_CLASS_GAIN: Final = 0.012
 # Classes are half octaves, centred so that a mean difference of one unit at exponent 0 is class 24 of 1 to 255.
 _CLASS_CENTRE: Final = 96
+# Rows with a smaller share of changes than this hardly changed; how many half octaves keep their contexts apart from the others'.
+_SPARSE: Final = 0.1
+_MAX_SPAN: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +63,12 @@ def candidates(
     sizes *= units
     # Where most differences are zero, knowing the magnitude saves less than the gap.
     density = min(1.0, 2.0 * float(np.count_nonzero(differences)) / len(differences))
+    span = min(2 * (top - int(scale.min())), _MAX_SPAN)
     promised = [_groups(sizes, density)]
-    if shape is not None:
-        promised.append(_grid(sizes, density, *shape))
+    if shape is not None and (rows := _matrix(sizes, *shape)) is not None:
+        promised.append(_grid(rows, len(sizes), shape[1], density))
+        strata = _strata(rows, len(sizes), shape[1], span)
+        found += [strata] if strata is not None else []
     return found + [item for item, gain in promised if item is not None and gain > _MIN_CLASS_GAIN]
 
 
@@ -120,17 +126,38 @@ def _groups(sizes: NDArray[np.float32], density: float) -> tuple[Candidate | Non
     return Candidate(Groups(len(sizes), shift, classes), written), gap * density - written / len(sizes)
 
 
-def _grid(sizes: NDArray[np.float32], density: float, columns: int, phase: int) -> tuple[Candidate | None, float]:
-    """Classes of rows and columns, and the bits an element that they promise to save."""
+def _matrix(sizes: NDArray[np.float32], columns: int, phase: int) -> NDArray[np.float32] | None:
+    """The run as rows of a matrix, of which the first and the last may be filled up with zeros; None for a few long or short ones."""
     rows = -(-(phase + len(sizes)) // columns)
     if min(rows, columns) < _MIN_SIDE:
-        return None, 0.0
+        return None
     whole = np.zeros(rows * columns, dtype=np.float32)
     whole[phase : phase + len(sizes)] = sizes
-    matrix = whole.reshape(rows, columns)
+    return whole.reshape(rows, columns)
+
+
+def _strata(matrix: NDArray[np.float32], count: int, phase: int, span: int) -> Candidate | None:
+    """Rows in two classes whose contexts are apart, those that changed and those that hardly did; None where all rows changed, or none did.
+
+    What hardly changed, such as a weight that was decayed and then rounded to 16 bits, is now and then one place off, whatever
+    its exponent: no size is to be expected there.
+    """
+    changed = matrix.any(axis=1)
+    dense = np.count_nonzero(matrix, axis=1) >= _SPARSE * matrix.shape[1]
+    if dense.all() or not dense.any():
+        return None
+    classes = np.zeros(len(matrix), dtype=np.uint8)
+    classes[changed] = 1
+    classes[dense] = span + 2
+    return Candidate(Grid(count, phase, classes, np.zeros(matrix.shape[1], np.int8)), _written_bits(classes))
+
+
+def _grid(matrix: NDArray[np.float32], count: int, phase: int, density: float) -> tuple[Candidate | None, float]:
+    """Classes of rows and columns, and the bits an element that they promise to save."""
+    rows, columns = matrix.shape
     lengths = np.full(rows, columns, dtype=np.float64)
     lengths[0] -= phase
-    lengths[-1] -= rows * columns - phase - len(sizes)
+    lengths[-1] -= rows * columns - phase - count
     by_row = matrix.sum(axis=1, dtype=np.float64) / lengths
     some = by_row > 0
     weights = np.where(some, 1.0 / np.where(some, by_row, 1.0), 0.0)
@@ -148,7 +175,7 @@ def _grid(sizes: NDArray[np.float32], density: float, columns: int, phase: int) 
     # A column's mean is of as many as there are rows, and scatters accordingly; rows have more.
     gain = (gap - 1.0 / float(np.count_nonzero(some)) - 1.0 / columns) * density
     written = _written_bits(classes) + _written_bits(halves.view(np.uint8))
-    return Candidate(Grid(len(sizes), phase, classes, halves), written), gain - written / len(sizes)
+    return Candidate(Grid(count, phase, classes, halves), written), gain - written / count
 
 
 def _row_classes(logs: NDArray[np.float64]) -> NDArray[np.uint8]:
