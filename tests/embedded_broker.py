@@ -20,9 +20,10 @@ from fleet.adapters.broker_access import MosquittoAccessFiles
 from fleet.adapters.broker_mqtt import BrokerIdentity, MqttBroker
 from fleet.adapters.device_authority import DeviceCertificateAuthority
 from fleet.adapters.pki_files import SecretFiles
-from fleet.entrypoints.up.addresses import LOOPBACK, Addresses, any_free_port
+from fleet.entrypoints.up.addresses import LOOPBACK, Addresses
 from fleet.entrypoints.up.installation import Installation
 from fleet.entrypoints.up.mosquitto import find_mosquitto
+from tests.toolchain.services import own_port
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -46,8 +47,8 @@ class EmbeddedBroker:
         self.authority: DeviceCertificateAuthority = self.secrets.device_authority()
         self.access = MosquittoAccessFiles(home / "broker", self.authority)
         self.access.ensure(datetime.now(tz=UTC))
-        self.device_port = any_free_port()
-        self.internal_port = any_free_port()
+        self.device_port = own_port()
+        self.internal_port = own_port()
         addresses = Addresses(0, self.device_port, self.internal_port, LOOPBACK, None, "http://127.0.0.1")
         self._installation = Installation(ROOT, home, addresses)
         self._process: subprocess.Popen[bytes] | None = None

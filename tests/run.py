@@ -26,8 +26,10 @@ REPORTS = ROOT / "var" / "tests"
 WORKERS = "2"
 TIER_LIMIT_S = 1500
 NO_TESTS_COLLECTED = 5
-# These start processes, brokers and browsers; in parallel they would starve each other on two cores.
+# These start processes, brokers and browsers, and have the machine for themselves.
 ALONE = ("ui", "e2e", "bench")
+# Its files wait most of the time, and go side by side: homes, databases, brokers and ports are each file's own.
+SIDE_BY_SIDE = ("e2e",)
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Outcome:
 
 
 def plan(folders: Sequence[str]) -> list[Tier]:
-    """The runs for these folders of tests/: server twice, once per database; what starts processes alone and last."""
+    """The runs for these folders of tests/: server twice, once per database; what starts processes by itself and last."""
     together = tuple(name for name in folders if name != "server" and name not in ALONE)
     tiers = [Tier("fast", together)] if together else []
     if "server" in folders:
@@ -61,7 +63,7 @@ def plan(folders: Sequence[str]) -> list[Tier]:
             Tier(f"server-{database}", ("server",), environment={"MODELFLEET_TEST_DB": database})
             for database in ("sqlite", "postgres")
         ]
-    return tiers + [Tier(name, (name,), parallel=False) for name in ALONE if name in folders]
+    return tiers + [Tier(name, (name,), parallel=name in SIDE_BY_SIDE) for name in ALONE if name in folders]
 
 
 def present_folders() -> list[str]:

@@ -20,7 +20,7 @@ from fleet.ports.broker import Delivery, Message
 from fleet.ports.certificates import Revocation
 from tests.embedded_broker import DeviceFiles, EmbeddedBroker, running_broker
 from tests.fakes.update_server import PLAN_KEY, MemoryBroker, UpdateServerSimulator
-from tests.toolchain.services import free_port
+from tests.toolchain.services import own_port
 
 WITHIN_S = 60.0
 DEVICE = "dev-a"
@@ -185,21 +185,22 @@ def test_mqtt__broker_restarted__connection_and_subscriptions_come_back(own_brok
 
 
 def test_mqtt__broker_moved__found_where_the_server_says_it_is(own_broker: EmbeddedBroker) -> None:
-    now = address(own_broker, "dev-m")
-    before = replace(now, port=free_port())
+    # One whose name has it try again after 1, 2 and 4 seconds: how long a device waits is drawn from its name.
+    now = address(own_broker, "dev-k")
+    before = replace(now, port=own_port())
     asked: list[tuple[str, int]] = []
 
     def locate() -> tuple[str, int] | None:
         asked.append((now.host, now.port))
         return asked[-1]
 
-    device = MqttBroker(before, "dev-m", locate)
+    device = MqttBroker(before, "dev-k", locate)
     up: queue.Queue[bool] = queue.Queue()
     device.start(lambda _topic, _payload: None, up.put)
     try:
         while not up.get(timeout=120):
             pass
-        assert device.publish(topics.up("dev-m", Up.STATE), b"here again")
+        assert device.publish(topics.up("dev-k", Up.STATE), b"here again")
     finally:
         device.stop()
     assert len(asked) == 1

@@ -21,8 +21,9 @@ from typing import Any
 import pytest
 from cryptography import x509
 
-from fleet.entrypoints.up.addresses import LOOPBACK, any_free_port
+from fleet.entrypoints.up.addresses import LOOPBACK
 from tests.embedded_broker import answers, wait_for
+from tests.toolchain.services import own_port
 
 ROOT = Path(__file__).resolve().parents[2]
 READY_WITHIN_S = 180.0
@@ -53,11 +54,11 @@ class Up:
         return self.process.wait(STOPPED_WITHIN_S)
 
 
-def command(home: Path, *arguments: str, ports: str | None = "0") -> dict[str, Any]:
-    """What to start, with a database of its own; on ports that are free, or those that it finds itself."""
+def command(home: Path, *arguments: str, own_ports: bool = True) -> dict[str, Any]:
+    """What to start, with a database of its own; on ports that no other test is given, or those that it finds itself."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("MODELFLEET_")}
-    names = () if ports is None else ("--port", "--device-port", "--broker-port")
-    asked = [part for name in names for part in (name, ports)]
+    names = ("--port", "--device-port", "--broker-port") if own_ports else ()
+    asked = [part for name in names for part in (name, str(own_port()))]
     return {
         "args": [sys.executable, str(ROOT / "manage.py"), "up", *asked, *arguments],
         "cwd": ROOT,
@@ -67,12 +68,12 @@ def command(home: Path, *arguments: str, ports: str | None = "0") -> dict[str, A
 
 
 @contextmanager
-def running(home: Path, *arguments: str, ports: str | None = "0") -> Iterator[Up]:
+def running(home: Path, *arguments: str, own_ports: bool = True) -> Iterator[Up]:
     """`up`, started and ready; whatever a test leaves is stopped."""
     home.parent.mkdir(parents=True, exist_ok=True)
     terminal = home.parent / f"{home.name}.terminal"
     with terminal.open("w") as out:
-        process = subprocess.Popen(**command(home, *arguments, ports=ports), stdout=out, stderr=out)
+        process = subprocess.Popen(**command(home, *arguments, own_ports=own_ports), stdout=out, stderr=out)
     found = Up(process, home, terminal)
     try:
         deadline_s = time.monotonic() + READY_WITHIN_S
@@ -132,7 +133,7 @@ def test_up__started_and_interrupted__everything_answers_and_nothing_is_left(tmp
         assert "stopped" in up.text()
     assert processes_of(home) == []
     # The password is shown once. Devices find the server where they were told that it is.
-    with running(home, ports=None) as again:
+    with running(home, own_ports=False) as again:
         assert "admin /" not in again.text()
         assert {**again.note, "pids": None, "started_at": None} == {**note, "pids": None, "started_at": None}
         assert "warning" not in again.text()
@@ -143,8 +144,9 @@ def test_up__started_and_interrupted__everything_answers_and_nothing_is_left(tmp
 def test_up__stopped_while_it_starts__ends_cleanly_and_soon(tmp_path: Path) -> None:
     home = tmp_path / "home"
     terminal = tmp_path / "terminal"
+    any_ports = ("--port", "0", "--device-port", "0", "--broker-port", "0")
     with terminal.open("w") as out:
-        process = subprocess.Popen(**command(home), stdout=out, stderr=out)
+        process = subprocess.Popen(**command(home, *any_ports, own_ports=False), stdout=out, stderr=out)
     log = home / "logs" / "web.log"
     # The moment at which granian's parent runs and its worker is still loading.
     wait_for(lambda: log.exists() and "Spawning worker" in log.read_text(), "the web server", READY_WITHIN_S)
@@ -248,7 +250,7 @@ def test_up__environment_makes_no_sense__one_line_and_status_1(tmp_path: Path) -
 
 def test_up__database_does_not_answer__one_line_and_status_1(tmp_path: Path) -> None:
     start = command(tmp_path / "home")
-    start["env"]["MODELFLEET_DATABASE_URL"] = f"postgres://nobody@{LOOPBACK}:{any_free_port()}/nothing"
+    start["env"]["MODELFLEET_DATABASE_URL"] = f"postgres://nobody@{LOOPBACK}:{own_port()}/nothing"
     done = subprocess.run(**start, capture_output=True, check=False, timeout=60)
     assert done.returncode == 1
     assert len(done.stderr.strip().splitlines()) == 1
@@ -260,7 +262,7 @@ def test_up__database_does_not_answer__one_line_and_status_1(tmp_path: Path) -> 
 def lan_up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     """An installation that is open to the network; the network is this machine."""
     home = tmp_path_factory.mktemp("lan") / "home"
-    with running(home, "--device-web-port", "0", "--lan", LOOPBACK) as up:
+    with running(home, "--device-web-port", str(own_port()), "--lan", LOOPBACK) as up:
         yield up
 
 

@@ -77,14 +77,14 @@ def test_postgres__started_and_stopped__leaves_neither_process_nor_files() -> No
     server.stop()
 
 
-def test_plan__all_folders__runs_server_on_both_databases_and_processes_alone() -> None:
+def test_plan__all_folders__runs_server_on_both_databases_and_processes_by_themselves() -> None:
     tiers = run.plan(["contract", "domain", "e2e", "server", "ui"])
     assert [(tier.name, tier.folders, tier.parallel) for tier in tiers] == [
         ("fast", ("contract", "domain"), True),
         ("server-sqlite", ("server",), True),
         ("server-postgres", ("server",), True),
         ("ui", ("ui",), False),
-        ("e2e", ("e2e",), False),
+        ("e2e", ("e2e",), True),
     ]
 
 
