@@ -47,6 +47,44 @@ def test_patched__what_the_library_made__the_new_file(tmp_path: Path, name: str)
     assert applied(tmp_path, old, bsdiff4.diff(old, new)) == new
 
 
+@pytest.mark.parametrize("reach", [40, 3_000_000], ids=["near", "far"])
+def test_patched__many_small_steps__what_the_library_makes(tmp_path: Path, reach: int) -> None:
+    dice = np.random.default_rng(reach)
+    old = dice.integers(0, 256, 4_000_000, dtype=np.uint8).tobytes()
+    controls, place, added, copied = bytearray(), 0, 0, 0
+    for _ in range(9_000):
+        add, copy = (int(count) for count in dice.integers(0, 60, 2))
+        target = min(len(old) - 60, max(0, place + add + int(dice.integers(-reach, reach + 1))))
+        seek = target - place - add
+        controls += struct.pack("<QQQ", add, copy, seek if seek >= 0 else 1 << 63 | -seek)
+        place, added, copied = target, added + add, copied + copy
+    differences, extra = (dice.integers(0, 256, count, dtype=np.uint8).tobytes() for count in (added, copied))
+    patch = forged(bytes(controls), differences, extra, added + copied)
+    assert applied(tmp_path, old, patch) == bsdiff4.patch(old, patch)
+
+
+def test_patched__as_many_steps_as_a_patch_may_have__read_and_written_together(tmp_path: Path) -> None:
+    size = MIB
+    steps = size // 8
+    patch = forged(struct.pack("<QQQ", 8, 0, 1 << 63 | 8) * steps, bytes(size), b"", size)
+    assert len(patch) < 3_000
+    reads: list[int] = []
+    written: list[int] = []
+
+    class Watched:
+        size = 8
+
+        def read_at(self, offset: int, length: int) -> bytes:
+            reads.append(offset)
+            return b"12345678"[offset : offset + length]
+
+    (tmp_path / "patch").write_bytes(patch)
+    with PreadFile(tmp_path / "patch") as source:
+        patched(Watched(), source, source.size, lambda content: written.append(len(content)))
+    assert sum(written) == size
+    assert max(len(reads), len(written)) < steps / 1_000
+
+
 @pytest.mark.parametrize("which", ["extra", "differences", "controls"])
 def test_patched__a_few_bytes_that_inflate_to_24_mib__fixed_memory(tmp_path: Path, which: str) -> None:
     size = 24 * MIB
@@ -96,6 +134,10 @@ def test_patched__a_few_bytes_that_inflate_to_24_mib__fixed_memory(tmp_path: Pat
         (forged(struct.pack("<QQQ", 5, 0, 0), b"12345", b"", 5), "old bytes"),
         (forged(struct.pack("<QQQQQQ", 1, 0, 1 << 63 | 9, 4, 0, 0), b"12345", b"", 5), "old bytes"),
         (forged(struct.pack("<QQQ", 1 << 63 | 5, 5, 0), b"", b"12345", 5), "lengths"),
+        (
+            forged(struct.pack("<QQQ", 0, 1, (1 << 63) - 1) * 3 + struct.pack("<QQQ", 1, 1, 0), b"1", b"1234", 40),
+            "old bytes",
+        ),
     ],
     ids=[
         "empty",
@@ -111,6 +153,7 @@ def test_patched__a_few_bytes_that_inflate_to_24_mib__fixed_memory(tmp_path: Pat
         "beyond the old file",
         "before the old file",
         "negative step",
+        "farther than any file",
     ],
 )
 def test_patched__forged__refused(tmp_path: Path, patch: bytes, said: str) -> None:
