@@ -68,8 +68,9 @@ _EXPONENTS: Final = {
     Element.F32: (23, 0xFF),
     Element.F64: (52, 0x7FF),
 }
-# Bits of float16's infinity; the upper bits, as float32, of its least normal number and of what is too large for it.
+# Bits of float16's infinity and least normal number; as float32, the upper bits of that and of what is too large for float16.
 _HALF_INFINITY: Final = 0x7C00
+_LEAST_HALF: Final = 0x0400
 _LEAST_NORMAL_HALF: Final = 0x3880
 _NO_HALF: Final = 0x4780
 
@@ -143,17 +144,22 @@ def bits_of(values: Reals, element: Element) -> Integers:
 
 
 def _halves(raw: Integers) -> Reals:
-    """What `astype` makes of float16, in a fifth of its time: the bits in their places of a float32, and its exponent raised."""
+    """What `astype` makes of float16, in half of its time: the bits in their places of a float32, and its exponent raised.
+
+    The few that are no normal float16 go its way: what has a least normal number for a factor is zero on some machines.
+    """
     import numpy as np
 
     wide = raw.astype(np.int32)
     wide <<= 13
     # The sign was copied into what is the exponent's top now.
     wide &= ~0x70000000
+    wide += 112 << 23
+    top = raw.view(np.uint16) << np.uint16(1)
+    top -= np.uint16(_LEAST_HALF << 1)
+    others = np.flatnonzero(top >= np.uint16((_HALF_INFINITY - _LEAST_HALF) << 1))
     values = wide.view(np.float32)
-    values *= np.float32(2.0**112)
-    if len(values) and (raw.view(np.uint16) << 1).max() >= _HALF_INFINITY << 1:
-        return raw.view("<f2").astype(np.float32)
+    values[others] = raw[others].view("<f2").astype(np.float32)
     return values
 
 
