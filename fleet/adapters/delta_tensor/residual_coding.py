@@ -5,6 +5,7 @@ from __future__ import annotations
 import lzma
 import math
 import zlib
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
@@ -30,9 +31,8 @@ _COUNTED: Final = 5
 _MIN_THINNED: Final = 1 << 16
 # About how many differences it takes to judge classes by.
 _JUDGED: Final = 1 << 14
-# Of a float32: its sign, exponent and two bits of its fraction.
-_SYMBOL_BITS: Final = 11
-_SYMBOL_SHIFT: Final = 32 - _SYMBOL_BITS
+# What is below a float32's sign, exponent and two bits of its fraction.
+_SYMBOL_SHIFT: Final = 32 - 11
 
 
 class Coding(StrEnum):
@@ -63,10 +63,10 @@ def encode(
     if scale is not None and len(values) >= 2 * _MIN_BUCKET:
         contexts = residuals.contexts_of(scale, classes, len(differences))
         step = _COUNTED if len(contexts) >= _MIN_THINNED else 1
-        cuts = _cuts(contexts[::step], values[::step], len(contexts))
+        cuts = _cuts(contexts[::step], np.abs(values[::step].astype(np.float32)), len(contexts))
         if len(cuts):
             buckets, sizes = residuals.buckets_of(contexts, cuts)
-            values = values[np.argsort(buckets, kind="stable")]
+            values = values.take(np.argsort(buckets, kind="stable"))
     mode = Mode.PCODEC if coding is Coding.PCODEC else Mode.PLANES
     head = bytes((mode,)) + (bytes(1) if classes is None else classes.pack())
     head += bytes((len(cuts),)) + cuts.astype("<i2").tobytes()
@@ -82,47 +82,65 @@ def _classes(differences: Integers, scale: NDArray[np.int16] | None, shape: tupl
     if scale is None or len(found) == 1:
         return found[0].classes
     step = (len(differences) // _JUDGED) | 1
-    some, scales = differences[::step], scale[::step] << 1
-    places = np.arange(0, len(differences), step)
-    prices = [item.written_bits + step * _bits(some, scales, item.classes, places, len(differences)) for item in found]
+    some = differences[::step]
+    judged = _Judged(
+        np.abs(some.astype(np.float32)),
+        _symbols(some),
+        scale[::step] << 1,
+        np.arange(0, len(differences), step),
+        len(differences),
+    )
+    prices = [item.written_bits + step * _bits(judged, item.classes) for item in found]
     return found[int(np.argmin(prices))].classes
 
 
 def _symbols(differences: Integers) -> NDArray[np.int64]:
     """What is entropy coded of differences: sign, length in bits and two bits more. What lies below takes as much in any context."""
-    return (differences.astype(np.float32).view(np.uint32) >> _SYMBOL_SHIFT).astype(np.int64)
+    seen = (differences.astype(np.float32).view(np.uint32) >> _SYMBOL_SHIFT).astype(np.int64)
+    # Numbered without gaps: there are few of the many that there might be.
+    return (np.cumsum(np.bincount(seen) > 0) - 1)[seen]
 
 
-def _bits(
-    differences: Integers,
-    scales: NDArray[np.int16],
-    classes: Classes | None,
-    places: NDArray[np.int64],
-    count: int,
-) -> float:
-    """The conditional entropy of the symbols of differences that stand at `places` of a run of `count`, in bits in all."""
-    contexts = scales
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """Some differences of a run of `count`: how large they are, what is coded of them, contexts without classes, and places."""
+
+    sizes: NDArray[np.float32]
+    symbols: NDArray[np.int64]
+    scales: NDArray[np.int16]
+    places: NDArray[np.int64]
+    count: int
+
+
+def _bits(some: _Judged, classes: Classes | None) -> float:
+    """The conditional entropy of the symbols that are not left out, in bits in all."""
+    sizes, symbols, contexts = some.sizes, some.symbols, some.scales
     if classes is not None:
-        kept, expected = magnitudes.at(classes, places)
-        differences, contexts = differences[kept], (scales - expected)[kept]
-    if not len(differences):
+        kept, expected = magnitudes.at(classes, some.places)
+        contexts = contexts - expected
+        if not kept.all():
+            sizes, symbols, contexts = sizes[kept], symbols[kept], contexts[kept]
+    if not len(sizes):
         return 0.0
-    symbols = _symbols(differences)
-    cuts = _cuts(contexts, differences, count * len(symbols) // len(places))
+    cuts = _cuts(contexts, sizes, some.count * len(symbols) // len(some.places))
     buckets = residuals.buckets_of(contexts, cuts)[0].astype(np.int64)
-    table = np.bincount((buckets << _SYMBOL_BITS) + symbols, minlength=len(cuts) + 1 << _SYMBOL_BITS)
-    totals = table.reshape(-1, 1 << _SYMBOL_BITS).sum(axis=1)
+    width = int(symbols.max()) + 1
+    buckets *= width
+    buckets += symbols
+    table = np.bincount(buckets, minlength=(len(cuts) + 1) * width)
+    totals = table.reshape(-1, width).sum(axis=1)
     cells, totals = table[table > 0], totals[totals > 0]
     plain = float((totals * np.log2(totals)).sum() - (cells * np.log2(cells)).sum())
     # A sample's entropy is too low by about half a symbol's for each that it has (Miller and Madow, 1955).
     return plain + (len(cells) - len(totals)) / (2 * math.log(2))
 
 
-def _cuts(some: NDArray[np.int16], differences: Integers, count: int) -> NDArray[np.int16]:
+def _cuts(some: NDArray[np.int16], sizes: NDArray[np.float32], count: int) -> NDArray[np.int16]:
     """Where to part `count` contexts so that buckets take about as many bits each and none is too small, judged by some of them."""
     lowest = int(some.min())
-    counts = np.bincount(some - lowest)
-    sums = np.bincount(some - lowest, np.abs(differences.astype(np.float32)))
+    places = some.astype(np.int64)
+    places -= lowest
+    counts, sums = np.bincount(places), np.bincount(places, sizes)
     # About what a geometric distribution with this mean takes.
     bits = counts * np.log2(1.0 + 4.0 * sums / np.maximum(counts, 1))
     smallest = _MIN_BUCKET * len(some) // count
@@ -130,9 +148,10 @@ def _cuts(some: NDArray[np.int16], differences: Integers, count: int) -> NDArray
     cuts: list[int] = []
     size, left = 0, len(some)
     spent, rest = 0.0, float(bits.sum())
-    for index, (number, price) in enumerate(zip(counts.tolist(), bits.tolist(), strict=True)):
+    present = np.flatnonzero(counts)
+    for index, number, price in zip(present.tolist(), counts[present].tolist(), bits[present].tolist(), strict=True):
         is_enough = size >= smallest and left >= smallest and spent >= share and rest >= share
-        if is_enough and number and len(cuts) < residuals.MAX_CUTS:
+        if is_enough and len(cuts) < residuals.MAX_CUTS:
             cuts.append(lowest + index)
             size, spent = 0, 0.0
         size, left = size + number, left - number
