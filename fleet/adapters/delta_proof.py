@@ -4,17 +4,15 @@ Blocks need nothing of each other, so a few are decoded at a time. Keeps nothing
 """
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final
 
 from device_client.wire.tensor1 import decoder
 from device_client.wire.tensor1.io import RandomAccess
-
-_THREADS: Final = 2
+from fleet.adapters.delta_tensor.threads import THREADS
 
 
 def proven_sha256(patch: RandomAccess, old: RandomAccess) -> bytes:
     """The digest of what a device would get, which is what the patch announces; raises a MalformedPatchError otherwise."""
-    pool = ThreadPoolExecutor(_THREADS)
+    pool = ThreadPoolExecutor(THREADS)
     try:
         return decoder.apply(patch, old, _nowhere, workers=pool).new_sha256
     finally:

@@ -44,9 +44,9 @@ from fleet.adapters.delta_tensor.planning import Plan, Planner, streams
 from fleet.adapters.delta_tensor.residual_coding import Coding
 from fleet.adapters.delta_tensor.stats import EncodeStats, TensorStats
 from fleet.adapters.delta_tensor.streams import lzma_ratio, payloads
+from fleet.adapters.delta_tensor.threads import THREADS
 from fleet.domain.layouts import Layout
 
-THREADS: Final = 2
 _AHEAD: Final = 2 * THREADS + 1
 _HASHED: Final = 1 << 20
 # The whole new file is tried as LZMA streams when that looks smaller than the patch, by this much at most.

@@ -5,8 +5,9 @@ matched against the old file's, and what has no match is literal, or a stream wh
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, TypeAlias
 
 from device_client.wire.tensor1.blocks import LARGE_RUN_BYTES
 from device_client.wire.tensor1.elements import Element
@@ -32,6 +33,7 @@ from fleet.adapters.delta_tensor.samples import Sample
 from fleet.adapters.delta_tensor.scales import Derived, Scales
 from fleet.adapters.delta_tensor.streams import lzma_ratio
 from fleet.adapters.delta_tensor.tensors import Pairing, Tensor, is_transposed, tensor_of
+from fleet.adapters.delta_tensor.threads import THREADS
 from fleet.domain.layouts import Layout, Segment
 
 _COMPARED: Final = 1 << 19
@@ -48,6 +50,9 @@ _MIN_REGION: Final = 1024
 # Classes of rows and columns, which samples do not show, take a part of what a product of thin matrices would save.
 _WORTH: Final = {Predictor.LOW_RANK: 0.9}
 _MIN_FITTED: Final = 4096
+# Bytes of tensors that a thread looks at in one go, and how many tensors.
+_BATCH: Final = 256 << 10
+_MAX_BATCH: Final = 64
 _INCOMPRESSIBLE: Final = 0.995
 _BYTES: Final = (Field(Element.U8, 1),)
 _NONE: Final = range(0)
@@ -79,6 +84,9 @@ class Plan:
     unchanged: frozenset[int] = frozenset()
 
 
+_Match: TypeAlias = tuple[Segment, Segment | None]
+
+
 @dataclass(slots=True)
 class Planner:
     """Plans one pair."""
@@ -90,7 +98,6 @@ class Planner:
     coding: Coding
     block_bytes: int
     _steps: list[Step] = field(default_factory=list)
-    _unmatched: int = 0
     _unchanged: set[int] = field(default_factory=set)
     _scales: Scales = field(init=False)
 
@@ -100,8 +107,7 @@ class Planner:
         matched = [(segment, pairing.match(self.new, segment)) for segment in self.new_layout.segments]
         self._scales = Scales(self.old, self.new, matched)
         position = 0
-        for number, (segment, source) in enumerate(matched):
-            step = self._tensor(segment, source)
+        for number, ((segment, _), step) in enumerate(zip(matched, self._tensors(matched), strict=True)):
             if step is None:
                 continue
             self._open(position, segment.offset)
@@ -116,6 +122,21 @@ class Planner:
         return self._finished()
 
     # ------------------------------------------------------------------------------------ tensors
+
+    def _tensors(self, matched: Sequence[_Match]) -> Iterator[list[Step] | None]:
+        """How to make each tensor, in order. They are looked at beside each other, unless what one takes is gone for the next."""
+        if self._scales.is_limited:
+            yield from (self._tensor(*match) for match in matched)
+            return
+        pool = ThreadPoolExecutor(THREADS)
+        try:
+            for steps in pool.map(self._batch, _batches(matched)):
+                yield from steps
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _batch(self, matched: Sequence[_Match]) -> list[list[Step] | None]:
+        return [self._tensor(*match) for match in matched]
 
     def _tensor(self, segment: Segment, source: Segment | None) -> list[Step] | None:
         """How to make a tensor; None leaves its bytes to the search for equal bytes."""
@@ -163,8 +184,8 @@ class Planner:
                 return [Step(Instruction(Kind.DELTA, length, fields=tensor.fields))]
         return self._gap_later(offset, length)
 
-    def _gap_later(self, offset: int, length: int) -> list[Step]:
-        self._unmatched += length
+    @staticmethod
+    def _gap_later(offset: int, length: int) -> list[Step]:
         return [Step(Instruction(Kind.LITERAL, length, offset))]
 
     def _predicted(self, tensor: Tensor, before: Tensor, length: int) -> list[Step]:
@@ -264,10 +285,11 @@ class Planner:
 
     def _fill(self) -> None:
         """Replace placeholders by what equal bytes of the old file and the rest make of them."""
-        if not self._unmatched:
+        unmatched = sum(step.item.length for step in self._steps if step.item.kind is Kind.LITERAL)
+        if not unmatched:
             return
         gaps = list(self.old_layout.gaps())
-        if self._unmatched > 2 * sum(length for _, length in gaps) + _WIDE_SEARCH:
+        if unmatched > 2 * sum(length for _, length in gaps) + _WIDE_SEARCH:
             gaps = [(0, self.old.size)]
         search = Search(self.old, self.new, gaps, _MAX_MATCHES)
         filled: list[Step] = []
@@ -370,6 +392,16 @@ class Planner:
             return [Step(Instruction(Kind.LITERAL, length), tensors=step.tensors)]
         method = STORED if lzma_ratio(self.new, offset, length, probes=16) > _INCOMPRESSIBLE else lzma_method(3, 0, 0)
         return [Step(item, tensors=step.tensors) for item in streams(length, method)]
+
+
+def _batches(matched: Sequence[_Match]) -> Iterator[Sequence[_Match]]:
+    """Runs of neighbours with enough to do that handing them to a thread costs nothing beside."""
+    start = size = 0
+    for number, (segment, _) in enumerate(matched, 1):
+        size += segment.length
+        if size >= _BATCH or number - start == _MAX_BATCH or number == len(matched):
+            yield matched[start:number]
+            start, size = number, 0
 
 
 def streams(length: int, method: int) -> list[Instruction]:

@@ -73,6 +73,11 @@ class Scales:
             if segment.dtype is Dtype.INT32 and segment.quantisation is not None:
                 self._add_multiple(segment.quantisation)
 
+    @property
+    def is_limited(self) -> bool:
+        """Whether what `at` says depends on what it was asked before."""
+        return bool(self._by_offset)
+
     def at(self, offset: int) -> Derived | None:
         """The scales at an offset of the new file; None also when a device would have to read too much by now."""
         found = self._by_offset.get(offset)

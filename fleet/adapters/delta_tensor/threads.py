@@ -5,5 +5,9 @@ time of planning a patch. Where numpy was imported before, this changes nothing.
 """
 
 import os
+from typing import Final
+
+# How many do the encoder's work, beside the one that hands it out.
+THREADS: Final = 2
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
