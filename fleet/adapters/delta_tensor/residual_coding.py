@@ -27,10 +27,10 @@ _MIN_BUCKET: Final = 1024
 # Half as many again would save 0.1-0.3% and take an eighth more time, on both sides.
 _MAX_BUCKETS: Final = 16
 # Of many contexts, every so manieth is counted; not a power of two, so that columns of matrices count alike.
-_COUNTED: Final = 5
+_COUNTED: Final = 17
 _MIN_THINNED: Final = 1 << 16
 # About how many differences it takes to judge classes by.
-_JUDGED: Final = 1 << 14
+_JUDGED: Final = 1 << 12
 # What is below a float32's sign, exponent and two bits of its fraction.
 _SYMBOL_SHIFT: Final = 32 - 11
 
