@@ -214,6 +214,46 @@ def test_patch__tensors_whose_names_moved__goes_by_what_they_hold() -> None:
     assert len(patch) < 0.25 * len(new)
 
 
+@pytest.mark.parametrize("columns", [96, 64], ids=["oblong", "square"])
+@pytest.mark.parametrize("is_quantised", [False, True], ids=["floats", "quantised"])
+def test_patch__matrices_renamed_and_transposed__still_finds_them(columns: int, *, is_quantised: bool) -> None:
+    before = {f"layer.{index}": weights(index, 64, columns) for index in range(40)}
+
+    def converted(array: np.ndarray) -> np.ndarray:
+        turned = np.ascontiguousarray(array.T)
+        return np.rint(turned * F32(30)).clip(-127, 127).astype(np.int8) if is_quantised else turned
+
+    old = files.safetensors(before)
+    new = files.safetensors(
+        {f"onnx::MatMul_{7 * index % 40}": converted(before[f"layer.{index}"]) for index in range(40)}
+    )
+    patch, _ = make(old, new)
+    assert applied(old, patch) == new
+    assert len(patch) < 0.03 * len(new)
+
+
+def test_patch__square_matrices_transposed_under_their_names__still_finds_them() -> None:
+    before = {f"layer.{index}": weights(index, 64, 64) for index in range(6)}
+    old = files.safetensors(before)
+    new = files.safetensors({name: np.ascontiguousarray(array.T) for name, array in before.items()})
+    patch, _ = make(old, new)
+    assert applied(old, patch) == new
+    assert len(patch) < 0.03 * len(new)
+
+
+def test_patch__tensors_renamed_and_reshaped__still_finds_them() -> None:
+    shapes = [(64, 96, 1, 1), (96, 64, 1), (6144, 1), (32, 8, 24)]
+    before = {f"layer.{index}": weights(index, 64, 96) for index in range(4)}
+    after = {f"conv.{index}": before[f"layer.{index}"] for index in range(4)}
+    old = files.safetensors(before)
+    new = files.safetensors(
+        {name: array.reshape(shape) for (name, array), shape in zip(after.items(), shapes, strict=True)}
+    )
+    patch, _ = make(old, new)
+    assert applied(old, patch) == new
+    assert len(patch) < 0.03 * len(new)
+
+
 @pytest.mark.parametrize("cast", ["f2", "bf16"])
 def test_patch__tensors_renamed_and_rounded__still_finds_them(cast: str) -> None:
     before = {f"layer.{index}": weights(index, 64, 96) for index in range(6)}

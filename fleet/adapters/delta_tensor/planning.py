@@ -32,7 +32,7 @@ from fleet.adapters.delta_tensor.residual_coding import Coding
 from fleet.adapters.delta_tensor.samples import Sample
 from fleet.adapters.delta_tensor.scales import Derived, Scales
 from fleet.adapters.delta_tensor.streams import lzma_ratio
-from fleet.adapters.delta_tensor.tensors import Pairing, Tensor, is_transposed, tensor_of
+from fleet.adapters.delta_tensor.tensors import Pairing, Tensor, is_transposed, squeezed, tensor_of
 from fleet.adapters.delta_tensor.threads import THREADS
 from fleet.domain.layouts import Layout, Segment
 
@@ -99,12 +99,13 @@ class Planner:
     block_bytes: int
     _steps: list[Step] = field(default_factory=list)
     _unchanged: set[int] = field(default_factory=set)
+    _pairing: Pairing = field(init=False)
     _scales: Scales = field(init=False)
 
     def plan(self) -> Plan:
         """Everything, in order."""
-        pairing = Pairing(self.old, self.old_layout)
-        matched = [(segment, pairing.match(self.new, segment)) for segment in self.new_layout.segments]
+        self._pairing = Pairing(self.old, self.old_layout)
+        matched = [(segment, self._pairing.match(self.new, segment)) for segment in self.new_layout.segments]
         self._scales = Scales(self.old, self.new, matched)
         position = 0
         for number, ((segment, _), step) in enumerate(zip(matched, self._tensors(matched), strict=True)):
@@ -147,16 +148,14 @@ class Planner:
         if source is None:
             return None if segment.length < _MIN_FITTED else self._alone(tensor, segment.offset, segment.length)
         before = tensor_of(source)
-        turned = is_transposed(source, segment)
-        if before.fields == tensor.fields and not (turned and source.shape != segment.shape):
+        if before.fields == tensor.fields and not self._pairing.is_turned(segment, source):
             shared = min(source.length, segment.length)
             if shared == segment.length and self._equal(source.offset, segment.offset, shared):
                 return [Step(Instruction(Kind.COPY, shared, source.offset))]
             steps = self._predicted(tensor, before, shared)
             rest = segment.length - shared
             return steps + (self._alone(tensor, segment.offset + shared, rest) if rest else [])
-        same = source.shape == segment.shape or turned
-        if same and tensor.element is not None and before.element is not None:
+        if source.elements == segment.elements and tensor.element is not None and before.element is not None:
             return self._converted(tensor, before)
         packed = fitting.packed(self.old, self.new, before, tensor)
         if packed is not None:
@@ -247,12 +246,12 @@ class Planner:
 
     def _orders(self, tensor: Tensor, source: Segment) -> Iterator[int]:
         """How the old numbers may have to be read: as they lie (0), or by the columns of so many rows."""
-        if source.shape == tensor.segment.shape:
+        turned = is_transposed(source, tensor.segment)
+        rows, *_ = squeezed(source.shape) or (1,)
+        if not turned or rows * rows == tensor.count:
             yield 0
-        if is_transposed(source, tensor.segment):
-            rows = source.shape[0]
-            if rows <= MAX_OLD_ROWS and rows * tensor.record_bytes * MIN_COLUMNS <= self.block_bytes:
-                yield rows
+        if turned and rows <= MAX_OLD_ROWS and rows * tensor.record_bytes * MIN_COLUMNS <= self.block_bytes:
+            yield rows
 
     def _conversions(self, segment: Segment, element: Element, sample: Sample) -> Iterator[Fit]:
         """What may have been done to floats that are of another type, or in another order, now."""

@@ -44,7 +44,14 @@ _ROUNDED: Final = 0.01
 _MIN_DOUBTED: Final = 4096
 _FEW: Final = 64
 _MATRIX: Final = 2
+# Rows and columns of a matrix whose crossings are compared, and how alike numbers must be for one to be made of the other.
+_GRID: Final = 16
+_CORRELATED: Final = 0.8
+_SHORT_ROW_BYTES: Final = 8192
+# Of more matrices of one shape, which nobody's conversion has renamed, none is looked for by its columns.
+_MAX_TURNED: Final = 4096
 _FLOATS: Final = frozenset({Dtype.FLOAT32, Dtype.FLOAT16, Dtype.BFLOAT16})
+_QUANTISED: Final = frozenset({Dtype.INT8, Dtype.UINT8})
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,23 +113,34 @@ class Pairing:
         self._old = old
         self._by_name: dict[str, list[Segment]] = {}
         self._by_base: dict[str, list[Segment]] = {}
-        self._by_shape: dict[tuple[Dtype, tuple[int, ...]], list[Segment]] = {}
+        self._by_count: dict[tuple[Dtype, int], list[Segment]] = {}
+        self._by_shape: dict[tuple[int, ...], list[Segment]] = {}
         for segment in layout.segments:
             self._by_name.setdefault(segment.name, []).append(segment)
             self._by_base.setdefault(base_name(segment.name), []).append(segment)
-            self._by_shape.setdefault((segment.dtype, segment.shape), []).append(segment)
+            self._by_count.setdefault((segment.dtype, segment.elements), []).append(segment)
+            if segment.dtype in _FLOATS:
+                self._by_shape.setdefault(squeezed(segment.shape), []).append(segment)
         self._used: set[int] = set()
-        self._sketches: dict[tuple[Dtype, tuple[int, ...]], Sketches] = {}
+        # Where new tensors lie of which their numbers say whether they are the old ones by columns.
+        self._turned: dict[int, bool] = {}
+        self._sketches: dict[tuple[Dtype, int], Sketches] = {}
+        self._grids: dict[tuple[int, ...], Sketches] = {}
 
     def match(self, new: RandomAccess, segment: Segment) -> Segment | None:
         """The old tensor that predicts this one best, or None."""
         found = self._named(segment)
         if found is None or not self._is_likely(new, segment, found):
             # Exporters number nameless weights, and number them otherwise the next time.
-            found = self._alike(new, segment) or found or self._cast_of(new, segment)
+            found = self._alike(new, segment) or self._converted(new, segment) or found or self._cast_of(new, segment)
         if found is not None:
             self._used.add(found.offset)
         return found
+
+    def is_turned(self, segment: Segment, found: Segment) -> bool:
+        """Whether a new tensor is its old one by columns, as far as is known; a square one that was not looked at is not."""
+        is_square = squeezed(segment.shape) == squeezed(found.shape)
+        return self._turned.get(segment.offset, not is_square and is_transposed(found, segment))
 
     def _is_likely(self, new: RandomAccess, segment: Segment, found: Segment) -> bool:
         """Whether what bears the same name holds like numbers; taken for granted where that is not to be seen at once."""
@@ -146,7 +164,7 @@ class Pairing:
         return None
 
     def _alike(self, new: RandomAccess, segment: Segment) -> Segment | None:
-        """Of the old tensors of this shape and type, the one whose probes are nearest; unused ones win ties."""
+        """Of the old tensors of this size and type, the one whose probes are nearest; unused ones win ties."""
         if segment.length < 2 * _PROBE_BYTES:
             return None
         candidates = self._likely(new, segment, segment.dtype)
@@ -159,6 +177,8 @@ class Pairing:
             distance = _distance(wanted, _probes(self._old, item, tensor))
             if distance < nearest:
                 best, nearest = item, distance
+        if best is not None:
+            self._turned[segment.offset] = False
         return best
 
     def _cast_of(self, new: RandomAccess, segment: Segment) -> Segment | None:
@@ -172,10 +192,33 @@ class Pairing:
                     return item
         return None
 
+    def _converted(self, new: RandomAccess, segment: Segment) -> Segment | None:
+        """The matrix of floats that this one is by columns, or quantised, whatever either was called."""
+        shape = squeezed(segment.shape)
+        is_float = segment.dtype in _FLOATS
+        if len(shape) != _MATRIX or min(shape) < _GRID or not (is_float or segment.dtype in _QUANTISED):
+            return None
+        wanted = _grid(new, segment)
+        # Floats that lie as they did are found by probes.
+        for turned in (True,) if is_float else (False, True):
+            key = shape[::-1] if turned else shape
+            candidates = self._by_shape.get(key, ())
+            if not 0 < len(candidates) <= _MAX_TURNED:
+                continue
+            if key not in self._grids:
+                self._grids[key] = Sketches([sketch(_grid(self._old, item).reshape(-1)) for item in candidates])
+            cells = (wanted.T if turned else wanted).reshape(-1)
+            for number in self._grids[key].nearest(sketch(cells), 2):
+                if _correlation(cells, _grid(self._old, candidates[number]).reshape(-1)) > _CORRELATED:
+                    if turned and is_float:
+                        self._turned[segment.offset] = True
+                    return candidates[number]
+        return None
+
     def _likely(self, new: RandomAccess, segment: Segment, dtype: Dtype) -> Sequence[Segment]:
-        """The old tensors of this shape and that type, or those whose sketches say that they may be what is looked for."""
-        key = (dtype, segment.shape)
-        candidates = self._by_shape.get(key, [])
+        """The old tensors with so many elements of that type, or those whose sketches say that they may be what is looked for."""
+        key = (dtype, segment.elements)
+        candidates = self._by_count.get(key, [])
         if len(candidates) <= _ALL_PROBED:
             return candidates
         if key not in self._sketches:
@@ -197,8 +240,14 @@ def fits(old: Segment, new: Segment) -> bool:
 
 def is_transposed(old: Segment, new: Segment) -> bool:
     """Whether `new` may be the matrix `old` by columns. A square one may be both."""
+    shape = squeezed(new.shape)
     plain = old.blocks is None and new.blocks is None
-    return plain and len(new.shape) == _MATRIX and min(new.shape) > 1 and old.shape == new.shape[::-1]
+    return plain and len(shape) == _MATRIX and squeezed(old.shape) == shape[::-1]
+
+
+def squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape without dimensions of 1."""
+    return tuple(size for size in shape if size != 1)
 
 
 def _probes(file: RandomAccess, segment: Segment, tensor: Tensor) -> NDArray[np.float64]:
@@ -219,6 +268,30 @@ def _few(file: RandomAccess, segment: Segment) -> NDArray[np.float64]:
     places = [(available - count) * index // (_PROBES - 1) for index in range(_PROBES)]
     runs = [file.read_at(segment.offset + place * element.width, count * element.width) for place in places]
     return numbers(b"".join(runs), element)
+
+
+def _grid(file: RandomAccess, segment: Segment) -> NDArray[np.float64]:
+    """Numbers of a matrix at the crossings of some rows and as many columns."""
+    rows, columns = squeezed(segment.shape)
+    element = tensor_of(segment).element or Element.U8
+    width = element.width
+    places = [(columns - 1) * column // (_GRID - 1) * width for column in range(_GRID)]
+    cells = []
+    for start in (segment.offset + (rows - 1) * row // (_GRID - 1) * columns * width for row in range(_GRID)):
+        if columns * width <= _SHORT_ROW_BYTES:
+            content = file.read_at(start, columns * width)
+            cells += [content[place : place + width] for place in places]
+        else:
+            cells += [file.read_at(start + place, width) for place in places]
+    return numbers(b"".join(cells), element).reshape(_GRID, _GRID)
+
+
+def _correlation(left: NDArray[np.float64], right: NDArray[np.float64]) -> float:
+    """Of two samples; 0 where one has no spread."""
+    with np.errstate(all="ignore"):
+        a, b = left - left.mean(), right - right.mean()
+        spread = float(np.sqrt((a @ a) * (b @ b)))
+        return float(a @ b) / spread if 0 < spread < np.inf else 0.0
 
 
 def numbers(content: bytes, element: Element) -> NDArray[np.float64]:
