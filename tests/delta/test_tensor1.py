@@ -287,6 +287,43 @@ def test_patch__nothing_in_common__is_no_larger_than_the_best_full_encoding_and_
     assert len(patch) <= min(len(new), len(lzma.compress(new, preset=6))) + 256
 
 
+def _lines() -> bytes:
+    dice = random.Random(3)
+    return "\n".join(
+        f"{dice.random():.4f} worker[{dice.randrange(900)}]: took {dice.randrange(80)} ms" for _ in range(9_000)
+    ).encode()
+
+
+def _records() -> bytes:
+    dice = np.random.default_rng(4)
+    kinds = np.dtype([("number", "<u4"), ("place", "<u2"), ("kind", "u1"), ("name", "S9")])
+    table = np.zeros(20_000, kinds)
+    table["number"], table["kind"] = np.cumsum(dice.integers(1, 9, len(table))), dice.integers(0, 4, len(table))
+    table["place"] = dice.normal(500, 40, len(table))
+    table["name"] = dice.choice([b"defect", b"scratch", b"dent", b"none"], len(table))
+    return table.tobytes()
+
+
+def _counters() -> bytes:
+    dice = np.random.default_rng(5)
+    return bytes((dice.integers(0, 40, 60_000) * 4096 + dice.normal(0, 30, 60_000).astype(np.int64)).astype("<u4"))
+
+
+def _shades() -> bytes:
+    y, x = np.mgrid[0:400, 0:600]
+    noise = np.random.default_rng(6).normal(0, 2, x.shape)
+    return bytes((128 + 60 * np.sin(x / 90) + 50 * np.cos(y / 70) + noise).clip(0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    "new", [_lines(), _records(), _counters(), _shades()], ids=["lines", "records", "counters", "shades"]
+)
+def test_patch__bytes_of_any_kind__no_larger_than_xz_at_its_hardest_and_256_bytes(new: bytes) -> None:
+    patch, _ = make(b"", new)
+    assert applied(b"", patch) == new
+    assert len(patch) <= len(lzma.compress(new, preset=9 | lzma.PRESET_EXTREME)) + 256
+
+
 class _Endless:
     """A hundred gigabytes of text."""
 

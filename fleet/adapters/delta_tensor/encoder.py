@@ -38,12 +38,11 @@ from device_client.wire.tensor1.io import RandomAccess
 from device_client.wire.tensor1.pieces import Block, BlockRuns, Piece, blocks
 from device_client.wire.tensor1.prologue import compress_prologue, pack_prologue
 from device_client.wire.tensor1.residuals import Mode
-from device_client.wire.tensor1.streams import lzma_method
 from fleet.adapters.delta_tensor import residual_coding
 from fleet.adapters.delta_tensor.planning import Plan, Planner, streams
 from fleet.adapters.delta_tensor.residual_coding import Coding
 from fleet.adapters.delta_tensor.stats import EncodeStats, TensorStats
-from fleet.adapters.delta_tensor.streams import lzma_ratio, payloads
+from fleet.adapters.delta_tensor.streams import lzma_ratio, method_of, payloads
 from fleet.adapters.delta_tensor.threads import THREADS
 from fleet.domain.layouts import Layout
 
@@ -82,8 +81,8 @@ def encode(
     writing = _Writing(old, new, out, coding=coding, block_bytes=block_bytes)
     plan, layout = _planned(writing, old_layout, new_layout)
     size = writing.write(plan)
-    if size > _probable(new) and plan.instructions != _whole(new).instructions:
-        size = _smaller_of(writing, plan, size, new)
+    if size > _probable(new):
+        size = _smaller_of(writing, plan, size, _whole(new))
     if size > HEADER_BYTES + new.size:
         size = writing.write_verbatim()
         return EncodeStats(old.size, new.size, size, 0, verbatim=True, needs_pcodec=False)
@@ -131,10 +130,12 @@ def _probable(new: RandomAccess) -> float:
     return lzma_ratio(new, 0, new.size, probes=8) * new.size / _WHOLE_MARGIN
 
 
-def _smaller_of(writing: "_Writing", plan: Plan, size: int, new: RandomAccess) -> int:
-    """Write the new file as streams, and go back to the first patch if that was smaller."""
+def _smaller_of(writing: "_Writing", plan: Plan, size: int, whole: Plan) -> int:
+    """Write the new file as streams, and go back to the first patch if that was smaller, or was the same."""
+    if plan.instructions == whole.instructions:
+        return size
     spent = writing.spent
-    streamed = writing.write(_whole(new))
+    streamed = writing.write(whole)
     if streamed < size:
         return streamed
     rewritten = writing.write(plan)
@@ -169,7 +170,7 @@ def _prologue(plan: Plan) -> bytes:
 
 def _whole(new: RandomAccess) -> Plan:
     """The new file as streams."""
-    return Plan(tuple(streams(new.size, lzma_method(3, 0, 0))))
+    return Plan(tuple(streams(new.size, method_of(new, 0, new.size))))
 
 
 def _tensors(plan: Plan, spent: dict[int, int], layout: Layout) -> tuple[TensorStats, ...]:

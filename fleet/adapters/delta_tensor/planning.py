@@ -24,14 +24,14 @@ from device_client.wire.tensor1.format import (
 )
 from device_client.wire.tensor1.io import RandomAccess
 from device_client.wire.tensor1.reach import reach_back
-from device_client.wire.tensor1.streams import STORED, lzma_method
+from device_client.wire.tensor1.streams import STORED
 from fleet.adapters.delta_tensor import fitting, low_rank, samples
 from fleet.adapters.delta_tensor.byte_matching import Search
 from fleet.adapters.delta_tensor.fitting import Fit, Pair
 from fleet.adapters.delta_tensor.residual_coding import Coding
 from fleet.adapters.delta_tensor.samples import Sample
 from fleet.adapters.delta_tensor.scales import Derived, Scales
-from fleet.adapters.delta_tensor.streams import lzma_ratio
+from fleet.adapters.delta_tensor.streams import lzma_ratio, method_of
 from fleet.adapters.delta_tensor.tensors import Pairing, Tensor, is_transposed, squeezed, tensor_of
 from fleet.adapters.delta_tensor.threads import THREADS
 from fleet.domain.layouts import Layout, Segment
@@ -53,7 +53,6 @@ _MIN_FITTED: Final = 4096
 # Bytes of tensors that a thread looks at in one go, and how many tensors.
 _BATCH: Final = 256 << 10
 _MAX_BATCH: Final = 64
-_INCOMPRESSIBLE: Final = 0.995
 _BYTES: Final = (Field(Element.U8, 1),)
 _NONE: Final = range(0)
 
@@ -389,7 +388,7 @@ class Planner:
         if length < _STREAM_FROM and len(literals) + length <= _MAX_LITERALS:
             literals += self.new.read_at(offset, length)
             return [Step(Instruction(Kind.LITERAL, length), tensors=step.tensors)]
-        method = STORED if lzma_ratio(self.new, offset, length, probes=16) > _INCOMPRESSIBLE else lzma_method(3, 0, 0)
+        method = method_of(self.new, offset, length)
         return [Step(item, tensors=step.tensors) for item in streams(length, method)]
 
 
@@ -405,7 +404,7 @@ def _batches(matched: Sequence[_Match]) -> Iterator[Sequence[_Match]]:
 
 def streams(length: int, method: int) -> list[Instruction]:
     """A run of bytes as streams: as few as a device takes."""
-    step = length if method == STORED else MAX_STREAM_BYTES
+    step = max(length, 1) if method == STORED else MAX_STREAM_BYTES
     return [Instruction(Kind.STREAM, min(step, length - start), scalars=(method,)) for start in range(0, length, step)]
 
 
