@@ -61,25 +61,28 @@ def test_product__of_factors_of_few_bits__adds_up_at_once_and_is_as_defined(bits
 @pytest.mark.parametrize("zero", [0.0, -0.0], ids=["zero", "negative-zero"])
 def test_low_rank__sum_of_negative_zeros__is_added_as_defined(zero: float) -> None:
     """-0 + -0 is -0, and every other sum of zeros is 0."""
-    u, v = np.array([[0.0, 0.0], [1.0, 0.0]], np.float32), np.array([[-1.0, 1.0], [-1.0, -1.0]], np.float32)
-    old = np.full(4, zero, dtype=np.float32)
-    item = Instruction(Kind.DELTA, 16, predictor=Predictor.LOW_RANK, fields=(Field(Element.F32, 1),), scalars=(2, 2))
-    (guess,) = predict(replace(item, old_element=Element.F32), _parameters(u, v), old.tobytes(), 0, 4)
+    u = np.tile(np.array([[0.0, 0.0], [1.0, 0.0]], np.float32), (32, 1))
+    v = np.tile(np.array([[-1.0, 1.0], [-1.0, -1.0]], np.float32), (1, 32))
+    assert product_of(_parameters(u, v), 2, 64, 0, 64 * 64).is_exact
+    old = np.full(64 * 64, zero, dtype=np.float32)
+    item = Instruction(Kind.DELTA, old.nbytes, predictor=Predictor.LOW_RANK, fields=(Field(Element.F32, 1),))
+    item = replace(item, scalars=(2, 64), old_element=Element.F32)
+    (guess,) = predict(item, _parameters(u, v), old.tobytes(), 0, len(old))
     wanted = old + (u[:, :1] * v[:1] + u[:, 1:] * v[1:]).reshape(-1)
     assert np.array_equal(guess, ordered(wanted.view(np.int32), Element.F32))
 
 
 @pytest.mark.parametrize("spoiler", [2.0**-30, 2.0**40, float("inf"), float("nan"), 1e-45])
 def test_product__that_has_to_be_rounded__is_added_up_in_order(spoiler: float) -> None:
-    u, v = np.ones((4, 3), dtype=np.float32), np.ones((3, 5), dtype=np.float32)
+    u, v = np.ones((64, 3), dtype=np.float32), np.ones((3, 64), dtype=np.float32)
+    assert product_of(_parameters(u, v), 3, 64, 0, 64 * 64).is_exact
     u[2, 1] = spoiler
-    assert not product_of(_parameters(u, v), 3, 5, 0, 20).is_exact
+    assert not product_of(_parameters(u, v), 3, 64, 0, 64 * 64).is_exact
 
 
 def test_product__largest_sum_that_float32_holds__is_exact() -> None:
-    u, v = np.ones((1, 2), dtype=np.float32), np.ones((2, 1), dtype=np.float32)
+    u, v = np.ones((64, 2), dtype=np.float32), np.ones((2, 64), dtype=np.float32)
     u[0, 0] = (1 << 24) - 1
-    assert product_of(_parameters(u, v), 2, 1, 0, 1).is_exact
+    assert product_of(_parameters(u, v), 2, 64, 0, 64 * 64).is_exact
     u[0, 1] = 2
-    v[1, 0] = 1.5
-    assert not product_of(_parameters(u, v), 2, 1, 0, 1).is_exact
+    assert not product_of(_parameters(u, v), 2, 64, 0, 64 * 64).is_exact

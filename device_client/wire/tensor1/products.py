@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 # So few elements at a time that sums and products stay in the processor's cache.
 _AT_ONCE: Final = 1 << 14
-# Factors of more elements are not looked at: that takes 20 bytes of memory for each.
+# Factors of more elements are not looked at: that takes 20 bytes of memory for each. Nor is it worth it for few products.
 _JUDGED_ELEMENTS: Final = 1 << 17
+_WORTH: Final = 16
 _FLOAT32_BITS: Final = 24
 _MANTISSA_BITS: Final = 23
 
@@ -65,8 +66,8 @@ def product_of(parameters: Content, rank: int, columns: int, first: int, count: 
     v = values[: rank * columns].reshape(rank, columns)
     top = first // columns
     u = values[rank * columns :].reshape(-1, rank)[top : -(-(first + count) // columns)]
-    is_exact = rank > 1 and u.size + v.size <= _JUDGED_ELEMENTS and _is_exact(u, v)
-    return Product(u, v, top, is_exact=is_exact)
+    is_cheap = u.size + v.size <= min(_JUDGED_ELEMENTS, (rank - 1) * count // _WORTH)
+    return Product(u, v, top, is_exact=is_cheap and _is_exact(u, v))
 
 
 def _add_up(u: NDArray[np.float32], v: NDArray[np.float32], total: NDArray[np.float32]) -> None:

@@ -4,7 +4,7 @@ Each fit looks at a sample first and gives up early; only those that look right 
 Whether a fit is used is decided by what it saves: a wrong one costs size, never correctness.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from device_client.wire.tensor1.derivations import derive, differences
-from device_client.wire.tensor1.elements import Element, integers, ordered, reals
+from device_client.wire.tensor1.elements import Element, Integers, integers, ordered, reals
 from device_client.wire.tensor1.format import (
     MAX_MULTIPLIES,
     MAX_PARAMETER_BYTES,
@@ -118,9 +118,31 @@ class Pair:
         """Some new numbers as float32."""
         return _run(self.new, self.new_offset, self.new_element, first, count)
 
+    def old_rows(self, runs: Sequence[tuple[int, int]], start: int, length: int) -> NDArray[np.float32]:
+        """Of runs of rows, (first, count) each, `length` old numbers from `start` on: a matrix."""
+        return self._rows(self.old, self.old_offset, self.old_element, runs, slice(start, start + length))
+
+    def new_rows(self, runs: Sequence[tuple[int, int]], start: int, length: int) -> NDArray[np.float32]:
+        """The same of the new numbers."""
+        return self._rows(self.new, self.new_offset, self.new_element, runs, slice(start, start + length))
+
+    def _rows(
+        self, file: RandomAccess, offset: int, element: Element, runs: Sequence[tuple[int, int]], columns: slice
+    ) -> NDArray[np.float32]:
+        length, parts = columns.stop - columns.start, []
+        for top, count in runs:
+            place = offset + (top * self.inner + columns.start) * element.width
+            raw = integers(file.read_at(place, ((count - 1) * self.inner + length) * element.width), element)
+            parts += [raw[index * self.inner : index * self.inner + length] for index in range(count)]
+        return _finite(np.concatenate(parts), element).reshape(-1, length)
+
 
 def _run(file: RandomAccess, offset: int, element: Element, first: int, count: int) -> NDArray[np.float32]:
     raw = integers(file.read_at(offset + first * element.width, count * element.width), element)
+    return _finite(raw, element)
+
+
+def _finite(raw: Integers, element: Element) -> NDArray[np.float32]:
     values = reals(raw, element)
     finite = np.isfinite(values)
     return values if finite.all() else np.where(finite, values, np.float32(0.0))

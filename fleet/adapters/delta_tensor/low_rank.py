@@ -167,19 +167,14 @@ def _rank(pair: Pair, saved: float) -> int | None:
     # Rows of the cut come in a few runs, as far as those are short, and share their columns, from the middle of the matrix.
     start = (inner - edge) // 2
     run = max(1, min(_PATCH_RUN, WINDOW_ELEMENTS // inner))
-    cut = np.empty((edge, edge), dtype=np.float64)
-    rounding = np.empty(edge, dtype=np.float64)
-    for top in range(0, edge, run):
-        count = min(run, edge - top)
-        first = (rows - count) * top // max(1, edge - count) * inner + start
-        span = (count - 1) * inner + edge
-        made = pair.new_run(first, span).astype(np.float64)
-        difference = made - pair.old_run(first, span)
-        for index in range(count):
-            part = slice(index * inner, index * inner + edge)
-            cut[top + index] = difference[part]
-            rounding[top + index] = np.sqrt(made[part] @ made[part]) * _ROUNDING[pair.new_element]
-    return _saving_rank(cut, rounding, pair, saved)
+    counts = [min(run, edge - top) for top in range(0, edge, run)]
+    runs = [
+        ((rows - count) * top // max(1, edge - count), count)
+        for top, count in zip(range(0, edge, run), counts, strict=True)
+    ]
+    made = pair.new_rows(runs, start, edge).astype(np.float64)
+    rounding = np.sqrt(np.einsum("ij,ij->i", made, made)) * _ROUNDING[pair.new_element]
+    return _saving_rank(made - pair.old_rows(runs, start, edge), rounding, pair, saved)
 
 
 def _saving_rank(cut: NDArray[np.float64], rounding: NDArray[np.float64], pair: Pair, saved: float) -> int | None:

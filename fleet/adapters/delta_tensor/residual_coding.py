@@ -52,7 +52,7 @@ def encode(
     level: int = LEVEL,
 ) -> bytes:
     """One run: what `residuals.decode` reads. Deterministic. `shape` is (columns, phase) of a run that is part of a matrix."""
-    if not differences.any():
+    if not np.count_nonzero(differences):
         return bytes((Mode.ZERO,))
     raw = differences.nbytes + 1
     scale = exponents(guess, element) if guess is not None else None
@@ -173,7 +173,9 @@ def _pcodec(values: Integers, sizes: list[int], level: int) -> bytes:
         start += size
         if not size:
             continue
-        packed = bytes(standalone.simple_compress(np.ascontiguousarray(bucket), config)) if bucket.any() else b""
+        packed = (
+            bytes(standalone.simple_compress(np.ascontiguousarray(bucket), config)) if np.count_nonzero(bucket) else b""
+        )
         out += pack_varint(len(packed)) + packed
     return bytes(out)
 
