@@ -22,10 +22,11 @@ from fleet.adapters.delta_tensor import magnitudes
 
 # Level 8 is within 1.3% of the conditional entropy; level 12 gains 0.3% more for eight times the time.
 LEVEL: Final = 8
-# Buckets smaller than this lose more to their own tables than they gain.
-_MIN_BUCKET: Final = 1024
-# Half as many again would save 0.1-0.3% and take an eighth more time, on both sides.
-_MAX_BUCKETS: Final = 16
+# Most buckets and elements of the smallest one, of numbers of up to 16 bits and of wider ones: their tables are longer, and they gain
+# less by being parted finely.
+_NARROW: Final = 2
+_NARROW_BUCKETS: Final = (24, 512)
+_WIDE_BUCKETS: Final = (16, 1024)
 # Of many contexts, every so manieth is counted; not a power of two, so that columns of matrices count alike.
 _COUNTED: Final = 17
 _MIN_THINNED: Final = 1 << 16
@@ -56,14 +57,14 @@ def encode(
         return bytes((Mode.ZERO,))
     raw = differences.nbytes + 1
     scale = exponents(guess, element) if guess is not None else None
-    classes = _classes(differences, scale, shape)
+    classes = _classes(differences, element, scale, shape)
     values = np.ascontiguousarray(differences if classes is None else classes.gather(differences))
     cuts: NDArray[np.int16] = np.zeros(0, dtype=np.int16)
     sizes = [len(values)]
-    if scale is not None and len(values) >= 2 * _MIN_BUCKET:
+    if scale is not None and len(values) >= 2 * _buckets(element)[1]:
         contexts = residuals.contexts_of(scale, classes, len(differences))
         step = _COUNTED if len(contexts) >= _MIN_THINNED else 1
-        cuts = _cuts(contexts[::step], np.abs(values[::step].astype(np.float32)), len(contexts))
+        cuts = _cuts(contexts[::step], np.abs(values[::step].astype(np.float32)), len(contexts), element)
         if len(cuts):
             buckets, sizes = residuals.buckets_of(contexts, cuts)
             values = values.take(np.argsort(buckets, kind="stable"))
@@ -76,7 +77,14 @@ def encode(
     return bytes((Mode.RAW,)) + differences.astype(f"<i{element.width}").tobytes()
 
 
-def _classes(differences: Integers, scale: NDArray[np.int16] | None, shape: tuple[int, int] | None) -> Classes | None:
+def _buckets(element: Element) -> tuple[int, int]:
+    """How many buckets there are at most, and how many elements are in each at least."""
+    return _NARROW_BUCKETS if element.width <= _NARROW else _WIDE_BUCKETS
+
+
+def _classes(
+    differences: Integers, element: Element, scale: NDArray[np.int16] | None, shape: tuple[int, int] | None
+) -> Classes | None:
     """The classes by which a run takes least, judged by some of it."""
     found = magnitudes.candidates(differences, scale, shape)
     if scale is None or len(found) == 1:
@@ -89,6 +97,7 @@ def _classes(differences: Integers, scale: NDArray[np.int16] | None, shape: tupl
         scale[::step] << 1,
         np.arange(0, len(differences), step),
         len(differences),
+        element,
     )
     prices = [item.written_bits + step * _bits(judged, item.classes) for item in found]
     return found[int(np.argmin(prices))].classes
@@ -103,13 +112,14 @@ def _symbols(differences: Integers) -> NDArray[np.int64]:
 
 @dataclass(frozen=True, slots=True)
 class _Judged:
-    """Some differences of a run of `count`: how large they are, what is coded of them, contexts without classes, and places."""
+    """Some differences of a run of `count` elements: how large they are, what is coded of them, contexts without classes, and places."""
 
     sizes: NDArray[np.float32]
     symbols: NDArray[np.int64]
     scales: NDArray[np.int16]
     places: NDArray[np.int64]
     count: int
+    element: Element
 
 
 def _bits(some: _Judged, classes: Classes | None) -> float:
@@ -122,7 +132,7 @@ def _bits(some: _Judged, classes: Classes | None) -> float:
             sizes, symbols, contexts = sizes[kept], symbols[kept], contexts[kept]
     if not len(sizes):
         return 0.0
-    cuts = _cuts(contexts, sizes, some.count * len(symbols) // len(some.places))
+    cuts = _cuts(contexts, sizes, some.count * len(symbols) // len(some.places), some.element)
     buckets = residuals.buckets_of(contexts, cuts)[0].astype(np.int64)
     width = int(symbols.max()) + 1
     buckets *= width
@@ -135,7 +145,7 @@ def _bits(some: _Judged, classes: Classes | None) -> float:
     return plain + (len(cells) - len(totals)) / (2 * math.log(2))
 
 
-def _cuts(some: NDArray[np.int16], sizes: NDArray[np.float32], count: int) -> NDArray[np.int16]:
+def _cuts(some: NDArray[np.int16], sizes: NDArray[np.float32], count: int, element: Element) -> NDArray[np.int16]:
     """Where to part `count` contexts so that buckets take about as many bits each and none is too small, judged by some of them."""
     lowest = int(some.min())
     places = some.astype(np.int64)
@@ -143,8 +153,9 @@ def _cuts(some: NDArray[np.int16], sizes: NDArray[np.float32], count: int) -> ND
     counts, sums = np.bincount(places), np.bincount(places, sizes)
     # About what a geometric distribution with this mean takes.
     bits = counts * np.log2(1.0 + 4.0 * sums / np.maximum(counts, 1))
-    smallest = _MIN_BUCKET * len(some) // count
-    share = float(bits.sum()) / (2 * _MAX_BUCKETS)
+    most, least = _buckets(element)
+    smallest = least * len(some) // count
+    share = float(bits.sum()) / (2 * most)
     cuts: list[int] = []
     size, left = 0, len(some)
     spent, rest = 0.0, float(bits.sum())
