@@ -31,7 +31,7 @@ _WIDE_BUCKETS: Final = (16, 1024)
 _COUNTED: Final = 17
 _MIN_THINNED: Final = 1 << 16
 # About how many differences it takes to judge classes by.
-_JUDGED: Final = 1 << 12
+_JUDGED: Final = 1 << 13
 # What is below a float32's sign, exponent and two bits of its fraction.
 _SYMBOL_SHIFT: Final = 32 - 11
 
