@@ -35,6 +35,14 @@ _LEAST_SAVED: Final = 0.3
 _LIKELY: Final = 0.5
 _SEED: Final = 20
 _JUDGED_ELEMENTS: Final = 1 << 14
+# Bits an element more that a rank must promise, and more than a lower one; a few components are cheap on both sides.
+_LEAST_MORE: Final = 0.05
+_MORE: Final = 0.6
+_CHEAP: Final = 8
+# How much less than of noise may be left where what is left counts as noise.
+_NOISE: Final = 0.5
+# The entropy of a normal distribution in units of its spread.
+_NORMAL_BITS: Final = 2.05
 # Of a normal distribution, and what keeps a component of zeros from being divided by.
 _MEDIAN_TO_SPREAD: Final = 1.4826
 _TINY: Final = 1e-30
@@ -177,6 +185,23 @@ def _rank(pair: Pair, saved: float) -> int | None:
     return _saving_rank(made - pair.old_rows(runs, start, edge), rounding, pair, saved)
 
 
+def _is_noise(values: NDArray[np.float64]) -> bool:
+    """Whether what is left is spread over its components as noise is: without its larger half, as much of it is left."""
+    energy = values**2
+    half = len(values) // 2
+    return bool(energy[half:].sum() > _NOISE * _left_of_noise(half / len(values)) * energy.sum())
+
+
+def _left_of_noise(share: float) -> float:
+    """Of a square of noise, the part of its energy that is left without this share of its components, the largest ones.
+
+    Singular values of noise are distributed by a quarter of a circle (Marchenko and Pastur, 1967); `angles` are their arcsines.
+    """
+    angles = np.linspace(0, np.pi / 2, 257)
+    smaller = (2 * angles + np.sin(2 * angles)) / np.pi
+    return float(np.interp(1 - share, smaller, (2 * angles - np.sin(4 * angles) / 2) / np.pi))
+
+
 def _saving_rank(cut: NDArray[np.float64], rounding: NDArray[np.float64], pair: Pair, saved: float) -> int | None:
     sizes = np.sqrt(np.einsum("ij,ij->i", cut, cut))
     # Rows that nothing but rounding has changed are of no rank, and would look as if one more component each paid.
@@ -188,14 +213,21 @@ def _saving_rank(cut: NDArray[np.float64], rounding: NDArray[np.float64], pair: 
     energy = float((values**2).sum())
     best = None
     inner, rows = pair.inner, pair.rows
+    # What training leaves has a few large components and many small ones, which 16 bits bury among their rounding: they cost
+    # CPU on both sides and save nothing. What a merged adapter leaves has nothing beside.
+    rounds = pair.new_element is not Element.F32
     for rank in _RANKS:
         if rank >= len(values) // 2:
             break
         # Taking the largest of noise's own components flatters; what is left is scaled back up.
-        left = float((values[rank:] ** 2).sum()) / (1 - rank / len(values)) ** 2
+        left = float((values[rank:] ** 2).sum()) / _left_of_noise(rank / len(values))
         bits = 0.5 * np.log2(energy / max(left, energy * 2.0**-40))
-        cost = 32.0 * rank * (rows + inner) / (rows * inner)
+        # What `_rounded` will make of the factors: a normal number's entropy, at steps that follow from what is left.
+        parameters = rank * (rows + inner) / (rows * inner)
+        cost = parameters * (max(0.0, bits - 0.5 * np.log2(6 * parameters)) + _NORMAL_BITS)
         gain = min(bits, 8.0 * pair.new_element.width) - cost
-        if gain > saved + 0.05:
+        if gain > saved + (_LEAST_MORE if best is None else _MORE) and (
+            rank <= _CHEAP or not rounds or _is_noise(values[rank:])
+        ):
             best, saved = rank, gain
     return best
