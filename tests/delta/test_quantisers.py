@@ -249,6 +249,14 @@ def test_quantised__signalling_nans_and_scales_unknown__exact_and_quiet() -> Non
     assert applied(old, patch) == new
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", [0.0, 0.5])
+def test_quantised__floats_that_were_all_alike_and_scales_unknown__exact_and_quiet(value: float) -> None:
+    old = files.safetensors({"w": np.full((64, 64), value, np.float32)})
+    new = files.safetensors({"w": np.clip(np.rint(weights(3, 64, 64) * 40), -127, 127).astype(np.int8)})
+    assert applied(old, make(old, new)[0]) == new
+
+
 @pytest.mark.parametrize("quantiser", ["full_range", "asymmetric", "whole_tensor"])
 @pytest.mark.parametrize("axis", [0, 1])
 @pytest.mark.parametrize("shape", [(300, 256), (256, 256)], ids=["oblong", "square"])

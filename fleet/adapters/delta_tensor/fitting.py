@@ -297,7 +297,8 @@ def quantise(
     with np.errstate(invalid="ignore"):
         before, made = sample.old_reals().astype(np.float64), sample.new_reals().astype(np.float64)
     inside = (np.abs(made) < _SLOPE_RANGE[1]) & (np.abs(made) > _SLOPE_RANGE[0]) & np.isfinite(before)
-    if np.count_nonzero(inside) < _MIN_POINTS:
+    # One number, many times over, tells no slope.
+    if np.count_nonzero(inside) < _MIN_POINTS or np.ptp(before[inside]) == 0:
         return
     slope, offset = np.polyfit(before[inside], made[inside], 1)
     if not slope > 0:
