@@ -412,20 +412,40 @@ def test_patch__thousands_of_small_tensors__share_instructions_and_are_told_apar
 
 
 def test_patch__more_tensors_than_instructions__the_largest_are_tensors_still() -> None:
-    # Four bytes that changed, four that did not, and one tensor that is worth something.
+    # Four bytes that changed, four or eight in turn that did not, and one tensor that is worth something.
     count = MAX_INSTRUCTIONS // 2 + 100
-    before, large = weights(2, count, 2), weights(3, 64, 64)
+    places = 2 * np.arange(count) + np.arange(count) // 2
+    before, large = weights(2, 3 * count), weights(3, 64, 64)
     after, tuned = before.copy(), large * np.float32(1.001)
-    after[:, 0] *= np.float32(1.001)
-    segments = [Segment(8 * number, 4, Dtype.FLOAT32, (1,), f"small.{number}") for number in range(count)]
-    segments.append(Segment(8 * count, large.nbytes, Dtype.FLOAT32, (64, 64), "large"))
-    layout = Layout.of(8 * count + large.nbytes, "made up", segments)
+    after[places] *= np.float32(1.001)
+    segments = [Segment(4 * int(place), 4, Dtype.FLOAT32, (1,), f"small.{place}") for place in places]
+    segments.append(Segment(before.nbytes, large.nbytes, Dtype.FLOAT32, (64, 64), "large"))
+    layout = Layout.of(before.nbytes + large.nbytes, "made up", segments)
     old, new = before.tobytes() + large.tobytes(), after.tobytes() + tuned.tobytes()
     patch, stats = make(old, new, layouts=(layout, layout))
     assert applied(old, patch) == new
     assert stats.taken_as_bytes > count // 2
     assert "large" in {item.name for item in stats.tensors}
     assert stats.patch_bytes < 0.6 * len(new)
+
+
+def test_patch__tens_of_thousands_of_small_tensors_with_a_name_before_each__records() -> None:
+    count = MAX_INSTRUCTIONS // 2 + 100
+    before, names = weights(7, count, 6), np.arange(count * 5, dtype=np.uint32).astype(np.uint8).reshape(count, 5)
+    after = before * np.float32(1.001)
+
+    def file(values: np.ndarray) -> bytes:
+        return b"head" + np.hstack([names, values.view(np.uint8)]).tobytes() + b"tail"
+
+    segments = [Segment(9 + 29 * number, 24, Dtype.FLOAT32, (6,), str(number)) for number in range(count)]
+    old, new = file(before), file(after)
+    layout = Layout.of(len(new), "made up", segments)
+    patch, stats = make(old, new, layouts=(layout, layout))
+    assert applied(old, patch) == new
+    assert (stats.taken_as_bytes, len(stats.tensors)) == (0, count)
+    plain, _ = make(before.tobytes(), after.tobytes(), layouts=(Layout.of(before.nbytes, "made up", []),) * 2)
+    assert len(patch) < 1.1 * len(plain)
+    assert len(read_prologue(Held(patch), read_header(Held(patch))).instructions) < 9
 
 
 def test_patch__more_runs_than_a_block_may_have__smaller_blocks() -> None:

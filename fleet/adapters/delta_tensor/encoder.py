@@ -181,8 +181,9 @@ def _tensors(plan: Plan, spent: dict[int, int], layout: Layout) -> tuple[TensorS
         item = plan.instructions[number]
         word = item.predictor.name if item.kind is Kind.DELTA else item.kind.name
         lengths = [layout.segments[tensor].length for tensor in tensors]
+        total = sum(lengths)
         for tensor, length in zip(tensors, lengths, strict=True):
-            sizes[tensor] = sizes.get(tensor, 0) + spent.get(number, 0) * length // sum(lengths)
+            sizes[tensor] = sizes.get(tensor, 0) + spent.get(number, 0) * length // total
             predictors.setdefault(tensor, word.lower())
     return tuple(
         TensorStats(segment.name, segment.dtype, segment.elements, segment.length, predictors[number], sizes[number])

@@ -28,6 +28,7 @@ from device_client.wire.tensor1.streams import STORED
 from fleet.adapters.delta_tensor import fitting, low_rank, samples
 from fleet.adapters.delta_tensor.byte_matching import Search
 from fleet.adapters.delta_tensor.fitting import Fit, Pair
+from fleet.adapters.delta_tensor.records import in_records
 from fleet.adapters.delta_tensor.residual_coding import Coding
 from fleet.adapters.delta_tensor.samples import Sample
 from fleet.adapters.delta_tensor.scales import Derived, Scales
@@ -46,6 +47,7 @@ _STREAM_FROM: Final = 2048
 _MAX_MATCHES: Final = MAX_INSTRUCTIONS // 4
 # With this much more unmatched than the old file has outside tensors, all of it is worth an index.
 _WIDE_SEARCH: Final = 64 << 10
+_MANY_STEPS: Final = MAX_INSTRUCTIONS // 4
 _MIN_REGION: Final = 1024
 # Classes of rows and columns, which samples do not show, take a part of what a product of thin matrices would save.
 _WORTH: Final = {Predictor.LOW_RANK: 0.9}
@@ -361,7 +363,7 @@ class Planner:
     def _finished(self) -> Plan:
         literals = bytearray()
         steps: list[Step] = []
-        for step in _joined(self._steps):
+        for step in _in_records(_joined(self._steps)):
             steps += self._placed(step, literals) if step.item.kind is Kind.LITERAL else [step]
         instructions = tuple(step.item for step in steps)
         return Plan(
@@ -443,6 +445,21 @@ def _joined(steps: Sequence[Step]) -> list[Step]:
                 continue
         joined.append(step)
     return joined
+
+
+def _in_records(steps: Sequence[Step]) -> Sequence[Step]:
+    """The same in fewer steps, where there are so many that they might be too many."""
+    if len(steps) <= _MANY_STEPS:
+        return steps
+    recorded: list[Step] = []
+    at = 0
+    for count, item in in_records([step.item for step in steps]):
+        part = steps[at : at + count]
+        tensors = [step.tensors for step in part if step.tensors]
+        named = range(tensors[0].start, tensors[-1].stop) if tensors else _NONE
+        recorded.append(part[0] if count == 1 else Step(item, tensors=named))
+        at += count
+    return recorded
 
 
 def _is_alike(last: Step, step: Step) -> bool:
