@@ -58,17 +58,21 @@ def test_product__of_factors_of_few_bits__adds_up_at_once_and_is_as_defined(bits
     assert np.array_equal(product.elements(0, 70 * 90, in_order=False), by_definition)
 
 
-@pytest.mark.parametrize("zero", [0.0, -0.0], ids=["zero", "negative-zero"])
-def test_low_rank__sum_of_negative_zeros__is_added_as_defined(zero: float) -> None:
+@pytest.mark.parametrize(
+    ("zero", "element"),
+    [(0.0, Element.F32), (-0.0, Element.F32), (-0.0, Element.F64), (-1e-60, Element.F64)],
+    ids=["zero", "negative-zero", "wide-negative-zero", "rounded-to-negative-zero"],
+)
+def test_low_rank__sum_of_negative_zeros__is_added_as_defined(zero: float, element: Element) -> None:
     """-0 + -0 is -0, and every other sum of zeros is 0."""
     u = np.tile(np.array([[0.0, 0.0], [1.0, 0.0]], np.float32), (32, 1))
     v = np.tile(np.array([[-1.0, 1.0], [-1.0, -1.0]], np.float32), (1, 32))
     assert product_of(_parameters(u, v), 2, 64, 0, 64 * 64).is_exact
-    old = np.full(64 * 64, zero, dtype=np.float32)
-    item = Instruction(Kind.DELTA, old.nbytes, predictor=Predictor.LOW_RANK, fields=(Field(Element.F32, 1),))
-    item = replace(item, scalars=(2, 64), old_element=Element.F32)
+    old = np.full(64 * 64, zero, dtype=f"<f{element.width}")
+    item = Instruction(Kind.DELTA, 4 * old.size, predictor=Predictor.LOW_RANK, fields=(Field(Element.F32, 1),))
+    item = replace(item, scalars=(2, 64), old_element=element)
     (guess,) = predict(item, _parameters(u, v), old.tobytes(), 0, len(old))
-    wanted = old + (u[:, :1] * v[:1] + u[:, 1:] * v[1:]).reshape(-1)
+    wanted = old.astype(np.float32) + (u[:, :1] * v[:1] + u[:, 1:] * v[1:]).reshape(-1)
     assert np.array_equal(guess, ordered(wanted.view(np.int32), Element.F32))
 
 
@@ -86,3 +90,11 @@ def test_product__largest_sum_that_float32_holds__is_exact() -> None:
     assert product_of(_parameters(u, v), 2, 64, 0, 64 * 64).is_exact
     u[0, 1] = 2
     assert not product_of(_parameters(u, v), 2, 64, 0, 64 * 64).is_exact
+
+
+@pytest.mark.parametrize("exponent", [63, -63, 64, -64])
+def test_product__of_numbers_that_float32_does_not_hold_on_their_own__is_added_up_in_order(exponent: int) -> None:
+    """2**128 less 2**128 is nothing when it is added at once, and not a number otherwise; float32 rounds what is below 2**-126."""
+    u = np.array([[1.0, -1.0]] * 64, np.float32) * np.float32(2.0**exponent)
+    v = np.ones((2, 64), dtype=np.float32) * np.float32(2.0**exponent)
+    assert product_of(_parameters(u, v), 2, 64, 0, 64 * 64).is_exact == (abs(exponent) == 63)

@@ -250,6 +250,14 @@ def test_quantised__signalling_nans_and_scales_unknown__exact_and_quiet() -> Non
 
 
 @pytest.mark.filterwarnings("error")
+def test_requantised__scales_beyond_all_proportion__exact_and_quiet() -> None:
+    wide, narrow = weights(3, 64, 64), weights(4, 64, 64)
+    old = files.onnx_int8({"w": wide * np.float32(1e30)})
+    new = files.onnx_int8({"w": narrow * np.float32(1e-30)})
+    assert applied(old, make(old, new)[0]) == new
+
+
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("value", [0.0, 0.5])
 def test_quantised__floats_that_were_all_alike_and_scales_unknown__exact_and_quiet(value: float) -> None:
     old = files.safetensors({"w": np.full((64, 64), value, np.float32)})

@@ -192,7 +192,7 @@ def _float_guesses(item: Instruction, parameters: Content, raw: Integers, first:
         weights = reals(raw[at:end], old)
         if product is not None:
             # Only of -0 it makes a difference which zero is added.
-            in_order = raw[at:end].min() == np.iinfo(raw.dtype).min
+            in_order = weights.view(np.int32).min() == np.iinfo(np.int32).min
             weights = weights + product.elements(first + at, end - at, in_order=in_order)
         else:
             weights = _float_guess(item, parameters, weights, first + at)

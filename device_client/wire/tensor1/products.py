@@ -24,6 +24,9 @@ _JUDGED_ELEMENTS: Final = 1 << 17
 _WORTH: Final = 16
 _FLOAT32_BITS: Final = 24
 _MANTISSA_BITS: Final = 23
+# A product on its own would be infinite beyond these, or rounded, or zero on some machines, and one that is added at once would not.
+_LARGEST: Final = (2.0**_FLOAT32_BITS - 1) * 2.0**104
+_LEAST_NORMAL: Final = 2.0**-126
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +89,7 @@ def _is_exact(u: NDArray[np.float32], v: NDArray[np.float32]) -> bool:
 
     largest = float((np.abs(u).max(axis=0, initial=0).astype(np.float64) * np.abs(v).max(axis=1)).sum())
     step = float((_steps(u).min(axis=0, initial=np.inf) * _steps(v).min(axis=1)).min())
-    return largest < np.inf and largest <= step * 2.0**_FLOAT32_BITS
+    return step >= _LEAST_NORMAL and largest <= min(_LARGEST, step * 2.0**_FLOAT32_BITS)
 
 
 def _steps(values: NDArray[np.float32]) -> NDArray[np.float64]:

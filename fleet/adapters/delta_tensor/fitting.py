@@ -327,12 +327,14 @@ def requantise(old: RandomAccess, new: RandomAccess, before: Segment, after: Seg
     now = scales_of(new, second).astype(np.float64)
     if not (np.all(now > 0) and np.all(was > 0)):
         return
-    ratio = was / now
+    # A file may state any two.
+    with np.errstate(over="ignore", invalid="ignore"):
+        ratio = (was / now).astype("<f4")
     lost = np.broadcast_to(zeros_of(first), (second.scale_count,))
     points = zeros_of(second)
-    if np.array_equal(lost, points) and np.all(ratio == 1):
+    if np.array_equal(lost, points) and np.array_equal(was, now):
         return
-    parameters = ratio.astype("<f4").tobytes() + lost.astype("<i4").tobytes() + points.tobytes()
+    parameters = ratio.tobytes() + lost.astype("<i4").tobytes() + points.tobytes()
     yield Fit(Predictor.REQUANTISE, spread, parameters)
 
 
