@@ -53,7 +53,7 @@ class PreadFile:
         self._state = _state(status)
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """`length` bytes at `offset`, fewer only at the file's end."""
+        """`length` bytes at `offset`, fewer only at the file's end; raises OSError where somebody moved that meanwhile."""
         try:
             content = os.pread(self._descriptor, length, offset)
             while 0 < len(content) < min(length, self.size - offset):
@@ -63,6 +63,8 @@ class PreadFile:
                 content += more
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(self._path)) from error
+        if len(content) < min(length, self.size - offset):
+            raise self._written_to()
         return content
 
     def sha256(self) -> bytes:
@@ -75,8 +77,11 @@ class PreadFile:
     def check_unchanged(self) -> None:
         """Raise OSError if somebody wrote to it since it was opened: what was read may be of no one file then."""
         if _state(os.fstat(self._descriptor)) != self._state:
-            said = "expected a file that stays as it is while it is read, got one that was written to"
-            raise OSError(errno.EBUSY, said, str(self._path))
+            raise self._written_to()
+
+    def _written_to(self) -> OSError:
+        said = "expected a file that stays as it is while it is read, got one that was written to"
+        return OSError(errno.EBUSY, said, str(self._path))
 
     def is_same_as(self, path: Path) -> bool:
         """Whether `path` leads to this very file, by whatever name or link."""

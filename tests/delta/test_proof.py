@@ -72,3 +72,17 @@ def test_file_that_is_read__written_to_meanwhile__is_told(tmp_path: Path) -> Non
         with pytest.raises(OSError, match="written to") as caught:
             file.check_unchanged()
     assert (caught.value.errno, caught.value.filename) == (errno.EBUSY, str(path))
+
+
+def test_file_that_is_read__cut_meanwhile__nothing_is_made_of_what_is_left(tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    path.write_bytes(bytes(5000))
+    with PreadFile(path) as file:
+        os.truncate(path, 1000)
+        assert file.read_at(900, 100) == bytes(100)
+        for offset, length in ((0, 5000), (900, 101), (1000, 1)):
+            with pytest.raises(OSError, match="written to") as caught:
+                file.read_at(offset, length)
+            assert (caught.value.errno, caught.value.filename) == (errno.EBUSY, str(path))
+        # Where nothing was to be, nothing is missing.
+        assert file.read_at(5000, 1) == b""
