@@ -1,7 +1,7 @@
 """Elements of a product of two thin matrices, each the same float32 on every machine.
 
 What an element is: u[r,0] v[0,c] + u[r,1] v[1,c] + ..., each product and each sum rounded, in the order of the rank. Where
-all of them are whole multiples of one power of two and small enough for float32 to hold, there is nothing to round, and whatever
+all of them are whole multiples of one normal power of two and small enough for float32 to hold, there is nothing to round, and whatever
 order or fused multiply and add a machine likes makes the same, but for the sign of a zero: factors of few bits, as they are
 written, mostly are like that.
 """
