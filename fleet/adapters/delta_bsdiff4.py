@@ -70,7 +70,9 @@ def read_header(patch: RandomAccess) -> Header:
     if len(content) < _HEADER.size:
         raise MalformedPatchError(f"expected a patch with a header of {_HEADER.size} bytes, got {len(content)}")
     magic, *lengths = _HEADER.unpack(content)
-    if magic != _MAGIC or min(lengths) < 0 or _HEADER.size + lengths[0] + lengths[1] > patch.size:
+    if magic != _MAGIC:
+        raise MalformedPatchError(f"expected a patch of tensor1 or bsdiff4, got a file that begins with {magic!r}")
+    if min(lengths) < 0 or _HEADER.size + lengths[0] + lengths[1] > patch.size:
         raise MalformedPatchError(f"expected a bsdiff4 header with lengths inside the patch, got {content.hex()}")
     if lengths[2] > BSDIFF4_MAX_BYTES:
         raise OversizedError(

@@ -157,10 +157,13 @@ def create(old: Path, new: Path, patch: Path, codec: Codec | None, coding: Codin
                 file.truncate()
                 file.write(other)
                 file.flush()
-        with PreadFile(path) as written:
-            _prove(written, before)
-        before.check_unchanged()
-        after.check_unchanged()
+        try:
+            with PreadFile(path) as written:
+                _prove(written, before)
+        finally:
+            # Which is also why a proof may have failed.
+            before.check_unchanged()
+            after.check_unchanged()
         return CreatedPatch(made, path.stat().st_size, before.size, after.size, tensors, taken_as_bytes)
 
 

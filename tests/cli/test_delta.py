@@ -336,6 +336,12 @@ def test_inspect__bsdiff4__what_its_header_says(modelfleet: CommandLine, home: P
     assert (found["codec"], found["new_bytes"]) == ("bsdiff4", (home / "new").stat().st_size)
 
 
+def test_inspect__a_model_for_a_patch__told_what_was_expected(modelfleet: CommandLine, home: Path) -> None:
+    ran = modelfleet("delta", "inspect", home / "old")
+    assert (ran.code, ran.err.count("\n")) == (1, 1)
+    assert f"{home / 'old'}: expected a patch of tensor1 or bsdiff4, got a file that begins with b'" in ran.err
+
+
 def test_create__external_data__its_model_file_helps(modelfleet: CommandLine, home: Path) -> None:
     shuffled = dict(reversed(TUNED.items()))
     for name, weights in (("a", WEIGHTS), ("b", shuffled)):

@@ -123,7 +123,7 @@ def test_patched__a_few_bytes_that_inflate_to_24_mib__fixed_memory(tmp_path: Pat
     [
         (b"", "header"),
         (b"BSDIFF40" + bytes(23), "header"),
-        (b"BSDIFF41" + bytes(24), "header"),
+        (b"BSDIFF41" + bytes(24), "tensor1 or bsdiff4"),
         (b"BSDIFF40" + struct.pack("<qqq", -1, 0, 0), "lengths"),
         (b"BSDIFF40" + struct.pack("<qqq", 1 << 62, 1 << 62, 5), "lengths"),
         (b"BSDIFF40" + struct.pack("<qqq", 3, 3, 5) + b"no bzip", "bzip2"),

@@ -4,15 +4,19 @@ import errno
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from device_client.wire.delta import Codec
 from device_client.wire.errors import MalformedPatchError
 from device_client.wire.tensor1 import apply
 from device_client.wire.tensor1.errors import TruncatedPatchError
+from fleet.adapters import delta_files
 from fleet.adapters.delta_files import PreadFile
 from fleet.adapters.delta_proof import proven_sha256
+from fleet.adapters.delta_tensor import EncodeStats, encode
 from fleet.domain.layouts import Dtype, Layout, Segment
 from tests.delta.patches import Held, Written, make, parts, weights
 
@@ -86,3 +90,23 @@ def test_file_that_is_read__cut_meanwhile__nothing_is_made_of_what_is_left(tmp_p
             assert (caught.value.errno, caught.value.filename) == (errno.EBUSY, str(path))
         # Where nothing was to be, nothing is missing.
         assert file.read_at(5000, 1) == b""
+
+
+def test_create__old_file_is_written_to_meanwhile__told_that_and_not_what_came_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new, patch = (tmp_path / name for name in ("old", "new", "patch"))
+    old.write_bytes(weights(1, 40_000).tobytes())
+    new.write_bytes(weights(2, 40_000).tobytes())
+    os.utime(old, ns=(0, 0))
+
+    def encode_then_write(*files: Any, **how: Any) -> EncodeStats:
+        stats = encode(*files, **how)
+        old.write_bytes(bytes(160_000))
+        return stats
+
+    monkeypatch.setattr(delta_files, "encode", encode_then_write)
+    with pytest.raises(OSError, match="written to") as caught:
+        delta_files.create(old, new, patch, Codec.TENSOR1)
+    assert caught.value.filename == str(old)
+    assert not patch.exists()

@@ -24,6 +24,7 @@ _STEP_BYTES: Final = 1 << 16
 _FIRST: Final = np.uint64(0x9E3779B97F4A7C15)
 _SECOND: Final = np.uint64(0xC2B2AE3D27D4EB4F)
 _FOLD: Final = np.uint64(29)
+_COMPARED: Final = 1 << 19
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,15 @@ class Match:
     new_offset: int
     old_offset: int
     length: int
+
+
+def equal(old: RandomAccess, new: RandomAccess, old_offset: int, new_offset: int, length: int) -> bool:
+    """Whether both files have the same bytes there."""
+    return all(
+        old.read_at(old_offset + start, min(_COMPARED, length - start))
+        == new.read_at(new_offset + start, min(_COMPARED, length - start))
+        for start in range(0, length, _COMPARED)
+    )
 
 
 def _hashes(content: bytes) -> NDArray[np.uint64]:

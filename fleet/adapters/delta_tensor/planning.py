@@ -9,15 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Final, TypeAlias
 
-from device_client.wire.tensor1.blocks import LARGE_RUN_BYTES
 from device_client.wire.tensor1.elements import Element
 from device_client.wire.tensor1.format import (
-    MAX_INSTRUCTIONS,
     MAX_OLD_ROWS,
     MAX_PARAMETER_SHARE,
     MAX_STREAM_BYTES,
     MIN_COLUMNS,
-    Field,
     Instruction,
     Kind,
     Predictor,
@@ -26,47 +23,29 @@ from device_client.wire.tensor1.io import RandomAccess
 from device_client.wire.tensor1.reach import reach_back
 from device_client.wire.tensor1.streams import STORED
 from fleet.adapters.delta_tensor import fitting, low_rank, samples
-from fleet.adapters.delta_tensor.byte_matching import Search
+from fleet.adapters.delta_tensor.byte_matching import equal
 from fleet.adapters.delta_tensor.fitting import Fit, Pair
-from fleet.adapters.delta_tensor.records import in_records
+from fleet.adapters.delta_tensor.other_bytes import OtherBytes
 from fleet.adapters.delta_tensor.residual_coding import Coding
 from fleet.adapters.delta_tensor.samples import Sample
 from fleet.adapters.delta_tensor.scales import Derived, Scales
+from fleet.adapters.delta_tensor.steps import Step, fewer, joined
 from fleet.adapters.delta_tensor.streams import lzma_ratio, method_of
 from fleet.adapters.delta_tensor.tensors import Pairing, Tensor, is_transposed, squeezed, tensor_of
 from fleet.adapters.delta_tensor.threads import THREADS
 from fleet.domain.layouts import Layout, Segment
 
-_COMPARED: Final = 1 << 19
 # Tensors below this are bytes among the others when they have changed and nothing predicts them.
 _SMALL: Final = 512
 # Literals up to this stand in the prologue, which a device holds in memory; longer runs are streams.
 _MAX_LITERALS: Final = 256 << 10
 _STREAM_FROM: Final = 2048
-# Instructions that byte matches may take: the rest is for tensors.
-_MAX_MATCHES: Final = MAX_INSTRUCTIONS // 4
-# With this much more unmatched than the old file has outside tensors, all of it is worth an index.
-_WIDE_SEARCH: Final = 64 << 10
-_MANY_STEPS: Final = MAX_INSTRUCTIONS // 4
-_MIN_REGION: Final = 1024
 # Classes of rows and columns, which samples do not show, take a part of what a product of thin matrices would save.
 _WORTH: Final = {Predictor.LOW_RANK: 0.9}
 _MIN_FITTED: Final = 4096
 # Bytes of tensors that a thread looks at in one go, and how many tensors.
 _BATCH: Final = 256 << 10
 _MAX_BATCH: Final = 64
-_BYTES: Final = (Field(Element.U8, 1),)
-_NONE: Final = range(0)
-
-
-@dataclass(slots=True)
-class Step:
-    """An instruction in the making."""
-
-    item: Instruction
-    fit: Fit | None = None
-    # Numbers in the new file's layout.
-    tensors: range = _NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +99,8 @@ class Planner:
                 self._steps.append(part)
             position = segment.end
         self._open(position, self.new.size)
-        self._fill()
-        return self._finished()
+        others = OtherBytes(self.old, self.new, self.old_layout, self.coding)
+        return self._finished(others.fill(self._steps))
 
     # ------------------------------------------------------------------------------------ tensors
 
@@ -151,7 +130,7 @@ class Planner:
         before = tensor_of(source)
         if before.fields == tensor.fields and not self._pairing.is_turned(segment, source):
             shared = min(source.length, segment.length)
-            if shared == segment.length and self._equal(source.offset, segment.offset, shared):
+            if shared == segment.length and equal(self.old, self.new, source.offset, segment.offset, shared):
                 return [Step(Instruction(Kind.COPY, shared, source.offset))]
             steps = self._predicted(tensor, before, shared)
             rest = segment.length - shared
@@ -162,13 +141,6 @@ class Planner:
         if packed is not None:
             return [Step(packed)]
         return None if segment.length < _SMALL else self._alone(tensor, segment.offset, segment.length)
-
-    def _equal(self, old_offset: int, new_offset: int, length: int) -> bool:
-        return all(
-            self.old.read_at(old_offset + start, min(_COMPARED, length - start))
-            == self.new.read_at(new_offset + start, min(_COMPARED, length - start))
-            for start in range(0, length, _COMPARED)
-        )
 
     def _alone(self, tensor: Tensor, offset: int, length: int) -> list[Step]:
         """A tensor without a past: as numbers, or as bytes where those are smaller."""
@@ -283,87 +255,12 @@ class Planner:
         if end > start:
             self._steps.extend(self._gap_later(start, end - start))
 
-    def _fill(self) -> None:
-        """Replace placeholders by what equal bytes of the old file and the rest make of them."""
-        unmatched = sum(step.item.length for step in self._steps if step.item.kind is Kind.LITERAL)
-        if not unmatched:
-            return
-        gaps = list(self.old_layout.gaps())
-        if unmatched > 2 * sum(length for _, length in gaps) + _WIDE_SEARCH:
-            gaps = [(0, self.old.size)]
-        search = Search(self.old, self.new, gaps, _MAX_MATCHES)
-        filled: list[Step] = []
-        joined = _joined(self._steps)
-        for step, following in zip(joined, [*joined[1:], None], strict=True):
-            if step.item.kind is not Kind.LITERAL:
-                filled.append(step)
-                continue
-            offset, length = step.item.old_offset, step.item.length
-            moved = _end_of(filled)
-            if moved is not None and moved + length <= self.old.size and self._equal(moved, offset, length):
-                filled.append(Step(Instruction(Kind.COPY, length, moved), tensors=step.tensors))
-                continue
-            position = offset
-            for copy in search.matches(offset, length, moved, self._start_of(following)):
-                filled += self._region(position, copy.new_offset - position, moved, copy.old_offset)
-                filled.append(Step(Instruction(Kind.COPY, copy.length, copy.old_offset), tensors=step.tensors))
-                position, moved = copy.new_offset + copy.length, copy.old_offset + copy.length
-            at_end = self.old.size if offset + length == self.new.size else None
-            filled += self._region(position, offset + length - position, moved, at_end)
-        self._steps = filled
-
-    def _start_of(self, step: Step | None) -> int | None:
-        """Where the old bytes of a step begin; of none, where the old file ends."""
-        if step is None:
-            return self.old.size
-        return step.item.old_offset if step.item.old_record_bytes else None
-
-    def _region(self, offset: int, length: int, old_start: int | None, old_end: int | None) -> list[Step]:
-        """Bytes without an equal run: predicted from what stands in the same place of the old file, if that helps."""
-        if not length:
-            return []
-        literal = [Step(Instruction(Kind.LITERAL, length, offset))]
-        starts = {old_start, old_end - length if old_end is not None else None} - {None}
-        if length < _MIN_REGION or not starts:
-            return literal
-        best, cost = None, 0.9 * 8 * lzma_ratio(self.new, offset, length)
-        for start in sorted(place for place in starts if place is not None):
-            if not 0 <= start <= self.old.size - length:
-                continue
-            for element in (Element.U8, Element.BF16, Element.F16, Element.F32):
-                price = self._byte_price(offset, start, length, element)
-                if price < 0.98 * cost:
-                    best, cost = (start, element), price
-        return literal if best is None else self._aligned(offset, length, *best)
-
-    def _byte_price(self, offset: int, start: int, length: int, element: Element) -> float:
-        """Bits a byte if the run were numbers of this type, aligned to the new file."""
-        skip = -offset % element.width
-        count = (length - skip) // element.width
-        if count < 1:
-            return 8.0
-        places = (start + skip, offset + skip)
-        sample = samples.take(self.old, self.new, places, (element, element), count=count, inner=1)
-        item = Instruction(Kind.DELTA, count * element.width, predictor=Predictor.SAME, fields=(Field(element, 1),))
-        return sample.cost(item, b"", self.coding) / element.width
-
-    def _aligned(self, offset: int, length: int, start: int, element: Element) -> list[Step]:
-        skip = min(length, -offset % element.width)
-        body = (length - skip) // element.width * element.width
-        numbers = (Field(element, 1),)
-        parts = ((0, skip, _BYTES), (skip, body, numbers), (skip + body, length - skip - body, _BYTES))
-        return [
-            Step(Instruction(Kind.DELTA, size, start + first, Predictor.SAME, fields))
-            for first, size, fields in parts
-            if size
-        ]
-
     # ------------------------------------------------------------------------------------ finish
 
-    def _finished(self) -> Plan:
+    def _finished(self, filled: Sequence[Step]) -> Plan:
         literals = bytearray()
         steps: list[Step] = []
-        for step in _in_records(_joined(self._steps)):
+        for step in fewer(joined(filled)):
             steps += self._placed(step, literals) if step.item.kind is Kind.LITERAL else [step]
         instructions = tuple(step.item for step in steps)
         return Plan(
@@ -420,61 +317,3 @@ def _with(item: Instruction, fit: Fit, old_element: Element | None) -> Instructi
         parameter_bytes=len(fit.parameters),
         derivation=fit.derivation,
     )
-
-
-def _end_of(steps: Sequence[Step]) -> int | None:
-    """Where the old bytes of the last step end: the likeliest place for what comes next. 0 at the start."""
-    if not steps:
-        return 0
-    item = steps[-1].item
-    return item.old_offset + item.old_length if item.old_record_bytes else None
-
-
-def _joined(steps: Sequence[Step]) -> list[Step]:
-    """Neighbours that one instruction can make. Small tensors that were neighbours before are one run, as they would be coded anyway."""
-    joined: list[Step] = []
-    for step in steps:
-        if joined and step.item.kind is not Kind.STREAM:
-            last = joined[-1].item
-            read = last.length if last.kind is Kind.LITERAL else last.old_length
-            plain = last.kind is not Kind.DELTA or last.predictor in {Predictor.SAME, Predictor.NOTHING}
-            if plain and last.old_offset + read == step.item.old_offset and _is_alike(joined[-1], step):
-                joined[-1] = Step(
-                    replace(last, length=last.length + step.item.length), tensors=_named(joined[-1], step)
-                )
-                continue
-        joined.append(step)
-    return joined
-
-
-def _in_records(steps: Sequence[Step]) -> Sequence[Step]:
-    """The same in fewer steps, where there are so many that they might be too many."""
-    if len(steps) <= _MANY_STEPS:
-        return steps
-    recorded: list[Step] = []
-    at = 0
-    for count, item in in_records([step.item for step in steps]):
-        part = steps[at : at + count]
-        tensors = [step.tensors for step in part if step.tensors]
-        named = range(tensors[0].start, tensors[-1].stop) if tensors else _NONE
-        recorded.append(part[0] if count == 1 else Step(item, tensors=named))
-        at += count
-    return recorded
-
-
-def _is_alike(last: Step, step: Step) -> bool:
-    """Whether two steps say the same of different bytes."""
-    if last.item.kind is not step.item.kind:
-        return False
-    if step.item.kind is Kind.DELTA and last.tensors != step.tensors:
-        # Runs that are large enough are coded alone, by rows and columns.
-        is_small = last.item.length + step.item.length < LARGE_RUN_BYTES and len(step.item.fields) == 1
-        if not (is_small and last.tensors and step.tensors):
-            return False
-    return replace(last.item, length=step.item.length, old_offset=step.item.old_offset) == step.item
-
-
-def _named(last: Step, step: Step) -> range:
-    """The tensors that a joint step is said to make: of bytes that are copied or literal, the first one's."""
-    is_shared = step.item.kind is Kind.DELTA and last.tensors != step.tensors
-    return range(last.tensors.start, step.tensors.stop) if is_shared else last.tensors
