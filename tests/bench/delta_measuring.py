@@ -158,6 +158,7 @@ def step(action: str, codec: str, *places: Path) -> dict[str, Any]:
 def measure(codec: str, pair: Pair, scratch: Path) -> tuple[Measured, dict[str, Any]]:
     """Create and apply with one of our own codecs or bsdiff4; also everything that creating said."""
     with _two_files(scratch, codec) as (patch, rebuilt):
+        _warm(pair)
         made = step("create", codec, pair.old, pair.new, patch)
         applied = step("apply", codec, pair.old, patch, rebuilt)
         if codec != "bsdiff4" and pair.new.stat().st_size <= ENTROPY_LARGEST_BYTES:
@@ -176,6 +177,12 @@ def measure(codec: str, pair: Pair, scratch: Path) -> tuple[Measured, dict[str, 
         return measured, made
 
 
+def _warm(pair: Pair) -> None:
+    """Have the system read both files, so that nobody's time to create is that of a disk."""
+    for path in (pair.old, pair.new):
+        digest_of(path)
+
+
 @contextmanager
 def _two_files(scratch: Path, codec: str) -> Iterator[tuple[Path, Path]]:
     """Where a patch and what it makes are written; both are gone in the end."""
@@ -191,6 +198,7 @@ def measure_command(name: str, pair: Pair, scratch: Path) -> Measured:
     """Create and apply with a baseline that is a command; raises StepFailedError, also where it says that it is done and is not."""
     program, create_words, apply_words = COMMANDS[name]
     with _two_files(scratch, name) as (patch, rebuilt):
+        _warm(pair)
         made = _run(program, create_words, {"old": pair.old, "new": pair.new, "patch": patch})
         applied = _run(_APPLIERS.get(program, program), apply_words, {"old": pair.old, "new": rebuilt, "patch": patch})
         for path in (patch, rebuilt):
