@@ -10,7 +10,6 @@ It opens no file and keeps no journal. It does not decide whether to trust the p
 
 import hashlib
 import zlib
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -41,16 +40,15 @@ from device_client.wire.tensor1.format import (
     parse_header,
     unpack_parameters,
 )
-from device_client.wire.tensor1.io import BlockWriter, Pending, RandomAccess, Workers
+from device_client.wire.tensor1.io import BlockWriter, RandomAccess
 from device_client.wire.tensor1.pieces import Block, blocks
 from device_client.wire.tensor1.prologue import parse_prologue
 from device_client.wire.tensor1.streams import STORED, StreamReader
+from device_client.wire.tensor1.workers import Workers, in_order
 
 _MAX_VARINT_BYTES: Final = 10
 _HASHED_BYTES: Final = 1 << 20
 _READ_BYTES: Final = 1 << 16
-# Blocks that are under way where there are workers.
-_AHEAD: Final = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +98,9 @@ def decode(
     if Flag.VERBATIM in header.flags:
         yield from _copied(patch, header, write, start)
         return
-    yield from _written(_Decoding(patch, old, header, start).blocks(), write, workers)
+    for (offset, checkpoint), content in in_order(_Decoding(patch, old, header, start).blocks(), workers):
+        write(offset, content)
+        yield checkpoint
 
 
 def apply(patch: RandomAccess, old: RandomAccess, write: BlockWriter, *, workers: Workers | None = None) -> Header:
@@ -163,30 +163,8 @@ def _copied(patch: RandomAccess, header: Header, write: BlockWriter, start: Chec
         raise PatchHeaderError(f"expected a patch of {HEADER_BYTES + header.new_bytes} bytes, got {patch.size}")
 
 
-def _written(steps: "Iterator[_Step]", write: BlockWriter, workers: Workers | None) -> Iterator[Checkpoint]:
-    """Makes and writes one block after the other, or, with workers, makes a few at a time."""
-    if workers is None:
-        for offset, make, checkpoint in steps:
-            write(offset, make())
-            yield checkpoint
-        return
-    waiting: deque[tuple[int, Pending, Checkpoint]] = deque()
-    for offset, make, checkpoint in steps:
-        waiting.append((offset, workers.submit(make), checkpoint))
-        if len(waiting) >= _AHEAD:
-            yield _first(waiting, write)
-    while waiting:
-        yield _first(waiting, write)
-
-
-def _first(waiting: deque[tuple[int, Pending, Checkpoint]], write: BlockWriter) -> Checkpoint:
-    offset, pending, checkpoint = waiting.popleft()
-    write(offset, pending.result())
-    return checkpoint
-
-
-# Where a block goes, what makes it, and where decoding stands after it.
-_Step = tuple[int, Callable[[], bytes | bytearray], Checkpoint]
+# Where a block goes and where decoding stands after it; and what makes it.
+_Step = tuple[tuple[int, Checkpoint], Callable[[], bytes | bytearray]]
 
 
 class _Decoding:
@@ -221,7 +199,7 @@ class _Decoding:
             checkpoint = Checkpoint(
                 block.index + 1, block.offset + block.length, self._position, self._heavy_offset, heavy_bytes
             )
-            yield block.offset, make, checkpoint
+            yield (block.offset, checkpoint), make
         if self._start is not None and self._start.output_offset == self._header.new_bytes:
             # Nothing was left to do.
             self._position = self._start.patch_offset

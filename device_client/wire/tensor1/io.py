@@ -1,6 +1,5 @@
 """What the decoder needs of the world: two things to read by offset, and somewhere to put finished blocks."""
 
-from collections.abc import Callable
 from typing import Protocol
 
 
@@ -22,19 +21,3 @@ class BlockWriter(Protocol):
     """Takes a block that has been checked. Offsets come in order and leave no gaps."""
 
     def __call__(self, offset: int, content: bytes | bytearray) -> None: ...
-
-
-class Pending(Protocol):
-    """Work that somebody else does."""
-
-    def result(self) -> bytes | bytearray:
-        """What came of it, once it is there; raises what it raised."""
-        ...
-
-
-class Workers(Protocol):
-    """Do blocks beside each other: an executor of threads is one. Devices have none, and decode one after the other."""
-
-    def submit(self, work: Callable[[], bytes | bytearray], /) -> Pending:
-        """Begin one."""
-        ...

@@ -6,10 +6,10 @@ under way at once. It proves nothing: whoever publishes a patch first applies it
 
 import hashlib
 import zlib
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import BinaryIO, Final
 
 import numpy as np
@@ -38,6 +38,7 @@ from device_client.wire.tensor1.io import RandomAccess
 from device_client.wire.tensor1.pieces import Block, BlockRuns, Piece, blocks
 from device_client.wire.tensor1.prologue import compress_prologue, pack_prologue
 from device_client.wire.tensor1.residuals import Mode
+from device_client.wire.tensor1.workers import in_order
 from fleet.adapters.delta_tensor import residual_coding
 from fleet.adapters.delta_tensor.planning import Plan, Planner, streams
 from fleet.adapters.delta_tensor.residual_coding import Coding
@@ -46,7 +47,6 @@ from fleet.adapters.delta_tensor.streams import lzma_ratio, method_of, payloads
 from fleet.adapters.delta_tensor.threads import THREADS
 from fleet.domain.layouts import Layout
 
-_AHEAD: Final = 2 * THREADS + 1
 _HASHED: Final = 1 << 20
 # The whole new file is tried as LZMA streams when that looks smaller than the patch, by this much at most.
 _WHOLE_MARGIN: Final = 1.15
@@ -300,16 +300,9 @@ class _Writing:
 
     def _blocks(self) -> Iterator[tuple[Block, _Made]]:
         """Every block with what was made of it, in order."""
-        waiting: deque[tuple[Block, Future[_Made]]] = deque()
+        work = ((block, partial(self._made, block)) for block in blocks(self.plan.instructions, self.block_bytes))
         with ThreadPoolExecutor(THREADS) as pool:
-            for block in blocks(self.plan.instructions, self.block_bytes):
-                waiting.append((block, pool.submit(self._made, block)))
-                if len(waiting) > _AHEAD:
-                    first, future = waiting.popleft()
-                    yield first, future.result()
-            while waiting:
-                first, future = waiting.popleft()
-                yield first, future.result()
+            yield from in_order(work, pool)
 
     def _made(self, block: Block) -> _Made:
         content = self.new.read_at(block.offset, block.length)
