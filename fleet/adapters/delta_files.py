@@ -196,7 +196,7 @@ def _prove(patch: PreadFile, old: PreadFile) -> None:
     if _is_tensor1(patch):
         proven_sha256(patch, old)
     else:
-        _apply_bsdiff4(old, patch, len)
+        _apply_bsdiff4(old, patch, len)  # which looks at each piece and keeps none
 
 
 def _apply_to(old: PreadFile, patch: PreadFile, out: BinaryIO) -> None:

@@ -128,19 +128,27 @@ def bits_of(values: Reals, element: Element) -> Integers:
         return np.ascontiguousarray(values, dtype=np.float32).view(np.int32)
     if element is Element.BF16:
         raw = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
-        rounded = raw >> np.uint32(16)
-        rounded &= np.uint32(1)
-        rounded += raw
-        rounded += np.uint32(0x7FFF)
+        rounded = _shortened(raw, 16)
         nan = np.isnan(values)
         if nan.any():
-            rounded[nan] = raw[nan] | np.uint32(0x400000)
-        rounded >>= np.uint32(16)
-        return rounded.astype(np.uint16).view(np.int16)
+            rounded[nan] = (raw[nan] | np.uint32(0x400000)) >> np.uint32(16)
+        return rounded.view(np.int16)
     if element is Element.F16:
         return _halved(np.ascontiguousarray(values, dtype=np.float32))
     with np.errstate(over="ignore"):
         return values.astype(f"<f{element.width}").view(f"<i{element.width}")
+
+
+def _shortened(raw: NDArray[np.uint32], bits: int) -> NDArray[np.uint16]:
+    """A float32's bits without so many of the lowest, rounded to nearest even; the lower half of what is left."""
+    import numpy as np
+
+    rounded = raw >> np.uint32(bits)
+    rounded &= np.uint32(1)
+    rounded += raw
+    rounded += np.uint32((1 << (bits - 1)) - 1)
+    rounded >>= np.uint32(bits)
+    return rounded.astype(np.uint16)
 
 
 def _halves(raw: Integers) -> Reals:
@@ -168,13 +176,8 @@ def _halved(values: Reals) -> Integers:
     import numpy as np
 
     raw = values.view(np.uint32)
-    rounded = raw >> np.uint32(13)
-    rounded &= np.uint32(1)
-    rounded += raw
-    rounded += np.uint32(0x0FFF)
-    rounded >>= np.uint32(13)
     # Mantissa and the exponent's low bits, which differ by 112 from a float16's; then the sign.
-    found = rounded.astype(np.uint16)
+    found = _shortened(raw, 13)
     found -= np.uint16((112 << 10) & 0xFFFF)
     found &= np.uint16(0x7FFF)
     top = (raw >> np.uint32(16)).astype(np.uint16)
